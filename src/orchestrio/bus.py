@@ -1,0 +1,239 @@
+"""`EventBus`: a broadcast channel for each event, found by its key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any, Generic, NoReturn, cast, final, overload
+
+from anyio import EndOfStream
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypeVar
+
+from .errors import EventReceiveError, EventSendError, InvalidChannelError, LifecycleError
+from .log import ChannelStatistics
+from .models import ChannelConfig
+from .streams import (
+    BroadcastReceiveStream,
+    BroadcastSendStream,
+    create_sender,
+    shut_channel,
+)
+from .topics import Topic
+
+__all__ = ["EventBus"]
+
+E = TypeVar("E", bound=Hashable, default=Hashable)
+T = TypeVar("T")
+
+
+def _checker(event: object) -> Callable[[object], object] | None:
+    """Return what checks the payloads of a topic with ``validate=True``; `None` for others."""
+    if not isinstance(event, Topic):
+        return None
+    topic = cast("Topic[object]", event)
+    if not topic.validate:
+        return None
+    adapter = TypeAdapter[object](topic.payload)
+
+    def check(item: object) -> object:
+        try:
+            return adapter.validate_python(item, strict=True)
+        except ValidationError as error:
+            raise EventSendError(
+                f"an item for {topic} is not valid and was not sent: {error}", topic
+            ) from error
+
+    return check
+
+
+@final
+class EventBus(Generic[E]):
+    """A named set of broadcast channels; what is published on one goes to all its receivers.
+
+    A key is a `Topic`, which carries its payload type, or any plain hashable (an enum member, a
+    string), which carries `str`. `E` narrows the plain keys: ``EventBus[MyEnum]()``.
+    """
+
+    __slots__ = ("_closed", "_configs", "_senders")
+
+    def __init__(self) -> None:
+        self._configs: dict[object, ChannelConfig] = {}
+        self._senders: dict[object, BroadcastSendStream[Any]] = {}
+        self._closed = False
+
+    @property
+    def channels(self) -> Mapping[object, ChannelConfig]:
+        """The settings of each channel, by event: a live, read-only view."""
+        return MappingProxyType(self._configs)
+
+    @overload
+    def add_channel(self, event: Topic[T], config: ChannelConfig | None = None) -> None: ...
+    @overload
+    def add_channel(self, event: E, config: ChannelConfig | None = None) -> None: ...
+    def add_channel(self, event: object, config: ChannelConfig | None = None) -> None:
+        """Open a channel for an event.
+
+        :param event: the key
+        :param config: its settings; those of ``ChannelConfig()`` if not given
+        :raises InvalidChannelError: if the event has a channel already
+        :raises LifecycleError: if the bus has been closed
+        """
+        self._require_open()
+        if event in self._senders:
+            raise InvalidChannelError(
+                f"event {event!r} has a channel already: remove it first, or use it", event
+            )
+        config = ChannelConfig() if config is None else config
+        self._senders[event] = create_sender(config, event, _checker(event))
+        self._configs[event] = config
+
+    @overload
+    def remove_channel(self, event: Topic[T]) -> None: ...
+    @overload
+    def remove_channel(self, event: E) -> None: ...
+    def remove_channel(self, event: object) -> None:
+        """Close the channel of an event: its senders are closed, its receivers drain and end.
+
+        :param event: the key
+        :raises InvalidChannelError: if the event has no channel
+        """
+        sender = self._sender(event)
+        del self._senders[event], self._configs[event]
+        shut_channel(sender)
+
+    @overload
+    def clone_sender(self, event: Topic[T]) -> BroadcastSendStream[T]: ...
+    @overload
+    def clone_sender(self, event: E) -> BroadcastSendStream[str]: ...
+    def clone_sender(self, event: object) -> BroadcastSendStream[Any]:
+        """Return a sender of the event's channel: the fastest way to publish often.
+
+        The bus closes it with the channel; closing it earlier is allowed.
+
+        :param event: the key
+        :return: the sender
+        :raises InvalidChannelError: if the event has no channel
+        """
+        return self._sender(event).clone()
+
+    @overload
+    def subscribe(self, event: Topic[T]) -> BroadcastReceiveStream[T]: ...
+    @overload
+    def subscribe(self, event: E) -> BroadcastReceiveStream[str]: ...
+    def subscribe(self, event: object) -> BroadcastReceiveStream[Any]:
+        """Return a new receiver of the event; it gets all that is published from now on.
+
+        :param event: the key
+        :return: the receiver, to be closed by the caller; it gets the channel's `replay` first
+        :raises InvalidChannelError: if the event has no channel
+        """
+        return self._sender(event).subscribe()
+
+    @overload
+    def publish_nowait(self, event: Topic[T], item: T) -> int: ...
+    @overload
+    def publish_nowait(self, event: E, item: str) -> int: ...
+    def publish_nowait(self, event: object, item: object) -> int:
+        """Publish one item without waiting.
+
+        :param event: the key
+        :param item: the payload
+        :return: how many receivers it went to; 0 if ``overflow="drop_newest"`` dropped it
+        :raises InvalidChannelError: if the event has no channel
+        :raises ~anyio.WouldBlock: if the channel is full and ``overflow="block"``
+        :raises EventSendError: if the channel refused the item, or the item is not valid
+        """
+        sender = self._sender(event)
+        dropped = sender.dropped
+        sender.send_nowait(item)
+        return sender.receivers if sender.dropped == dropped else 0
+
+    @overload
+    async def publish(self, event: Topic[T], item: T) -> int: ...
+    @overload
+    async def publish(self, event: E, item: str) -> int: ...
+    async def publish(self, event: object, item: object) -> int:
+        """Publish one item, waiting for room if ``overflow="block"``.
+
+        If this is cancelled, the item was not sent.
+
+        :param event: the key
+        :param item: the payload
+        :return: how many receivers it went to; 0 if ``overflow="drop_newest"`` dropped it
+        :raises InvalidChannelError: if the event has no channel
+        :raises ~anyio.ClosedResourceError: if the channel is removed while this waits for room
+        :raises EventSendError: if the channel refused the item, or the item is not valid
+        """
+        sender = self._sender(event)
+        dropped = sender.dropped
+        await sender.send(item)
+        return sender.receivers if sender.dropped == dropped else 0
+
+    @overload
+    async def wait_for(
+        self, event: Topic[T], predicate: Callable[[T], bool] | None = None
+    ) -> T: ...
+    @overload
+    async def wait_for(self, event: E, predicate: Callable[[str], bool] | None = None) -> str: ...
+    async def wait_for(
+        self, event: object, predicate: Callable[[T], bool] | None = None
+    ) -> T | str:
+        """Wait for the next item that matches; it is subscribed before the first await.
+
+        Only what is published from now on counts, also on a channel with `replay`.
+
+        :param event: the key
+        :param predicate: called with each item; `None` takes the first
+        :return: the item
+        :raises InvalidChannelError: if the event has no channel
+        :raises EventReceiveError: if the channel is closed first
+        :raises LaggedError: if items were overwritten unseen: one of them may have matched
+        """
+        sender = cast("BroadcastSendStream[T]", self._sender(event))
+        with sender.subscribe() as replayed, replayed.resubscribe() as receiver:
+            replayed.close()
+            try:
+                while True:
+                    item = await receiver.receive()
+                    if predicate is None or predicate(item):
+                        return item
+            except EndOfStream:
+                raise EventReceiveError(
+                    f"channel {event!r} was closed before a matching item was published"
+                ) from None
+
+    def statistics(self) -> Mapping[object, ChannelStatistics]:
+        """Return how each channel stands now, by event."""
+        return {event: sender.statistics() for event, sender in self._senders.items()}
+
+    def close(self) -> None:
+        """Close every channel; receivers drain and then end. Doing it again does nothing."""
+        self._closed = True
+        for sender in self._senders.values():
+            shut_channel(sender)
+
+    def _sender(self, event: object) -> BroadcastSendStream[Any]:
+        sender = self._senders.get(event)
+        if sender is None or self._closed:
+            self._require_open()
+            self._no_channel(event)
+        return sender
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise LifecycleError("the bus has been closed: its channels take nothing any more")
+
+    def _no_channel(self, event: object) -> NoReturn:
+        names = {str(known): known for known in self._senders}
+        near = get_close_matches(str(event), names, n=3, cutoff=0.5)
+        if near:
+            hint = "did you mean " + " or ".join(repr(names[name]) for name in near) + "?"
+        elif names:
+            hint = "known events: " + ", ".join(sorted(names)[:10])
+        else:
+            hint = "the bus has no channels yet"
+        raise InvalidChannelError(
+            f"event {event!r} has no channel: {hint} Open one with add_channel().", event
+        )

@@ -1,0 +1,383 @@
+"""The bounded log that a broadcast channel is: one writer's end, a cursor for each reader.
+
+Sending stores one reference and rings one bell for everybody that waits, so it costs the same for
+one reader as for ten thousand; memory is the log plus one cursor a reader. The semantics are those
+of Rust's ``tokio::sync::broadcast``, with a choice of what a full log does.
+
+Nothing in here awaits: whatever it does happened or did not, also under cancellation. `streams`
+puts the public halves on top, `delivery` hands batches to a handler.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Generic, cast, final
+
+from anyio import ClosedResourceError, EndOfStream, Event, NoEventLoopError, WouldBlock
+from anyio.lowlevel import EventLoopToken, current_token
+from typing_extensions import TypeVar
+
+from .errors import EventSendError, LaggedError
+from .models import ChannelConfig, Overflow
+
+__all__ = ["BUDGET", "ChannelStatistics", "Cursor", "Log"]
+
+T = TypeVar("T")
+
+#: How many items a stream hands over without letting other tasks run.
+BUDGET: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelStatistics:
+    """How one channel stands at one moment. All numbers count items, streams or tasks."""
+
+    #: how many items the log may hold
+    capacity: int
+    #: items held now
+    buffered: int
+    #: items stored since the channel was made
+    sent: int
+    #: items that ``overflow="drop_newest"`` did not store
+    dropped: int
+    #: items that receivers were told they missed, added up over all receivers
+    missed: int
+    #: open send streams
+    senders: int
+    #: open receive streams
+    receivers: int
+    #: tasks blocked in ``send()``
+    tasks_waiting_send: int
+    #: tasks waiting in a receive
+    tasks_waiting_receive: int
+
+
+@final
+class Log(Generic[T]):
+    """The truth that the halves share: a bounded log, who reads it, and who waits.
+
+    Items are numbered from 0 without end; `tail` is the number the next one gets. `items` is a
+    ring: item `n` lies at ``(n - origin) % capacity``, and the list grows to `capacity` only as it
+    is needed.
+    """
+
+    __slots__ = (
+        "behind",
+        "bell",
+        "blocked",
+        "capacity",
+        "caught_up",
+        "check",
+        "dropped",
+        "event",
+        "fast",
+        "floor",
+        "home",
+        "items",
+        "kept",
+        "missed",
+        "origin",
+        "overflow",
+        "receivers",
+        "replay",
+        "require_receivers",
+        "senders",
+        "shut",
+        "tail",
+        "vacated",
+    )
+
+    def __init__(
+        self, config: ChannelConfig, event: object, check: Callable[[T], T] | None
+    ) -> None:
+        self.capacity = config.capacity
+        self.overflow: Overflow = config.overflow
+        self.replay = config.replay
+        self.require_receivers = config.require_receivers
+        self.event = event
+        self.check = check
+        self.items: list[T] = []
+        self.origin = 0
+        self.tail = 0
+        self.kept = 0  # with replay: items before this number are released already
+        self.senders = 0
+        self.receivers = 0
+        self.caught_up = 0  # receivers that have read everything
+        self.dropped = 0
+        self.missed = 0
+        self.bell: Event | None = None  # what receivers wait on; made by the first that waits
+        self.vacated: Event | None = None  # what wait_no_receivers() waits on
+        self.blocked: deque[Event] = deque()  # senders waiting for room, in order
+        # Only a log that must not overwrite unread items has to know its slowest receiver:
+        # `behind` counts the receivers at each cursor, `floor` is the lowest cursor.
+        self.behind: dict[int, int] | None = None if self.overflow == "drop_oldest" else {}
+        self.floor = 0
+        self.shut = False  # closed as a whole by its owner, the bus
+        self.fast = False  # whether a send may skip `admit`
+        self.home: tuple[EventLoopToken, int] | None = None
+        self.settle()
+
+    # -- sending ---------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Find out, when receivers come or go, whether sends need a closer look."""
+        self.fast = (
+            self.receivers > 0 and self.behind is None and self.check is None and not self.shut
+        )
+
+    def admit(self, item: T) -> T:
+        """Apply the rules that the fast path need not look at; return the item to store."""
+        if self.shut:
+            raise ClosedResourceError
+        self.demand_receivers()
+        return item if self.check is None else self.check(item)
+
+    def demand_receivers(self) -> None:
+        if self.require_receivers and not self.receivers:
+            raise EventSendError(
+                f"{self} has no receiver and require_receivers=True: the item was not sent."
+                " Subscribe before publishing.",
+                self.event,
+            )
+
+    def is_full(self) -> bool:
+        return self.behind is not None and self.tail - self.floor >= self.capacity
+
+    def room(self) -> int:
+        """How many items may be stored before something must give way."""
+        return self.capacity - (self.tail - self.floor)
+
+    def refuse(self) -> None:
+        """A full log's answer to one item more: count it, or raise."""
+        if self.overflow == "drop_newest":
+            self.dropped += 1
+        elif self.overflow == "block":
+            raise WouldBlock
+        else:
+            raise EventSendError(
+                f"{self} is full: its slowest receiver has {self.capacity} items to read, so the"
+                " item was not sent. Raise the capacity, or choose another overflow.",
+                self.event,
+            )
+
+    def append(self, item: T) -> None:
+        """Store one item and ring the bell. O(1)."""
+        items = self.items
+        tail = self.tail
+        if len(items) < self.capacity:
+            items.append(item)
+        else:
+            items[(tail - self.origin) % self.capacity] = item
+        self.tail = tail + 1
+        self.caught_up = 0
+        if self.bell is not None:
+            self.ring()
+        elif not self.receivers:
+            self.nobody()
+
+    def nobody(self) -> None:
+        """After a send that no receiver will read: keep it for replay at most."""
+        self.floor = self.tail
+        self.release()
+
+    def ring(self) -> None:
+        """Wake all that wait on this log."""
+        bell = self.bell
+        if bell is not None:
+            self.bell = None
+            bell.set()
+
+    def wake_sender(self) -> None:
+        """Let the first blocked sender look for room; the next one is woken by it."""
+        if self.blocked and not self.is_full():
+            self.blocked[0].set()
+
+    # -- receiving -------------------------------------------------------------------------
+
+    def bell_to_wait_on(self) -> Event:
+        """The event that rings at the next send or change."""
+        bell = self.bell
+        if bell is None:
+            bell = self.bell = Event()
+        return bell
+
+    def attach(self, position: int) -> None:
+        """Count one more reader, at `position`."""
+        self.know_home()
+        if self.behind is not None:
+            self.floor = min(self.floor, position) if self.receivers else position
+            self.behind[position] = self.behind.get(position, 0) + 1
+        self.receivers += 1
+        if position == self.tail:
+            self.caught_up += 1
+        self.settle()
+
+    def detach(self, position: int) -> None:
+        """Forget one reader, at `position`, and what only it had still to read."""
+        self.receivers -= 1
+        if position == self.tail:
+            self.caught_up -= 1
+        if self.behind is not None:
+            self.leave(position)
+        if self.caught_up == self.receivers:
+            self.release()
+        if not self.receivers and self.vacated is not None:
+            self.vacated.set()
+            self.vacated = None
+        self.settle()
+        self.ring()
+
+    def move(self, old: int, new: int) -> None:
+        """Note that a reader went from one position to another."""
+        if self.behind is not None:
+            self.behind[new] = self.behind.get(new, 0) + 1
+            self.leave(old)
+        if new == self.tail:
+            self.caught_up += 1
+            if self.caught_up == self.receivers:
+                self.release()
+
+    def leave(self, position: int) -> None:
+        """Take one reader off `position`; amortised O(1), since `floor` passes each item once."""
+        behind = cast("dict[int, int]", self.behind)
+        left = behind[position] - 1
+        if left:
+            behind[position] = left
+            return
+        del behind[position]
+        if position == self.floor:
+            if not behind:
+                self.floor = self.tail
+            while self.floor < self.tail and self.floor not in behind:
+                self.floor += 1
+            self.wake_sender()
+
+    def release(self) -> None:
+        """Let go of payloads that everybody has read, but for those a newcomer is to get."""
+        if not self.replay:
+            self.items.clear()
+            self.origin = self.tail
+            return
+        stop = self.tail - self.replay
+        for number in range(max(self.kept, self.tail - len(self.items)), stop):
+            self.items[(number - self.origin) % self.capacity] = cast("T", None)
+        self.kept = max(self.kept, stop)
+
+    def first_position(self) -> int:
+        """Where a new subscriber begins."""
+        return max(self.tail - self.replay, self.origin)
+
+    # -- surroundings ----------------------------------------------------------------------
+
+    def know_home(self) -> None:
+        """Remember the event loop, so that other threads can reach it."""
+        if self.home is None:
+            try:
+                self.home = (current_token(), threading.get_ident())
+            except NoEventLoopError:
+                pass  # made before the loop runs; a receiver that attaches in it will tell
+
+    def shut_down(self) -> None:
+        """Close all send streams at once; receivers read what is left."""
+        if not self.shut:
+            self.shut = True
+            self.senders = 0
+            self.settle()
+            self.wake_everybody()
+
+    def wake_everybody(self) -> None:
+        self.ring()
+        for ticket in self.blocked:
+            ticket.set()
+
+    def statistics(self) -> ChannelStatistics:
+        waiting = 0 if self.bell is None else self.bell.statistics().tasks_waiting
+        released = max(self.kept, self.tail - len(self.items))
+        return ChannelStatistics(
+            capacity=self.capacity,
+            buffered=self.tail - released,
+            sent=self.tail,
+            dropped=self.dropped,
+            missed=self.missed,
+            senders=self.senders,
+            receivers=self.receivers,
+            tasks_waiting_send=len(self.blocked),
+            tasks_waiting_receive=waiting,
+        )
+
+    def __str__(self) -> str:
+        return "the broadcast stream" if self.event is None else f"channel {self.event!r}"
+
+
+@final
+class Cursor(Generic[T]):
+    """One reader of a log: the number of the item it reads next, and how many it missed."""
+
+    __slots__ = ("closed", "fast", "log", "missed", "position")
+
+    def __init__(self, log: Log[T], position: int) -> None:
+        self.log = log
+        self.position = position
+        self.missed = 0
+        self.closed = False
+        self.fast = log.behind is None  # whether reading need not be told to blocked senders
+        log.attach(position)
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether there is nothing to read and nothing to report yet."""
+        log = self.log
+        return self.position == log.tail and log.senders > 0 and not self.closed
+
+    def take(self, max_items: int) -> list[T]:
+        """Copy out the next items, at least one, and move past them; one slice for the batch.
+
+        This is the one place for the rule of what a reader gets.
+        """
+        log = self.log
+        position = self.position
+        count = log.tail - position
+        if self.closed:
+            raise ClosedResourceError
+        if count == 0:
+            if log.senders:
+                raise WouldBlock
+            raise EndOfStream
+        if count > log.capacity:
+            self.lag(count - log.capacity)
+        if count > max_items:
+            count = max_items
+        start = (position - log.origin) % log.capacity
+        stop = start + count
+        batch = log.items[start:stop]
+        if stop > log.capacity:
+            batch += log.items[: stop - log.capacity]
+        self.position = position + count
+        log.move(position, self.position)
+        return batch
+
+    def lag(self, missed: int) -> None:
+        """Skip what was overwritten, and say so."""
+        log = self.log
+        self.position += missed
+        self.missed += missed
+        log.missed += missed
+        raise LaggedError(
+            f"a receiver of {log} missed {missed} items: it fell more than {log.capacity} behind."
+            " It goes on at the oldest item held. Raise the capacity, make the receiver faster,"
+            ' or choose overflow="block".',
+            missed,
+        )
+
+    def close(self) -> None:
+        """Stop reading: what was not read is let go, whoever waits here or for room is woken."""
+        if not self.closed:
+            self.closed = True
+            self.fast = False
+            self.log.detach(self.position)
+
+    def __len__(self) -> int:
+        return 0 if self.closed else min(self.log.tail - self.position, self.log.capacity)

@@ -1,0 +1,505 @@
+"""Broadcast memory object streams: every clone of the receive stream gets every item.
+
+AnyIO's own memory object streams are queues: clones of a receive stream *compete*, and each item
+reaches one of them. Here all senders write to one bounded log, and each receiver reads it at a
+cursor of its own:
+
+    send, send, send ──▶ [ 5 | 6 | 7 | 8 | 9 ]
+                               ▲           ▲
+                     slow receiver      fast receiver, waiting for the bell
+
+A receiver that falls more than `capacity` items behind is told exactly how many it missed
+(`LaggedError`) and goes on at the oldest item still held, unless the channel was asked to block,
+to refuse, or to fail instead (`overflow`).
+
+Every ``await`` here is a checkpoint on a budget: an operation that need not wait lets other tasks
+run after at most 256 items. All operations are atomic under cancellation: an item was sent or it
+was not, was returned or is still to be read.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, final
+from warnings import warn
+
+from anyio import ClosedResourceError, Event, WouldBlock, from_thread
+from anyio.abc import ObjectReceiveStream, ObjectSendStream
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+from typing_extensions import Self, TypeVar
+
+from .errors import LifecycleError
+from .log import BUDGET, ChannelStatistics, Cursor, Log
+from .models import ChannelConfig, Overflow
+
+__all__ = [
+    "BroadcastReceiveStream",
+    "BroadcastSendStream",
+    "ReceiverStatistics",
+    "create_broadcast_stream",
+]
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverStatistics:
+    """How one receiver of a channel stands at one moment."""
+
+    #: items still to be read
+    unread: int
+    #: items this receiver was told it missed
+    missed: int
+    #: the channel it reads
+    channel: ChannelStatistics
+
+
+class _Half(ABC):
+    """What both halves do: close once, warn if nobody did, work in ``with``."""
+
+    __slots__ = ()
+
+    _log: Log[Any]
+    _closed: bool
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close this stream; doing it again does nothing."""
+
+    async def aclose(self) -> None:
+        """Close this stream, as `close` does; a checkpoint for cancellation only."""
+        self.close()
+        await checkpoint_if_cancelled()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # A stream whose owner shut the whole channel needs no closing of its own.
+        if not (self._closed or self._log.shut):
+            warn(
+                f"unclosed {self!r}: call close() or use it in a 'with' block",
+                ResourceWarning,
+                stacklevel=1,
+                source=self,
+            )
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"<{type(self).__name__} of {self._log}, {state}>"
+
+
+@final
+class BroadcastSendStream(_Half, ObjectSendStream[T]):
+    """The sending half: each item goes to every receiver.
+
+    Made by `create_broadcast_stream` or taken from a bus with ``clone_sender``. Use it from the
+    event loop's thread, except for `send_from_thread`.
+    """
+
+    __slots__ = ("_budget", "_closed", "_log")
+
+    def __init__(self, log: Log[T]) -> None:
+        self._closed = False
+        self._log = log
+        self._budget = BUDGET
+        log.senders += 1
+
+    # The hot path. One item costs one list store and, if anybody waits, one bell; nothing here
+    # grows with the number of receivers. It repeats `Log.append` because a call costs as much
+    # as all of it does.
+    def send_nowait(self, item: T) -> None:
+        """Send one item to every receiver without waiting.
+
+        :param item: the item
+        :raises ~anyio.ClosedResourceError: if this stream or its channel has been closed
+        :raises ~anyio.WouldBlock: if the log is full and ``overflow="block"``
+        :raises EventSendError: if the log is full and ``overflow="error"``, if there is no
+            receiver and ``require_receivers=True``, or if the item is not valid for its topic
+        """
+        if self._closed:
+            raise ClosedResourceError
+        log = self._log
+        if not log.fast:
+            self._send_by_the_rules(item)
+            return
+        items = log.items
+        tail = log.tail
+        if len(items) < log.capacity:
+            items.append(item)
+        else:
+            items[(tail - log.origin) % log.capacity] = item
+        log.tail = tail + 1
+        log.caught_up = 0
+        if log.bell is not None:
+            log.ring()
+
+    def _send_by_the_rules(self, item: T) -> None:
+        log = self._log
+        item = log.admit(item)
+        if log.blocked or log.is_full():
+            log.refuse()  # those who wait for room go first
+        else:
+            log.append(item)
+
+    async def send(self, item: T) -> None:
+        """Send one item to every receiver, waiting for room if ``overflow="block"``.
+
+        Blocked senders are served in order. If this is cancelled, the item was not sent.
+
+        :param item: the item
+        :raises ~anyio.ClosedResourceError: if this stream or its channel is closed, also meanwhile
+        :raises EventSendError: as `send_nowait` does
+        """
+        log = self._log
+        if self._budget <= 0:
+            self._budget = BUDGET
+            await checkpoint()
+        self._budget -= 1
+        if log.overflow == "block" and (log.blocked or log.is_full()) and not self._closed:
+            item = log.admit(item)
+            await self._send_in_turn(item)
+        else:
+            self.send_nowait(item)
+
+    async def _send_in_turn(self, item: T) -> None:
+        """Wait for room behind the senders that came first."""
+        log = self._log
+        ticket = Event()
+        log.blocked.append(ticket)
+        try:
+            while True:
+                await ticket.wait()
+                if self._closed or log.shut:
+                    raise ClosedResourceError
+                log.demand_receivers()
+                if log.blocked[0] is ticket and not log.is_full():
+                    log.append(item)
+                    self._budget = BUDGET
+                    return
+                # Woken for nothing (another stream was closed, a replay took the room): an
+                # event rings once, so wait for another in the same place.
+                place = log.blocked.index(ticket)
+                log.blocked[place] = ticket = Event()
+        finally:
+            log.blocked.remove(ticket)
+            log.wake_sender()
+
+    def send_many_nowait(self, items: Iterable[T]) -> None:
+        """Send several items to every receiver, in order, without waiting: all or none.
+
+        Cheaper than as many `send_nowait` calls. Only ``overflow="drop_newest"`` may store a
+        part: what fits is sent, the rest is counted.
+
+        :param items: the items
+        :raises ~anyio.ClosedResourceError: if this stream or its channel has been closed
+        :raises ~anyio.WouldBlock: if not all of them fit and ``overflow="block"``
+        :raises EventSendError: as `send_nowait` does, before any item is sent
+        """
+        if self._closed:
+            raise ClosedResourceError
+        log = self._log
+        batch = list(items)
+        if not log.fast:
+            batch = [log.admit(item) for item in batch]
+            if log.behind is not None and log.receivers:
+                room = 0 if log.blocked else log.room()
+                for _ in batch[room:]:
+                    log.refuse()
+                del batch[room:]
+        if len(batch) > log.capacity - len(log.items) or not log.receivers:
+            for item in batch:
+                log.append(item)
+        elif batch:
+            log.items += batch
+            log.tail += len(batch)
+            log.caught_up = 0
+            log.ring()
+
+    def send_from_thread(self, item: T) -> None:
+        """Send one item from any other thread, and return when it has been sent.
+
+        The thread waits for its turn in the event loop and, with ``overflow="block"``, for room.
+        Items of one thread keep their order.
+
+        :param item: the item
+        :raises LifecycleError: if called in the event loop's own thread (use `send_nowait`
+            there), or before any event loop has used this channel
+        :raises ~anyio.RunFinishedError: if the event loop has ended
+        :raises ~anyio.ClosedResourceError: as `send` does
+        :raises EventSendError: as `send_nowait` does
+        """
+        if self._log.home is None:
+            raise LifecycleError(
+                f"send_from_thread() on {self._log} has no event loop to reach: create or"
+                " subscribe to it inside a running one first"
+            )
+        token, ident = self._log.home
+        if ident == threading.get_ident():
+            raise LifecycleError(
+                "send_from_thread() in the event loop's own thread would wait for itself: call"
+                " send_nowait(), or await send(), there"
+            )
+        try:
+            from_thread.run_sync(self.send_nowait, item, token=token)
+        except WouldBlock:
+            from_thread.run(self.send, item, token=token)
+
+    @property
+    def receivers(self) -> int:
+        """How many receivers the channel has."""
+        return self._log.receivers
+
+    @property
+    def dropped(self) -> int:
+        """How many items ``overflow="drop_newest"`` did not store on this channel."""
+        return self._log.dropped
+
+    def clone(self) -> BroadcastSendStream[T]:
+        """Make another sender of the same channel, to be closed on its own.
+
+        :return: the clone
+        :raises ~anyio.ClosedResourceError: if this stream or its channel has been closed
+        """
+        if self._closed or self._log.shut:
+            raise ClosedResourceError
+        return BroadcastSendStream(self._log)
+
+    def subscribe(self) -> BroadcastReceiveStream[T]:
+        """Make a new receiver: it gets the last `replay` items, then all that is sent from now on.
+
+        :return: the receiver, to be closed by whoever asked for it
+        :raises ~anyio.ClosedResourceError: if this stream or its channel has been closed
+        """
+        if self._closed or self._log.shut:
+            raise ClosedResourceError
+        return BroadcastReceiveStream(self._log, self._log.first_position())
+
+    async def wait_no_receivers(self) -> None:
+        """Wait until the last receiver is closed; return at once if there is none.
+
+        :raises ~anyio.ClosedResourceError: if this stream has been closed
+        """
+        if self._closed:
+            raise ClosedResourceError
+        await checkpoint()
+        while self._log.receivers:
+            if self._log.vacated is None:
+                self._log.vacated = Event()
+            await self._log.vacated.wait()
+
+    def close(self) -> None:
+        """Close this sender; when the last is closed, receivers drain and then end.
+
+        A task blocked in `send` on this very stream gets `~anyio.ClosedResourceError`. Closing
+        again does nothing.
+        """
+        if not self._closed:
+            self._closed = True
+            if not self._log.shut:
+                self._log.senders -= 1
+                self._log.wake_everybody()
+
+    def statistics(self) -> ChannelStatistics:
+        """Return how the channel stands now."""
+        return self._log.statistics()
+
+
+@final
+class BroadcastReceiveStream(_Half, ObjectReceiveStream[T_co]):
+    """The receiving half: a cursor of its own in the shared log.
+
+    A clone starts at the same position, and from then on both get every item. One task at a time
+    is what a receiver is made for; give each task a clone. ``async for`` reads until the last
+    sender is closed and everything has been read, and raises `LaggedError` where items were
+    missed; iterate again to go on.
+    """
+
+    __slots__ = ("_budget", "_closed", "_cursor", "_log")
+
+    def __init__(self, log: Log[T_co], position: int) -> None:
+        self._closed = False
+        self._log = log
+        self._budget = BUDGET
+        self._cursor = Cursor(log, position)
+
+    def receive_nowait(self) -> T_co:
+        """Return the next item without waiting.
+
+        :return: the item
+        :raises ~anyio.WouldBlock: if everything sent so far has been read
+        :raises ~anyio.EndOfStream: if it has, and all senders are closed
+        :raises ~anyio.ClosedResourceError: if this stream has been closed
+        :raises LaggedError: if items were overwritten before they were read; once for each gap
+        """
+        return self._cursor.take(1)[0]
+
+    def receive_many_nowait(self, max_items: int) -> list[T_co]:
+        """Return the next items, at least one, without waiting.
+
+        :param max_items: how many at most, 1 or more
+        :return: the items, in order
+        :raises ValueError: if `max_items` is less than 1
+        :raises ~anyio.WouldBlock: as `receive_nowait` does, as are the others
+        :raises ~anyio.EndOfStream: see `receive_nowait`
+        :raises ~anyio.ClosedResourceError: see `receive_nowait`
+        :raises LaggedError: see `receive_nowait`
+        """
+        if max_items < 1:
+            raise ValueError(f"max_items must be 1 or more, not {max_items}")
+        return self._cursor.take(max_items)
+
+    async def receive(self) -> T_co:
+        """Return the next item, waiting for it if need be.
+
+        If this is cancelled, the item is still to be read.
+
+        :return: the item
+        :raises ~anyio.EndOfStream: if everything was read and all senders are closed
+        :raises ~anyio.ClosedResourceError: if this stream has been closed, also while waiting
+        :raises LaggedError: if items were overwritten before they were read; once for each gap
+        """
+        return (await self.receive_many(1))[0]
+
+    async def receive_many(self, max_items: int) -> list[T_co]:
+        """Return the next items, at least one, waiting for the first if need be.
+
+        If this is cancelled, all of them are still to be read.
+
+        :param max_items: how many at most, 1 or more
+        :return: the items, in order
+        :raises ValueError: if `max_items` is less than 1
+        :raises ~anyio.EndOfStream: as `receive` does, as are the others
+        :raises ~anyio.ClosedResourceError: see `receive`
+        :raises LaggedError: see `receive`
+        """
+        if max_items < 1:
+            raise ValueError(f"max_items must be 1 or more, not {max_items}")
+        cursor = self._cursor
+        if self._budget <= 0:
+            self._budget = BUDGET
+            await checkpoint()
+        while cursor.must_wait:
+            await self._log.bell_to_wait_on().wait()
+            self._budget = BUDGET
+        batch = cursor.take(max_items)
+        self._budget -= len(batch)
+        return batch
+
+    def clone(self) -> BroadcastReceiveStream[T_co]:
+        """Make another receiver at the same position: both get every item from here on.
+
+        :return: the clone
+        :raises ~anyio.ClosedResourceError: if this stream has been closed
+        """
+        return self._sibling(self._cursor.position)
+
+    def resubscribe(self) -> BroadcastReceiveStream[T_co]:
+        """Make another receiver that gets only what is sent from now on, without replay.
+
+        :return: the new receiver
+        :raises ~anyio.ClosedResourceError: if this stream has been closed
+        """
+        return self._sibling(self._log.tail)
+
+    def _sibling(self, position: int) -> BroadcastReceiveStream[T_co]:
+        if self._closed:
+            raise ClosedResourceError
+        return BroadcastReceiveStream(self._log, position)
+
+    def close(self) -> None:
+        """Close this receiver; what it had not read is let go, and a sender it held up goes on.
+
+        A task waiting in it gets `~anyio.ClosedResourceError`. Closing again does nothing.
+        """
+        self._closed = True
+        self._cursor.close()
+
+    def statistics(self) -> ReceiverStatistics:
+        """Return how this receiver and its channel stand now."""
+        return ReceiverStatistics(
+            unread=len(self), missed=self._cursor.missed, channel=self._log.statistics()
+        )
+
+    def __len__(self) -> int:
+        """Items still to read, without those that were overwritten."""
+        return len(self._cursor)
+
+    def __bool__(self) -> bool:
+        """A stream is there even when it is empty."""
+        return True
+
+
+@final
+class create_broadcast_stream(  # noqa: N801 - used as a function, and subscripted as a class
+    tuple[BroadcastSendStream[T], BroadcastReceiveStream[T]]
+):
+    """Create a broadcast channel; return its first sender and its first receiver.
+
+    Say what it carries in brackets: ``create_broadcast_stream[Order](capacity=64)``.
+
+    :param capacity: how many items the log holds: exact, at least 1
+    :param overflow: what happens to one item more: ``"drop_oldest"`` (a slow receiver lags and is
+        told), ``"block"`` (senders wait), ``"drop_newest"`` (counted) or ``"error"``
+    :param replay: how many of the last items a new subscriber gets first, at most `capacity`
+    :param require_receivers: whether sending to nobody is an `EventSendError`
+    :return: a tuple ``(send stream, receive stream)``
+    :raises ~pydantic.ValidationError: if an option is not valid; it names the field
+    """
+
+    __slots__ = ()
+
+    def __new__(  # type: ignore[misc]  # returns the plain tuple that it describes
+        cls,
+        capacity: int = 1024,
+        *,
+        overflow: Overflow = "drop_oldest",
+        replay: int = 0,
+        require_receivers: bool = False,
+    ) -> tuple[BroadcastSendStream[T], BroadcastReceiveStream[T]]:
+        config = ChannelConfig(
+            capacity=capacity,
+            overflow=overflow,
+            replay=replay,
+            require_receivers=require_receivers,
+        )
+        send = BroadcastSendStream[T](Log(config, None, None))
+        return send, send.subscribe()
+
+
+def create_sender(
+    config: ChannelConfig,
+    event: object,
+    check: Callable[[T], T] | None,
+) -> BroadcastSendStream[T]:
+    """Create the first sender of a channel that has no receiver yet; for the bus.
+
+    :param config: settings of the channel
+    :param event: what errors call it
+    :param check: returns the item to store, or raises `EventSendError`
+    :return: the sender
+    """
+    return BroadcastSendStream(Log(config, event, check))
+
+
+def cursor_of(stream: BroadcastReceiveStream[T]) -> Cursor[T]:
+    """Return what a receiver reads with. For delivery, which hands over without the stream."""
+    return stream._cursor  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
+
+
+def shut_channel(sender: BroadcastSendStream[T]) -> None:
+    """Close a whole channel: every sender at once; receivers drain and then end. For the bus."""
+    sender._log.shut_down()  # pyright: ignore[reportPrivateUsage]  # a friend, in this module

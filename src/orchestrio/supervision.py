@@ -1,0 +1,504 @@
+"""One task's life: initialise, work, stop, shut down.
+
+A `Life` is what the scheduler keeps for each task. All of it runs in one task of the event loop:
+
+    REGISTERED ─▶ INITIALIZING ─▶ READY ─▶ RUNNING ─▶ COMPLETED ─▶ STOPPED
+                        │                     │  ╰─▶ STOPPING ──▶╯    ▲
+                        ╰────────▶ FAILED ◀───╯         ╰─▶ FAILED, after shutdown() as well
+
+The life does what it is told (`end`, `allow_shutdown`, `hurry`) and says what became of it; what
+that means for the others is the scheduler's to decide.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import nullcontext
+from contextvars import Context, ContextVar, copy_context
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, final
+
+from anyio import (
+    CancelScope,
+    ClosedResourceError,
+    EndOfStream,
+    Event,
+    current_time,
+    fail_after,
+    get_cancelled_exc_class,
+)
+from typing_extensions import override
+
+from .delivery import Delivery, Workers
+from .errors import (
+    LaggedError,
+    TaskExecutionError,
+    TaskInitializationError,
+    TaskShutdownError,
+)
+from .models import TaskSnapshot, TaskState
+from .streams import cursor_of
+from .tasks import BackgroundTask, EventTask
+
+if TYPE_CHECKING:
+    from .registry import RegisteredTask
+    from .streams import BroadcastReceiveStream
+
+__all__ = ["BackgroundLife", "EventLife", "Life", "current_life"]
+
+T = TypeVar("T")
+
+logger = logging.getLogger("orchestrio")
+
+#: The life whose hook or handler is running, also in tasks that it started.
+current_life: Final[ContextVar[Life | None]] = ContextVar("orchestrio_current_life", default=None)
+
+_NOT_STARTED = (TaskState.REGISTERED, TaskState.INITIALIZING)
+
+
+class Life(ABC):
+    """The life of one registered task."""
+
+    def __init__(self, entry: RegisteredTask, on_end: Callable[[Life], None]) -> None:
+        self.entry = entry
+        self.state = TaskState.REGISTERED
+        #: what ended the work, if something went wrong
+        self.failure: BaseException | None = None
+        #: what went wrong in ``shutdown()``
+        self.shutdown_failure: TaskShutdownError | None = None
+        #: the same, of an earlier life too
+        self.last_shutdown_failure: TaskShutdownError | None = None
+        #: whether ``initialize()`` has returned, so that ``shutdown()`` is owed
+        self.initialized = False
+        #: whether the work has come to its end, for whatever reason
+        self.over = False
+        #: whether `live` is not running: not yet, or no more
+        self.gone = True
+        #: whether its failure ends the run; not if ``on_error="stop"`` says so
+        self.fatal = True
+        #: whether a subscription outlives the work, for the next life
+        self.keep_subscription = False
+        self.context: Context = copy_context()
+        self._on_end = on_end
+        self._changed: Event | None = None
+        self._scope: CancelScope | None = None
+        self._shutdown_scope: CancelScope | None = None
+        self._end_asked = False
+        self._may_shut_down = False
+        self._hurried = False
+
+    # -- what the scheduler tells it ---------------------------------------------------------
+
+    def adopt(self, ambient: Context) -> None:
+        """Add context variables to those of the registration, which go first.
+
+        :param ambient: the context that the scheduler is started in
+        """
+        for variable, value in ambient.items():
+            if variable not in self.context:
+                self.context.run(variable.set, value)
+
+    def prepare(self) -> None:
+        """Make it ready to `live` once more."""
+        self.state = TaskState.REGISTERED
+        self.failure = self.shutdown_failure = None
+        self.initialized = self.over = False
+        self.fatal = True
+        self._end_asked = self._may_shut_down = self._hurried = False
+        self._scope = self._shutdown_scope = None
+
+    def skip(self) -> None:
+        """Note that it will not live, if it has not begun to."""
+        if self.state is TaskState.REGISTERED:
+            self.over = True
+            self.unsubscribe()
+            self.move_to(TaskState.STOPPED)
+
+    def subscribe(self) -> None:
+        """Take a place in a channel, if it has an event, so that no message is missed from now on.
+
+        :raises InvalidChannelError: if the event has no channel
+        """
+
+    def unsubscribe(self) -> None:
+        """Give up its place in a channel, if it has one."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has handled all messages published so far; a task without event always has."""
+        return True
+
+    async def wait_settled(self) -> None:
+        """Wait until `settled` holds or the work is over."""
+
+    @property
+    def is_working(self) -> bool:
+        """Whether it is past its start and not over."""
+        return not self.over and self.state in (TaskState.RUNNING, TaskState.STOPPING)
+
+    def move_on_to_stopping(self) -> None:
+        """Show that the work is being ended."""
+        if self.is_working:
+            self.move_to(TaskState.STOPPING)
+
+    def end(self) -> None:
+        """End the work by cancelling it, wherever it stands."""
+        self._end_asked = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def finish(self) -> None:
+        """End the work from within itself: what it is just doing may go on to its next await."""
+        self.end()
+
+    def allow_shutdown(self) -> None:
+        """Let ``shutdown()`` run, now that it is this task's turn."""
+        self._may_shut_down = True
+        self._ring()
+
+    def hurry(self) -> None:
+        """Cut ``shutdown()`` short at its next checkpoint."""
+        self._hurried = True
+        if self._shutdown_scope is not None:
+            self._shutdown_scope.cancel()
+
+    def move_to(self, state: TaskState) -> None:
+        """Note a change of state and tell those who wait for it."""
+        self.state = state
+        self._ring()
+
+    async def wait_until(self, true: Callable[[], bool]) -> None:
+        """Wait until something holds that only a change of this life can bring about."""
+        while not true():
+            if self._changed is None:
+                self._changed = Event()
+            await self._changed.wait()
+
+    async def wait_initialized(self) -> None:
+        """Wait until ``initialize()`` has ended, one way or the other."""
+        await self.wait_until(lambda: self.state not in _NOT_STARTED)
+
+    async def wait_over(self) -> None:
+        """Wait until the work has ended."""
+        await self.wait_until(lambda: self.over)
+
+    async def wait_gone(self) -> None:
+        """Wait until `live` has returned."""
+        await self.wait_until(lambda: self.gone)
+
+    def _ring(self) -> None:
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    # -- what it does ------------------------------------------------------------------------
+
+    async def live(self, go: Event) -> None:
+        """Live from ``initialize()`` to ``shutdown()``; only a cancellation escapes.
+
+        :param go: set when all tasks that start together are initialised
+        """
+        current_life.set(self)
+        try:
+            with CancelScope() as self._scope:
+                if self._end_asked:
+                    self._scope.cancel()
+                await self._initialize()
+                self.move_to(TaskState.READY)
+                await go.wait()
+                self.move_to(TaskState.RUNNING)
+                await self.work()
+        except get_cancelled_exc_class():
+            raise
+        except BaseException as error:  # whatever it is ends the run; nothing fails in silence
+            self._fail(error)
+        finally:
+            self._leave_work()
+            if self.initialized:
+                with CancelScope(shield=True) as self._shutdown_scope:
+                    await self.wait_until(lambda: self._may_shut_down)
+                    await self._shut_down(self._shutdown_scope)
+                if self._shutdown_scope.cancelled_caught:
+                    self._shutdown_ran_out()
+            self.gone = True
+            self.move_to(TaskState.STOPPED if self.failure is None else TaskState.FAILED)
+
+    async def _initialize(self) -> None:
+        self.move_to(TaskState.INITIALIZING)
+        timeout = self.entry.metadata.start_timeout
+        with nullcontext() if timeout == inf else fail_after(timeout):
+            await self.entry.task.initialize()
+        self.initialized = True
+
+    @abstractmethod
+    async def work(self) -> None:
+        """Do what the task is for, until it has ended or is cancelled."""
+
+    def _fail(self, error: BaseException) -> None:
+        entry = self.entry
+        wrapped: BaseException = error
+        if isinstance(error, Exception):
+            if not self.initialized:
+                late = isinstance(error, TimeoutError) and entry.metadata.start_timeout < inf
+                what = f"initialize() {_reason(error)}"
+                if late:
+                    what += f" (start_timeout is {entry.metadata.start_timeout:g} s)"
+                wrapped = TaskInitializationError(
+                    f"task {entry.name!r} could not start: its {what}", entry.task_id, entry.name
+                )
+            else:
+                wrapped = TaskExecutionError(
+                    f"task {entry.name!r} failed: its {self.doing} {_reason(error)}",
+                    entry.task_id,
+                    entry.name,
+                )
+            wrapped.__cause__ = error
+        self.failure = wrapped
+
+    @property
+    @abstractmethod
+    def doing(self) -> str:
+        """Which hook does the work, for messages."""
+
+    def _leave_work(self) -> None:
+        self.release()
+        self.over = True
+        if self.failure is not None:
+            self.state = TaskState.FAILED
+        elif self._end_asked or not self.initialized:
+            self.state = TaskState.STOPPING
+        else:
+            self.state = TaskState.COMPLETED
+        self._ring()
+        self._on_end(self)
+
+    def release(self) -> None:
+        """Let go of what the work needed and ``shutdown()`` does not."""
+
+    async def _shut_down(self, scope: CancelScope) -> None:
+        if self._hurried:
+            scope.cancel()
+        elif self.entry.metadata.shutdown_timeout < inf:
+            scope.deadline = current_time() + self.entry.metadata.shutdown_timeout
+        try:
+            await self.entry.task.shutdown()
+        except get_cancelled_exc_class():
+            raise
+        except BaseException as error:
+            self.note_shutdown_failure(f"its shutdown() {_reason(error)}", error)
+
+    def _shutdown_ran_out(self) -> None:
+        if self._hurried:
+            what = "its shutdown() was cut short by a second request to stop"
+        else:
+            timeout = self.entry.metadata.shutdown_timeout
+            what = f"its shutdown() ran longer than shutdown_timeout ({timeout:g} s)"
+        self.note_shutdown_failure(what, TimeoutError(what))
+
+    def note_shutdown_failure(self, what: str, cause: BaseException) -> None:
+        """Keep what went wrong after the work, to be reported with the others'."""
+        entry = self.entry
+        error = TaskShutdownError(
+            f"task {entry.name!r} did not shut down well: {what}", entry.task_id, entry.name
+        )
+        error.__cause__ = cause
+        self.shutdown_failure = self.last_shutdown_failure = error
+
+    def snapshot(self) -> TaskSnapshot:
+        """Return how the task stands now."""
+        return TaskSnapshot(**self.facts())
+
+    def facts(self) -> dict[str, Any]:
+        """The fields of the snapshot."""
+        error = self.failure or self.shutdown_failure
+        return {
+            "task_id": self.entry.task_id,
+            "name": self.entry.name,
+            "kind": self.entry.kind,
+            "state": self.state,
+            "metadata": self.entry.metadata,
+            "error": None if error is None else str(error) or repr(error),
+        }
+
+
+@final
+class BackgroundLife(Life):
+    """The life of a background task."""
+
+    def __init__(
+        self, entry: RegisteredTask, task: BackgroundTask, on_end: Callable[[Life], None]
+    ) -> None:
+        super().__init__(entry, on_end)
+        self._task = task
+
+    @property
+    @override
+    def doing(self) -> str:
+        return "execute()"
+
+    @override
+    async def work(self) -> None:
+        await self._task.execute()
+
+
+@final
+class EventLife(Life, Generic[T]):
+    """The life of an event task: its work is a delivery, and a rule for what goes wrong."""
+
+    def __init__(
+        self,
+        entry: RegisteredTask,
+        task: EventTask[T],
+        subscribe: Callable[[], BroadcastReceiveStream[T]],
+        on_end: Callable[[Life], None],
+    ) -> None:
+        super().__init__(entry, on_end)
+        self._task = task
+        self._subscribe = subscribe
+        self._stream: BroadcastReceiveStream[T] | None = None  # kept, or it would warn
+        self._delivery: Delivery[T] | None = None
+        self._workers: Workers[T] | None = None
+        self._failed = 0  # messages whose handler raised or was cancelled
+        self._left = 0  # messages that nobody will handle any more
+        self._gave_up = False  # whether a handler's error ended the work
+
+    @property
+    @override
+    def doing(self) -> str:
+        return "handle_event()"
+
+    @override
+    def subscribe(self) -> None:
+        self.keep_subscription = False
+        if self._delivery is None or self._delivery.cursor.closed:
+            self._stream = self._subscribe()
+            self._delivery = Delivery(cursor_of(self._stream))
+            count = self.entry.metadata.concurrency
+            self._workers = Workers(self._delivery, count) if count > 1 else None
+            self._failed = self._left = 0
+
+    @override
+    def unsubscribe(self) -> None:
+        # A handler that is running finishes what it has in hand.
+        delivery = self._delivery
+        if delivery is not None and not delivery.cursor.closed:
+            self._left = delivery.abandon()
+            if self._stream is not None:
+                self._stream.close()
+            if self._left and self.state is not TaskState.REGISTERED:
+                logger.warning(
+                    "task %r ended with %d messages unhandled", self.entry.name, self._left
+                )
+
+    @property
+    @override
+    def settled(self) -> bool:
+        delivery = self._delivery
+        assert delivery is not None
+        return delivery.settled and (self._workers is None or not self._workers.in_hand)
+
+    @override
+    async def wait_settled(self) -> None:
+        delivery = self._delivery
+        assert delivery is not None
+        while not (self.over or self.settled):
+            if delivery.idle is None:
+                delivery.idle = Event()
+            await delivery.idle.wait()
+
+    @override
+    def finish(self) -> None:
+        self._end_asked = True
+        self.unsubscribe()
+
+    @override
+    async def work(self) -> None:
+        delivery = self._delivery
+        assert delivery is not None
+        while True:
+            try:
+                if self._workers is None:
+                    await delivery.run(self._task.handler)
+                else:
+                    await self._workers.run(self._handle_in_pool)
+            except Exception as error:
+                if self._workers is None and delivery.in_hand:
+                    self._handler_raised(error)
+                elif self._gave_up:
+                    raise  # one of the workers did
+                elif isinstance(error, LaggedError):
+                    await self._lagged(error.missed)
+                elif isinstance(error, (EndOfStream, ClosedResourceError)):
+                    return
+                else:
+                    raise
+
+    async def _handle_in_pool(self, item: T) -> None:
+        try:
+            await self._task.handler(item)
+        except Exception as error:
+            self._handler_raised(error)
+
+    def _handler_raised(self, error: Exception) -> None:
+        """Apply ``on_error``: return to go on with the next message, or raise."""
+        self._failed += 1
+        rule = self.entry.metadata.on_error
+        if rule == "skip":
+            logger.error(
+                "task %r skipped a message: its handler %s",
+                self.entry.name,
+                _reason(error),
+                exc_info=error,
+            )
+            return
+        self._gave_up = True
+        self.fatal = rule != "stop"
+        raise error
+
+    async def _lagged(self, missed: int) -> None:
+        logger.warning(
+            "task %r lagged: %d messages were overwritten before it read them",
+            self.entry.name,
+            missed,
+        )
+        await self._task.handle_lag(missed)
+
+    @override
+    def prepare(self) -> None:
+        super().prepare()
+        self._gave_up = False
+
+    @override
+    def release(self) -> None:
+        delivery = self._delivery
+        if delivery is not None:
+            if self._workers is None and delivery.in_hand and not self._gave_up:
+                self._failed += 1  # cancelled while it was being handled
+            if not self.keep_subscription:
+                self.unsubscribe()
+            delivery.ring()
+
+    @override
+    def facts(self) -> dict[str, Any]:
+        facts = super().facts()
+        facts["event"] = str(self._task.subscribed_event)
+        delivery = self._delivery
+        if delivery is not None:
+            started = delivery.started
+            if self._workers is not None:
+                in_hand = self._workers.in_hand if self.is_working else 0
+                handled = self._workers.handled
+            else:
+                in_hand = 1 if self.is_working and delivery.in_hand and not self._gave_up else 0
+                handled = started - self._failed - in_hand
+            facts["handled"] = handled
+            facts["failed"] = started - handled - in_hand
+            facts["missed"] = delivery.cursor.missed
+            facts["unread"] = self._left or delivery.unread
+        return facts
+
+
+def _reason(error: BaseException) -> str:
+    return f"raised {type(error).__name__}: {error}"

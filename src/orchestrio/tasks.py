@@ -1,0 +1,129 @@
+"""What users write: `BackgroundTask` runs, `EventTask` gets each message of one event."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, final
+
+from typing_extensions import TypeVar
+
+from .topics import Topic
+
+__all__ = ["BackgroundFunction", "BackgroundTask", "EventFunction", "EventTask", "Task"]
+
+T = TypeVar("T", default=str)
+
+
+class Task(ABC):
+    """What both kinds of task have: something before the work, and something after it.
+
+    All hooks of a task run in one task of the event loop, so a context variable set, or a cancel
+    scope or task group entered, in `initialize` may be used and left in `shutdown`.
+    """
+
+    async def initialize(self) -> None:  # noqa: B027 - doing nothing is the natural default
+        """Get ready: called once before any work, in the order of registration.
+
+        Raising ends the start: what was initialised before is shut down in reverse order.
+        """
+
+    async def shutdown(self) -> None:  # noqa: B027 - see above
+        """Release what `initialize` took: called once, shielded, in reverse order of start.
+
+        It runs whatever happened before, within ``shutdown_timeout``.
+        """
+
+    @property
+    def default_name(self) -> str:
+        """What the task is called if its registration does not say: the name of its class."""
+        return type(self).__name__
+
+
+class BackgroundTask(Task):
+    """A task that runs for as long as it has work."""
+
+    @abstractmethod
+    async def execute(self) -> None:
+        """Do the work.
+
+        Returning is success. Raising is a failure, and the restart policy decides; with none the
+        scheduler stops everything. When the task is to stop, this is cancelled.
+        """
+
+
+class EventTask(Task, Generic[T]):
+    """A task that gets each message of the event it subscribes to, one at a time, in order."""
+
+    @property
+    def handler(self) -> Callable[[T], Awaitable[object]]:
+        """What is awaited with each message; saves plain functions a call for each."""
+        return self.handle_event
+
+    @property
+    @abstractmethod
+    def subscribed_event(self) -> Topic[T] | Hashable:
+        """The event: a `Topic` of the payload type, or a plain key for `str`."""
+
+    @abstractmethod
+    async def handle_event(self, event: T) -> None:
+        """Handle one message.
+
+        Raising is a failure, and ``on_error`` decides. It is called in a tight loop: a handler
+        that computes for long should pass a checkpoint now and then.
+
+        :param event: the message
+        """
+
+    async def handle_lag(self, missed: int) -> None:  # noqa: B027 - counted and logged anyway
+        """Hear that messages were overwritten before this task read them; does nothing.
+
+        The number is in the task's snapshot and in a log warning either way.
+
+        :param missed: how many, exactly
+        """
+
+
+@final
+class BackgroundFunction(BackgroundTask):
+    """A plain async function as a background task."""
+
+    def __init__(self, function: Callable[[], Awaitable[object]]) -> None:
+        self._function = function
+
+    @property
+    def default_name(self) -> str:
+        return _name_of(self._function)
+
+    async def execute(self) -> None:
+        await self._function()
+
+
+@final
+class EventFunction(EventTask[T]):
+    """A plain async function of one message as an event task."""
+
+    def __init__(
+        self, event: Topic[T] | Hashable, function: Callable[[T], Awaitable[object]]
+    ) -> None:
+        self._event = event
+        self._function = function
+
+    @property
+    def default_name(self) -> str:
+        return _name_of(self._function)
+
+    @property
+    def handler(self) -> Callable[[T], Awaitable[object]]:
+        return self._function
+
+    @property
+    def subscribed_event(self) -> Topic[T] | Hashable:
+        return self._event
+
+    async def handle_event(self, event: T) -> None:
+        await self._function(event)
+
+
+def _name_of(function: Callable[..., object]) -> str:
+    return getattr(function, "__name__", type(function).__name__)

@@ -1,0 +1,49 @@
+"""`Topic`: the key of a channel that knows the type of what the channel carries."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any, Generic, final, overload
+
+from typing_extensions import TypeVar
+
+__all__ = ["Topic"]
+
+T = TypeVar("T", default=str)
+
+
+@final
+@dataclass(frozen=True, init=False)
+class Topic(Generic[T]):
+    """A typed event key: ``Topic("orders", Order)`` carries `Order`, ``Topic("log")`` carries `str`.
+
+    Two topics are the same event if key and payload are equal. A topic hashes like any key, but
+    to a type checker it is not a `collections.abc.Hashable`: that is what keeps a topic out of
+    the overloads for plain keys, so that publishing a `str` on a ``Topic[Order]`` is an error.
+    """
+
+    #: what the event is called, unique on its bus
+    key: Hashable
+    #: type of each item
+    payload: type[T]
+    #: whether Pydantic checks each item, strictly, before anyone sees it
+    validate: bool = field(compare=False)
+    _hash: int = field(repr=False, compare=False)
+
+    @overload
+    def __init__(self: Topic[str], key: Hashable, *, validate: bool = False) -> None: ...
+    @overload
+    def __init__(self, key: Hashable, payload: type[T], *, validate: bool = False) -> None: ...
+    def __init__(self, key: Hashable, payload: type[Any] = str, *, validate: bool = False) -> None:
+        object.__setattr__(self, "key", key)
+        object.__setattr__(self, "payload", payload)
+        object.__setattr__(self, "validate", validate)
+        object.__setattr__(self, "_hash", hash((key, payload)))
+
+    # Declared as `object`, see above: mypy and pyright then take it for no `Hashable`.
+    def __hash__(self) -> object:  # type: ignore[override]
+        return self._hash
+
+    def __str__(self) -> str:
+        return f"{self.key} ({getattr(self.payload, '__name__', self.payload)})"
