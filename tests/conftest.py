@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+import sys
 
 import pytest
 
-BACKENDS: list[Any] = [
+BACKENDS = [
     pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
-    pytest.param(("asyncio", {"use_uvloop": True}), id="asyncio+uvloop"),
     pytest.param(("trio", {}), id="trio"),
 ]
+if sys.platform != "win32":
+    BACKENDS.insert(1, pytest.param(("asyncio", {"use_uvloop": True}), id="asyncio+uvloop"))
 
 
 @pytest.fixture(params=BACKENDS)

@@ -38,8 +38,9 @@ class RegisteredTask:
     @property
     def event(self) -> object:
         """The event it subscribes to; `None` for a background task."""
-        task = cast("EventTask[object] | Task", self.task)
-        return task.subscribed_event if isinstance(task, EventTask) else None
+        if not isinstance(self.task, EventTask):
+            return None
+        return cast("EventTask[object]", self.task).subscribed_event
 
     @property
     def kind(self) -> TaskKind:
