@@ -79,9 +79,10 @@ class Delivery(Generic[T]):
         :return: how many items were sent and will not be handed over
         """
         unread = self.unread
-        self.cursor.close()
+        self._start += length_hint(self._batch)  # these do not count as handed over
         for _ in self._batch:
             pass
+        self.cursor.close()
         return unread
 
     # One function, so that a message costs one call of the handler and little else. What is

@@ -81,6 +81,7 @@ class Log(Generic[T]):
         "missed",
         "origin",
         "overflow",
+        "owned",
         "receivers",
         "replay",
         "require_receivers",
@@ -91,13 +92,19 @@ class Log(Generic[T]):
     )
 
     def __init__(
-        self, config: ChannelConfig, event: object, check: Callable[[T], T] | None
+        self,
+        config: ChannelConfig,
+        event: object,
+        check: Callable[[T], T] | None,
+        *,
+        owned: bool = False,
     ) -> None:
         self.capacity = config.capacity
         self.overflow: Overflow = config.overflow
         self.replay = config.replay
         self.require_receivers = config.require_receivers
         self.event = event
+        self.owned = owned  # by a bus, which closes all senders in the end
         self.check = check
         self.items: list[T] = []
         self.origin = 0

@@ -38,7 +38,7 @@ class RegisteredTask:
     @property
     def event(self) -> object:
         """The event it subscribes to; `None` for a background task."""
-        if not isinstance(self.task, EventTask):
+        if self.kind == "background":
             return None
         return cast("EventTask[object]", self.task).subscribed_event
 

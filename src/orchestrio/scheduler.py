@@ -18,12 +18,13 @@ from collections.abc import (
     AsyncGenerator,
     Awaitable,
     Callable,
+    Generator,
     Hashable,
     Iterable,
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -140,7 +141,7 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
         self._produced = False  # whether a background task ever worked
         self._busy_restarting = 0
         self._failures: list[BaseException] = []
-        self._reported: set[TaskShutdownError] = set()
+        self._shutdown_failures: list[TaskShutdownError] = []
         self._hurried = False
         self._patience: CancelScope | None = None
         self._commands: MemoryObjectSendStream[_Command] | None = None
@@ -324,7 +325,8 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
         error: BaseException | None = None
         try:
             async with create_task_group() as self._block:
-                await self._block.start(self._keep)
+                with CancelScope(shield=True):  # a keeper half started could not be stopped
+                    await self._block.start(self._keep)
                 try:
                     yield self
                 except get_cancelled_exc_class():
@@ -335,7 +337,6 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
                     self._ask_to_stop()
                     with CancelScope(shield=True):
                         await self._stopped.wait()
-                    self._block.cancel_scope.cancel()
         finally:
             self._raise_outcome(error)
 
@@ -367,28 +368,28 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
                 life.unsubscribe()
             raise
         self._phase = _Phase.STARTING
-        self._listeners += 1
-        try:
-            ambient = copy_context()
-            for life in lives:
-                if life.entry.task_id not in self._lives or self._is_stopping:
-                    continue
-                life.adopt(ambient)
-                self._launch(life)
-                await checkpoint()  # most tasks are initialised by the time it returns
-                await life.wait_initialized()
+        with self._listening():
+            try:
+                ambient = copy_context()
+                for life in lives:
+                    if life.over or self._is_stopping:
+                        continue
+                    life.adopt(ambient)
+                    self._launch(life)
+                    await checkpoint()  # most tasks are initialised by the time it returns
+                    await life.wait_initialized()
+                if self._is_stopping:
+                    await self._stopped.wait()
+            except get_cancelled_exc_class():
+                self._ask_to_stop()
+                raise
             if self._is_stopping:
-                await self._stopped.wait()
-        except get_cancelled_exc_class():
-            self._ask_to_stop()
-            raise
-        finally:
-            self._listeners -= 1
-        if self._is_stopping:
-            self._raise_failures()
-            raise LifecycleError("the scheduler was stopped while it was starting")
+                self._raise_failures()
+                raise LifecycleError("the scheduler was stopped while it was starting")
         self._phase = _Phase.RUNNING
         self._go.set()
+        for life in self._started.values():
+            life.let_work()
         self._look_whether_finished()
 
     async def run(self) -> None:
@@ -411,22 +412,23 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
             async with self:
                 await self.run()
             return
-        if self._block is None or self._own_life() is not None:
+        if self._phase is _Phase.STOPPED or self._block is None:
+            raise LifecycleError("a scheduler lives once: make a new one to run again")
+        if self._own_life() is not None:
             raise LifecycleError("run() would wait for the very task that calls it")
-        self._listeners += 1
-        signals = await self._block.start(self._watch_signals)
-        try:
-            if self._phase is _Phase.OPEN:
-                try:
-                    await self.start()
-                except LifecycleError:
-                    if not self._is_stopping:
-                        raise
-            await self._finished.wait()
-            await self.shutdown()
-        finally:
-            self._listeners -= 1
-            signals.cancel()
+        with self._listening():
+            signals = await self._block.start(self._watch_signals)
+            try:
+                if self._phase is _Phase.OPEN:
+                    try:
+                        await self.start()
+                    except LifecycleError:
+                        if not self._is_stopping:
+                            raise
+                await self._finished.wait()
+                await self.shutdown()
+            finally:
+                signals.cancel()
 
     def run_sync(
         self,
@@ -455,16 +457,13 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
         """
         if self._phase is _Phase.NEW:
             return
+        await checkpoint()
         self._ask_to_stop()
         if self._own_life() is not None:
-            await checkpoint()
             return
-        self._listeners += 1
-        try:
+        with self._listening():
             await self._stopped.wait()
-        finally:
-            self._listeners -= 1
-        self._raise_outcome(None)
+            self._raise_outcome(None)
 
     # -- single tasks --------------------------------------------------------------------------
 
@@ -519,11 +518,15 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
         :param task_id: the identity
         :raises TaskNotFoundError: if there is no such task
         :raises LifecycleError: if the scheduler does not run
+        :raises InvalidChannelError: if its event has no channel any more
         :raises TaskShutdownError: if its ``shutdown()`` fails; it is started again all the same
         """
         if self._phase is not _Phase.RUNNING:
             raise LifecycleError("only a running scheduler can restart a task")
-        await self._order(_Command("restart", self._life(task_id)))
+        life = self._life(task_id)
+        if life.over:
+            life.subscribe()
+        await self._order(_Command("restart", life))
 
     async def remove_task(self, task_id: TaskId) -> None:
         """Stop one task, as `stop_task` does, and forget it; its name is free again.
@@ -548,22 +551,26 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
         """Have the keeper do something with one life, and wait for it."""
         life = command.life
         assert life is not None
-        if self._phase in (_Phase.NEW, _Phase.OPEN, _Phase.STOPPED):
+        own = life is self._own_life()
+        await checkpoint()
+        if self._phase in (_Phase.STARTING, _Phase.RUNNING):
+            done = Event()
+            self._tell(replace(command, done=done, own=own))
+            if own:
+                return
+            await done.wait()
+        elif self._phase is _Phase.STOPPING:
+            if own:
+                return
+            await self._stopped.wait()
             if command.what == "remove":
                 self._forget(life)
-            await checkpoint()
-            return
-        done = Event()
-        own = life is self._own_life()
-        self._tell(replace(command, done=done, own=own))
-        if own:
-            await checkpoint()
-            return
-        await done.wait()
-        error = life.last_shutdown_failure
-        if error is not None and error not in self._reported:
-            self._reported.add(error)
-            raise error
+        elif command.what == "remove":
+            self._forget(life)
+        for error in self._shutdown_failures:
+            if error.task_id == life.entry.task_id:
+                self._shutdown_failures.remove(error)
+                raise error
 
     # -- the keeper ----------------------------------------------------------------------------
 
@@ -623,6 +630,7 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
                     await life.wait_initialized()
             finally:
                 self._busy_restarting -= restart
+                self._look_whether_finished()
             if command.what == "remove":
                 self._forget(life)
         finally:
@@ -652,7 +660,9 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
         for name in life.entry.metadata.depends_on:
             entry = self._dependency(life.entry, name)
             await self._lives[entry.task_id].wait_initialized()
-        if not (self._is_stopping or life.over):
+        if self._is_stopping:
+            life.skip()
+        elif not life.over:
             self._launch(life)
 
     def _life_ended(self, life: Life) -> None:
@@ -661,8 +671,7 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
         if life.failure is not None and life.fatal:
             self._failures.append(life.failure)
             self._ask_to_stop()
-            if not self._listeners and self._block is not None:
-                self._block.cancel_scope.cancel()
+            self._alarm()
         elif life.failure is not None:
             logger.error(
                 "task %r stopped, the others go on: %s",
@@ -671,6 +680,21 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
                 exc_info=life.failure,
             )
         self._look_whether_finished()
+
+    @contextmanager
+    def _listening(self) -> Generator[None]:
+        """Say that the caller raises what goes wrong, so that the body need not be told."""
+        self._listeners += 1
+        try:
+            yield
+        finally:
+            self._listeners -= 1
+            self._alarm()
+
+    def _alarm(self) -> None:
+        """Cancel the body of the block if a task failed and nobody else will say so."""
+        if self._failures and not self._listeners and self._block is not None:
+            self._block.cancel_scope.cancel()
 
     def _look_whether_finished(self) -> None:
         if (
@@ -735,17 +759,17 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
             life.move_on_to_stopping()
             life.end()
         for life in lives:
-            if not life.over and not life.gone:
+            if not (life.over or life.gone or life.shutdown_failures):
                 timeout = life.entry.metadata.stop_timeout
                 with move_on_at(since + timeout):
                     await life.wait_over()
                 if not life.over:
-                    life.note_shutdown_failure(
+                    error = life.note_shutdown_failure(
                         f"its {life.doing} went on for more than stop_timeout ({timeout:g} s)"
                         " after it was cancelled",
                         TimeoutError("stop_timeout"),
                     )
-                    logger.warning("%s", life.shutdown_failure)
+                    logger.warning("%s", error)
 
     async def _let_shut_down(self, life: Life) -> None:
         """Give a life its turn to shut down, and wait until it is gone, within bounds."""
@@ -753,18 +777,18 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
         if self._hurried:
             life.hurry()
         await checkpoint()  # most are gone when it returns, and need no timer
-        if life.gone:
-            return
-        timeout = life.entry.metadata.shutdown_timeout
-        with move_on_after(timeout + _LAST_RESORT):
-            await life.wait_gone()
         if not life.gone:
-            life.note_shutdown_failure(
-                f"it ignores its cancellation {_LAST_RESORT:g} s after shutdown_timeout"
-                f" ({timeout:g} s); the others are shut down without it",
-                TimeoutError("shutdown_timeout"),
-            )
-            logger.warning("%s", life.shutdown_failure)
+            timeout = life.entry.metadata.shutdown_timeout
+            with move_on_after(timeout + _LAST_RESORT):
+                await life.wait_gone()
+            if not life.gone:
+                error = life.note_shutdown_failure(
+                    f"it ignores its cancellation {_LAST_RESORT:g} s after shutdown_timeout"
+                    f" ({timeout:g} s); the others are shut down without it",
+                    TimeoutError("shutdown_timeout"),
+                )
+                logger.warning("%s", error)
+        self._shutdown_failures += life.shutdown_failures
 
     def _hurry(self) -> None:
         """Stop at once: no waiting for what is left, and no time for ``shutdown()``."""
@@ -836,18 +860,13 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
 
     def _raise_outcome(self, error: BaseException | None) -> None:
         """Raise `error` and all that went wrong and was not reported yet, alone or as a group."""
-        shutdown_errors = [
-            life.shutdown_failure
-            for life in reversed(list(self._started.values()))
-            if life.shutdown_failure is not None and life.shutdown_failure not in self._reported
-        ]
-        self._reported.update(shutdown_errors)
         failures, self._failures = self._failures, []
+        shutdown_failures, self._shutdown_failures = self._shutdown_failures, []
         if error is not None:
             failures.insert(0, error)
-        if shutdown_errors and not failures:
-            raise ExceptionGroup("tasks did not shut down well", shutdown_errors)
-        if len(failures) == 1 and not shutdown_errors:
+        if shutdown_failures and not failures:
+            raise ExceptionGroup("tasks did not shut down well", shutdown_failures)
+        if len(failures) == 1 and not shutdown_failures:
             raise failures[0]
         if failures:
-            raise BaseExceptionGroup("the scheduler stopped", [*failures, *shutdown_errors])
+            raise BaseExceptionGroup("the scheduler stopped", [*failures, *shutdown_failures])

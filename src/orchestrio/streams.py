@@ -67,6 +67,9 @@ class _Half(ABC):
     _log: Log[Any]
     _closed: bool
 
+    #: whether somebody else closes it in the end
+    _is_looked_after = False
+
     @abstractmethod
     def close(self) -> None:
         """Close this stream; doing it again does nothing."""
@@ -88,8 +91,7 @@ class _Half(ABC):
         self.close()
 
     def __del__(self) -> None:
-        # A stream whose owner shut the whole channel needs no closing of its own.
-        if not (self._closed or self._log.shut):
+        if not (self._closed or self._log.shut or self._is_looked_after):
             warn(
                 f"unclosed {self!r}: call close() or use it in a 'with' block",
                 ResourceWarning,
@@ -117,6 +119,10 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
         self._log = log
         self._budget = BUDGET
         log.senders += 1
+
+    @property
+    def _is_looked_after(self) -> bool:  # type: ignore[override]  # read-only is enough
+        return self._log.owned  # the bus closes its channels
 
     # The hot path. One item costs one list store and, if anybody waits, one bell; nothing here
     # grows with the number of receivers. It repeats `Log.append` because a call costs as much
@@ -492,7 +498,7 @@ def create_sender(
     :param check: returns the item to store, or raises `EventSendError`
     :return: the sender
     """
-    return BroadcastSendStream(Log(config, event, check))
+    return BroadcastSendStream(Log(config, event, check, owned=True))
 
 
 def cursor_of(stream: BroadcastReceiveStream[T]) -> Cursor[T]:

@@ -29,6 +29,7 @@ from anyio import (
     fail_after,
     get_cancelled_exc_class,
 )
+from anyio.lowlevel import checkpoint
 from typing_extensions import override
 
 from .delivery import Delivery, Workers
@@ -66,10 +67,8 @@ class Life(ABC):
         self.state = TaskState.REGISTERED
         #: what ended the work, if something went wrong
         self.failure: BaseException | None = None
-        #: what went wrong in ``shutdown()``
-        self.shutdown_failure: TaskShutdownError | None = None
-        #: the same, of an earlier life too
-        self.last_shutdown_failure: TaskShutdownError | None = None
+        #: what went wrong after the work
+        self.shutdown_failures: list[TaskShutdownError] = []
         #: whether ``initialize()`` has returned, so that ``shutdown()`` is owed
         self.initialized = False
         #: whether the work has come to its end, for whatever reason
@@ -103,7 +102,8 @@ class Life(ABC):
     def prepare(self) -> None:
         """Make it ready to `live` once more."""
         self.state = TaskState.REGISTERED
-        self.failure = self.shutdown_failure = None
+        self.failure = None
+        self.shutdown_failures = []
         self.initialized = self.over = False
         self.fatal = True
         self._end_asked = self._may_shut_down = self._hurried = False
@@ -142,6 +142,11 @@ class Life(ABC):
         """Show that the work is being ended."""
         if self.is_working:
             self.move_to(TaskState.STOPPING)
+
+    def let_work(self) -> None:
+        """Show that nothing holds the work up any more; it begins when its task gets to run."""
+        if self.state is TaskState.READY:
+            self.move_to(TaskState.RUNNING)
 
     def end(self) -> None:
         """End the work by cancelling it, wherever it stands."""
@@ -207,10 +212,13 @@ class Life(ABC):
                     self._scope.cancel()
                 await self._initialize()
                 self.move_to(TaskState.READY)
-                await go.wait()
-                self.move_to(TaskState.RUNNING)
+                if not go.is_set():
+                    await go.wait()
+                self.let_work()
                 await self.work()
-        except get_cancelled_exc_class():
+        except get_cancelled_exc_class() as error:
+            if not self._end_asked:
+                self._fail(error)  # by something that is not the scheduler
             raise
         except BaseException as error:  # whatever it is ends the run; nothing fails in silence
             self._fail(error)
@@ -237,25 +245,26 @@ class Life(ABC):
         """Do what the task is for, until it has ended or is cancelled."""
 
     def _fail(self, error: BaseException) -> None:
+        """Keep what ended the work, in the words of a task's failure."""
         entry = self.entry
-        wrapped: BaseException = error
-        if isinstance(error, Exception):
-            if not self.initialized:
-                late = isinstance(error, TimeoutError) and entry.metadata.start_timeout < inf
-                what = f"initialize() {_reason(error)}"
-                if late:
-                    what += f" (start_timeout is {entry.metadata.start_timeout:g} s)"
-                wrapped = TaskInitializationError(
-                    f"task {entry.name!r} could not start: its {what}", entry.task_id, entry.name
-                )
-            else:
-                wrapped = TaskExecutionError(
-                    f"task {entry.name!r} failed: its {self.doing} {_reason(error)}",
-                    entry.task_id,
-                    entry.name,
-                )
-            wrapped.__cause__ = error
-        self.failure = wrapped
+        if isinstance(error, get_cancelled_exc_class()):
+            what = "it was cancelled by something other than its scheduler"
+        elif not isinstance(error, Exception):
+            self.failure = error  # KeyboardInterrupt and its like go out as they are
+            return
+        else:
+            what = f"its {self.doing if self.initialized else 'initialize()'} {_reason(error)}"
+        if self.initialized:
+            self.failure = TaskExecutionError(
+                f"task {entry.name!r} failed: {what}", entry.task_id, entry.name
+            )
+        else:
+            if isinstance(error, TimeoutError) and entry.metadata.start_timeout < inf:
+                what += f" (start_timeout is {entry.metadata.start_timeout:g} s)"
+            self.failure = TaskInitializationError(
+                f"task {entry.name!r} could not start: {what}", entry.task_id, entry.name
+            )
+        self.failure.__cause__ = error
 
     @property
     @abstractmethod
@@ -297,14 +306,15 @@ class Life(ABC):
             what = f"its shutdown() ran longer than shutdown_timeout ({timeout:g} s)"
         self.note_shutdown_failure(what, TimeoutError(what))
 
-    def note_shutdown_failure(self, what: str, cause: BaseException) -> None:
+    def note_shutdown_failure(self, what: str, cause: BaseException) -> TaskShutdownError:
         """Keep what went wrong after the work, to be reported with the others'."""
         entry = self.entry
         error = TaskShutdownError(
             f"task {entry.name!r} did not shut down well: {what}", entry.task_id, entry.name
         )
         error.__cause__ = cause
-        self.shutdown_failure = self.last_shutdown_failure = error
+        self.shutdown_failures.append(error)
+        return error
 
     def snapshot(self) -> TaskSnapshot:
         """Return how the task stands now."""
@@ -312,7 +322,7 @@ class Life(ABC):
 
     def facts(self) -> dict[str, Any]:
         """The fields of the snapshot."""
-        error = self.failure or self.shutdown_failure
+        error = self.failure or next(iter(self.shutdown_failures), None)
         return {
             "task_id": self.entry.task_id,
             "name": self.entry.name,
@@ -426,6 +436,7 @@ class EventLife(Life, Generic[T]):
             except Exception as error:
                 if self._workers is None and delivery.in_hand:
                     self._handler_raised(error)
+                    await checkpoint()  # or a handler that always raises would let nobody run
                 elif self._gave_up:
                     raise  # one of the workers did
                 elif isinstance(error, LaggedError):

@@ -18,8 +18,8 @@ T = TypeVar("T", default=str)
 class Task(ABC):
     """What both kinds of task have: something before the work, and something after it.
 
-    All hooks of a task run in one task of the event loop, so a context variable set, or a cancel
-    scope or task group entered, in `initialize` may be used and left in `shutdown`.
+    All hooks of a task run in one task of the event loop, so a context variable set in `initialize`
+    is seen by the others. A cancel scope or task group must be left in the hook that entered it.
     """
 
     async def initialize(self) -> None:  # noqa: B027 - doing nothing is the natural default
