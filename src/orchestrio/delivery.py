@@ -142,13 +142,13 @@ class Workers(Generic[T]):
     what stands between them and the delivery.
     """
 
-    __slots__ = ("_count", "_delivery", "handled", "in_hand")
+    __slots__ = ("_count", "_delivery", "finished", "in_hand")
 
     def __init__(self, delivery: Delivery[T], count: int) -> None:
         self._delivery = delivery
         self._count = count
         #: items whose handler has returned
-        self.handled = 0
+        self.finished = 0
         #: items that were taken and whose handler has not returned yet
         self.in_hand = 0
 
@@ -189,7 +189,7 @@ class Workers(Generic[T]):
             async for item in receive:
                 try:
                     await handle(item)
-                    self.handled += 1
+                    self.finished += 1
                 finally:
                     self.in_hand -= 1
                     self._delivery.ring()

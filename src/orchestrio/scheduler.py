@@ -728,6 +728,8 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
         life.keep_subscription = keep_subscription
         if own:
             life.finish()
+            with move_on_after(life.entry.metadata.stop_timeout):
+                await life.wait_over()
         else:
             await self._drain([life])
         await self._end([life])
@@ -788,7 +790,7 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
                     TimeoutError("shutdown_timeout"),
                 )
                 logger.warning("%s", error)
-        self._shutdown_failures += life.shutdown_failures
+        self._shutdown_failures += life.report()
 
     def _hurry(self) -> None:
         """Stop at once: no waiting for what is left, and no time for ``shutdown()``."""

@@ -69,6 +69,7 @@ class Life(ABC):
         self.failure: BaseException | None = None
         #: what went wrong after the work
         self.shutdown_failures: list[TaskShutdownError] = []
+        self._reported = 0  # how many of them
         #: whether ``initialize()`` has returned, so that ``shutdown()`` is owed
         self.initialized = False
         #: whether the work has come to its end, for whatever reason
@@ -91,12 +92,12 @@ class Life(ABC):
     # -- what the scheduler tells it ---------------------------------------------------------
 
     def adopt(self, ambient: Context) -> None:
-        """Add context variables to those of the registration, which go first.
+        """Add the context variables of the start to those of the registration, the later value wins.
 
         :param ambient: the context that the scheduler is started in
         """
         for variable, value in ambient.items():
-            if variable not in self.context:
+            if self.context.get(variable) is not value:
                 self.context.run(variable.set, value)
 
     def prepare(self) -> None:
@@ -104,6 +105,7 @@ class Life(ABC):
         self.state = TaskState.REGISTERED
         self.failure = None
         self.shutdown_failures = []
+        self._reported = 0
         self.initialized = self.over = False
         self.fatal = True
         self._end_asked = self._may_shut_down = self._hurried = False
@@ -225,10 +227,11 @@ class Life(ABC):
         finally:
             self._leave_work()
             if self.initialized:
-                with CancelScope(shield=True) as self._shutdown_scope:
+                with CancelScope(shield=True) as scope:
                     await self.wait_until(lambda: self._may_shut_down)
-                    await self._shut_down(self._shutdown_scope)
-                if self._shutdown_scope.cancelled_caught:
+                    self._shutdown_scope = scope
+                    await self._shut_down(scope)
+                if scope.cancelled_caught:
                     self._shutdown_ran_out()
             self.gone = True
             self.move_to(TaskState.STOPPED if self.failure is None else TaskState.FAILED)
@@ -316,6 +319,12 @@ class Life(ABC):
         self.shutdown_failures.append(error)
         return error
 
+    def report(self) -> list[TaskShutdownError]:
+        """Return what went wrong after the work, each error once."""
+        new = self.shutdown_failures[self._reported :]
+        self._reported += len(new)
+        return new
+
     def snapshot(self) -> TaskSnapshot:
         """Return how the task stands now."""
         return TaskSnapshot(**self.facts())
@@ -371,6 +380,7 @@ class EventLife(Life, Generic[T]):
         self._delivery: Delivery[T] | None = None
         self._workers: Workers[T] | None = None
         self._failed = 0  # messages whose handler raised or was cancelled
+        self._skipped = 0  # those of them after which it went on
         self._left = 0  # messages that nobody will handle any more
         self._gave_up = False  # whether a handler's error ended the work
 
@@ -387,7 +397,7 @@ class EventLife(Life, Generic[T]):
             self._delivery = Delivery(cursor_of(self._stream))
             count = self.entry.metadata.concurrency
             self._workers = Workers(self._delivery, count) if count > 1 else None
-            self._failed = self._left = 0
+            self._failed = self._skipped = self._left = 0
 
     @override
     def unsubscribe(self) -> None:
@@ -457,6 +467,7 @@ class EventLife(Life, Generic[T]):
         self._failed += 1
         rule = self.entry.metadata.on_error
         if rule == "skip":
+            self._skipped += 1
             logger.error(
                 "task %r skipped a message: its handler %s",
                 self.entry.name,
@@ -500,7 +511,7 @@ class EventLife(Life, Generic[T]):
             started = delivery.started
             if self._workers is not None:
                 in_hand = self._workers.in_hand if self.is_working else 0
-                handled = self._workers.handled
+                handled = self._workers.finished - self._skipped
             else:
                 in_hand = 1 if self.is_working and delivery.in_hand and not self._gave_up else 0
                 handled = started - self._failed - in_hand
