@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeAlias, final
 
 from pydantic import (
@@ -72,7 +72,7 @@ class TaskId(str):
         return core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
 
 
-class TaskState(str, Enum):
+class TaskState(StrEnum):
     """Where a task stands in its life."""
 
     #: known to the registry, not yet started
@@ -91,8 +91,6 @@ class TaskState(str, Enum):
     STOPPED = "stopped"
     #: one of its hooks or handlers raised
     FAILED = "failed"
-
-    __str__ = str.__str__
 
 
 class ChannelConfig(_Model):

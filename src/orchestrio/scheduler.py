@@ -77,6 +77,10 @@ logger = logging.getLogger("orchestrio")
 #: How long after its own deadline a ``shutdown()`` may still ignore its cancellation (seconds).
 _LAST_RESORT: Final = 1.0
 
+_DEFAULTS: Final = TaskMetadata()
+
+_HURRY: Final = "its shutdown() was cut short by a second request to stop"
+
 
 class TaskOptions(TypedDict, total=False):
     """The fields of `TaskMetadata` as keywords; all times are in seconds."""
@@ -144,6 +148,7 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
         self._shutdown_failures: list[TaskShutdownError] = []
         self._hurried = False
         self._patience: CancelScope | None = None
+        self._on_end = self._life_ended  # one bound method for all lives
         self._commands: MemoryObjectSendStream[_Command] | None = None
         self._block: TaskGroup | None = None  # around the body of the `async with` block
         self._tasks: TaskGroup | None = None  # around all lives; owned by the keeper
@@ -217,7 +222,7 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
         :raises ~pydantic.ValidationError: if an option is not valid; it names the field
         """
         return self._register(
-            task, metadata, options, lambda entry: BackgroundLife(entry, task, self._life_ended)
+            task, metadata, options, lambda entry: BackgroundLife(entry, task, self._on_end)
         )
 
     def register_event_task(
@@ -244,7 +249,7 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
             task,
             metadata,
             options,
-            lambda entry: EventLife(entry, task, subscribe, self._life_ended),
+            lambda entry: EventLife(entry, task, subscribe, self._on_end),
         )
 
     def background(self, **options: Unpack[TaskOptions]) -> Callable[[B], B]:
@@ -297,7 +302,7 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
         give_life: Callable[[RegisteredTask], Life],
     ) -> TaskId:
         if metadata is None:
-            metadata = TaskMetadata(**cast("dict[str, Any]", options))
+            metadata = TaskMetadata(**cast("dict[str, Any]", options)) if options else _DEFAULTS
         elif options:
             raise LifecycleError("give the metadata or its fields as keywords, not both")
         if self._phase in (_Phase.STOPPING, _Phase.STOPPED):
@@ -371,13 +376,15 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
         with self._listening():
             try:
                 ambient = copy_context()
+                # All of them live from now on, but each waits for the one before it. Where tasks
+                # run in the order they were started in, that is no wait at all.
+                before = None
                 for life in lives:
-                    if life.over or self._is_stopping:
-                        continue
                     life.adopt(ambient)
-                    self._launch(life)
-                    await checkpoint()  # most tasks are initialised by the time it returns
-                    await life.wait_initialized()
+                    self._launch(life, before)
+                    before = life
+                if before is not None:
+                    await before.wait_initialized()  # the last: so all are, or will never be
                 if self._is_stopping:
                     await self._stopped.wait()
             except get_cancelled_exc_class():
@@ -468,7 +475,7 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
     # -- single tasks --------------------------------------------------------------------------
 
     @overload
-    def status(self) -> list[TaskSnapshot]: ...
+    def status(self, task_id: None = None) -> list[TaskSnapshot]: ...
     @overload
     def status(self, task_id: TaskId) -> TaskSnapshot: ...
     def status(self, task_id: TaskId | None = None) -> list[TaskSnapshot] | TaskSnapshot:
@@ -555,6 +562,8 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
         await checkpoint()
         if self._phase in (_Phase.STARTING, _Phase.RUNNING):
             done = Event()
+            if own:
+                life.finish()
             self._tell(replace(command, done=done, own=own))
             if own:
                 return
@@ -644,17 +653,16 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
             self._started.pop(task_id, None)
             life.skip()
 
-    def _launch(self, life: Life) -> None:
+    def _launch(self, life: Life, after: Life | None = None) -> None:
         """Let a life begin, in the context it was registered in."""
+        assert self._tasks is not None
         self._started[life.entry.task_id] = life
         self._working[life.entry.kind] += 1
         self._produced |= life.entry.kind == "background"
         life.gone = False
-        life.context.run(self._spawn, life)
-
-    def _spawn(self, life: Life) -> None:
-        assert self._tasks is not None
-        self._tasks.start_soon(life.live, self._go, name=life.entry.name)
+        life.handle = self._tasks.create_task(
+            life.live(self._go, after), name=life.entry.name, context=life.context
+        )
 
     async def _launch_after_dependencies(self, life: Life) -> None:
         for name in life.entry.metadata.depends_on:
@@ -715,10 +723,9 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
             if self._hurried:
                 self._patience.cancel()
             await self._end([life for life in lives if life.entry.kind == "background"])
-            await self._drain(lives)
+            await self._drain([life for life in lives if life.entry.kind == "event"])
         await self._end(lives)
-        for life in reversed(lives):
-            await self._let_shut_down(life)
+        await self._shut_down(lives)
 
     async def _retire(self, life: Life, *, keep_subscription: bool, own: bool) -> None:
         """Stop one life in the order of a whole stop; end when it is gone."""
@@ -727,13 +734,12 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
             return
         life.keep_subscription = keep_subscription
         if own:
-            life.finish()
             with move_on_after(life.entry.metadata.stop_timeout):
                 await life.wait_over()
         else:
             await self._drain([life])
         await self._end([life])
-        await self._let_shut_down(life)
+        await self._shut_down([life])
 
     async def _drain(self, lives: Sequence[Life]) -> None:
         """Wait until event tasks have handled all that was published, what they publish included.
@@ -757,11 +763,12 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
     async def _end(self, lives: Sequence[Life]) -> None:
         """Cancel the work of each and wait until it is over, or say who does not end."""
         since = current_time()
+        lives = [life for life in lives if not (life.over or life.gone)]
         for life in lives:
             life.move_on_to_stopping()
             life.end()
         for life in lives:
-            if not (life.over or life.gone or life.shutdown_failures):
+            if not (life.over or life.shutdown_failures):
                 timeout = life.entry.metadata.stop_timeout
                 with move_on_at(since + timeout):
                     await life.wait_over()
@@ -773,24 +780,42 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
                     )
                     logger.warning("%s", error)
 
-    async def _let_shut_down(self, life: Life) -> None:
-        """Give a life its turn to shut down, and wait until it is gone, within bounds."""
-        life.allow_shutdown()
-        if self._hurried:
-            life.hurry()
+    async def _shut_down(self, lives: Sequence[Life]) -> None:
+        """Let lives shut down one after the other, the last one first, and wait within bounds."""
+        waiting = [life for life in lives if not life.gone]
+        before = None
+        for life in reversed(waiting):
+            if self._hurried:
+                life.cut_short(_HURRY)
+            life.allow_shutdown(before)
+            before = life
         await checkpoint()  # most are gone when it returns, and need no timer
-        if not life.gone:
+        while waiting:
+            life = waiting[-1]  # the one that has its turn
             timeout = life.entry.metadata.shutdown_timeout
-            with move_on_after(timeout + _LAST_RESORT):
-                await life.wait_gone()
             if not life.gone:
-                error = life.note_shutdown_failure(
-                    f"it ignores its cancellation {_LAST_RESORT:g} s after shutdown_timeout"
-                    f" ({timeout:g} s); the others are shut down without it",
-                    TimeoutError("shutdown_timeout"),
-                )
-                logger.warning("%s", error)
-        self._shutdown_failures += life.report()
+                # Wait for the last turn, not for each: ten thousand wake-ups are dear.
+                final = next(life for life in waiting if not life.gone)
+                with move_on_at(life.turn_began + timeout):
+                    await final.wait_gone()
+            if not life.gone and current_time() >= life.turn_began + timeout:
+                await self._cut_short(life, timeout)
+            while waiting and (waiting[-1].gone or waiting[-1].given_up):
+                self._shutdown_failures += waiting.pop().report()
+
+    async def _cut_short(self, life: Life, timeout: float) -> None:
+        """Cancel a ``shutdown()`` that takes too long, and give it up if that does not help."""
+        life.cut_short(f"its shutdown() ran longer than shutdown_timeout ({timeout:g} s)")
+        with move_on_after(_LAST_RESORT):
+            await life.wait_gone()
+        if not life.gone:
+            error = life.note_shutdown_failure(
+                f"it ignores its cancellation {_LAST_RESORT:g} s after shutdown_timeout"
+                f" ({timeout:g} s); the others are shut down without it",
+                TimeoutError("shutdown_timeout"),
+            )
+            logger.warning("%s", error)
+            life.give_up()
 
     def _hurry(self) -> None:
         """Stop at once: no waiting for what is left, and no time for ``shutdown()``."""
@@ -798,7 +823,7 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
         if self._patience is not None:
             self._patience.cancel()
         for life in self._started.values():
-            life.hurry()
+            life.cut_short(_HURRY)
 
     async def _watch_signals(self, *, task_status: TaskStatus[CancelScope]) -> None:
         with CancelScope() as scope:

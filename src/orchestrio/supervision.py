@@ -25,6 +25,7 @@ from anyio import (
     ClosedResourceError,
     EndOfStream,
     Event,
+    TaskHandle,
     current_time,
     fail_after,
     get_cancelled_exc_class,
@@ -62,13 +63,38 @@ _NOT_STARTED = (TaskState.REGISTERED, TaskState.INITIALIZING)
 class Life(ABC):
     """The life of one registered task."""
 
+    # Ten thousand lives are not unusual, and their dicts would make up half of their memory.
+    __slots__ = (
+        "_changed",
+        "_cut_short",
+        "_end_asked",
+        "_may_shut_down",
+        "_on_end",
+        "_reported",
+        "_shut_down_after",
+        "_shutdown_scope",
+        "_turn_began",
+        "context",
+        "entry",
+        "failure",
+        "fatal",
+        "given_up",
+        "gone",
+        "handle",
+        "initialized",
+        "keep_subscription",
+        "over",
+        "shutdown_failures",
+        "state",
+    )
+
     def __init__(self, entry: RegisteredTask, on_end: Callable[[Life], None]) -> None:
         self.entry = entry
         self.state = TaskState.REGISTERED
         #: what ended the work, if something went wrong
         self.failure: BaseException | None = None
         #: what went wrong after the work
-        self.shutdown_failures: list[TaskShutdownError] = []
+        self.shutdown_failures: tuple[TaskShutdownError, ...] = ()
         self._reported = 0  # how many of them
         #: whether ``initialize()`` has returned, so that ``shutdown()`` is owed
         self.initialized = False
@@ -76,18 +102,23 @@ class Life(ABC):
         self.over = False
         #: whether `live` is not running: not yet, or no more
         self.gone = True
+        #: whether it ignores its cancellation, and nobody waits for it any more
+        self.given_up = False
         #: whether its failure ends the run; not if ``on_error="stop"`` says so
         self.fatal = True
         #: whether a subscription outlives the work, for the next life
         self.keep_subscription = False
         self.context: Context = copy_context()
+        #: the task of the event loop that it lives in
+        self.handle: TaskHandle[None] | None = None
         self._on_end = on_end
         self._changed: Event | None = None
-        self._scope: CancelScope | None = None
         self._shutdown_scope: CancelScope | None = None
         self._end_asked = False
         self._may_shut_down = False
-        self._hurried = False
+        self._shut_down_after: Life | None = None
+        self._turn_began = inf  # when shutdown() did
+        self._cut_short: str | None = None  # why it may not finish
 
     # -- what the scheduler tells it ---------------------------------------------------------
 
@@ -104,12 +135,13 @@ class Life(ABC):
         """Make it ready to `live` once more."""
         self.state = TaskState.REGISTERED
         self.failure = None
-        self.shutdown_failures = []
+        self.shutdown_failures = ()
         self._reported = 0
         self.initialized = self.over = False
         self.fatal = True
-        self._end_asked = self._may_shut_down = self._hurried = False
-        self._scope = self._shutdown_scope = None
+        self._end_asked = self._may_shut_down = self.given_up = False
+        self._shut_down_after = self._shutdown_scope = self._cut_short = None
+        self._turn_began = inf
 
     def skip(self) -> None:
         """Note that it will not live, if it has not begun to."""
@@ -153,21 +185,38 @@ class Life(ABC):
     def end(self) -> None:
         """End the work by cancelling it, wherever it stands."""
         self._end_asked = True
-        if self._scope is not None:
-            self._scope.cancel()
+        if self.handle is not None and not self.over:
+            self.handle.cancel()
 
     def finish(self) -> None:
         """End the work from within itself: what it is just doing may go on to its next await."""
         self.end()
 
-    def allow_shutdown(self) -> None:
-        """Let ``shutdown()`` run, now that it is this task's turn."""
+    def allow_shutdown(self, after: Life | None = None) -> None:
+        """Let ``shutdown()`` run, once another is gone or was given up.
+
+        :param after: the life whose turn is before this one's
+        """
+        self._shut_down_after = after
         self._may_shut_down = True
         self._ring()
 
-    def hurry(self) -> None:
-        """Cut ``shutdown()`` short at its next checkpoint."""
-        self._hurried = True
+    def give_up(self) -> None:
+        """Do not let others wait for this one, which does not end."""
+        self.given_up = True
+        self._ring()
+
+    @property
+    def turn_began(self) -> float:
+        """When ``shutdown()`` began, on the event loop's clock; the present if it has not."""
+        return self._turn_began if self._turn_began < inf else current_time()
+
+    def cut_short(self, why: str) -> None:
+        """Cancel ``shutdown()`` at its next checkpoint.
+
+        :param why: what happened to it, for the error
+        """
+        self._cut_short = why
         if self._shutdown_scope is not None:
             self._shutdown_scope.cancel()
 
@@ -179,9 +228,7 @@ class Life(ABC):
     async def wait_until(self, true: Callable[[], bool]) -> None:
         """Wait until something holds that only a change of this life can bring about."""
         while not true():
-            if self._changed is None:
-                self._changed = Event()
-            await self._changed.wait()
+            await self._next_change().wait()
 
     async def wait_initialized(self) -> None:
         """Wait until ``initialize()`` has ended, one way or the other."""
@@ -195,6 +242,11 @@ class Life(ABC):
         """Wait until `live` has returned."""
         await self.wait_until(lambda: self.gone)
 
+    def _next_change(self) -> Event:
+        if self._changed is None:
+            self._changed = Event()
+        return self._changed
+
     def _ring(self) -> None:
         if self._changed is not None:
             self._changed.set()
@@ -202,18 +254,19 @@ class Life(ABC):
 
     # -- what it does ------------------------------------------------------------------------
 
-    async def live(self, go: Event) -> None:
+    async def live(self, go: Event, after: Life | None = None) -> None:
         """Live from ``initialize()`` to ``shutdown()``; only a cancellation escapes.
 
         :param go: set when all tasks that start together are initialised
+        :param after: the life that is to be initialised before this one
         """
         current_life.set(self)
         try:
-            with CancelScope() as self._scope:
-                if self._end_asked:
-                    self._scope.cancel()
+            if after is not None:
+                while after.state in _NOT_STARTED:
+                    await after._next_change().wait()
+            if (after is None or after.initialized) and not self._end_asked:
                 await self._initialize()
-                self.move_to(TaskState.READY)
                 if not go.is_set():
                     await go.wait()
                 self.let_work()
@@ -228,12 +281,19 @@ class Life(ABC):
             self._leave_work()
             if self.initialized:
                 with CancelScope(shield=True) as scope:
-                    await self.wait_until(lambda: self._may_shut_down)
+                    while not self._may_shut_down:
+                        await self._next_change().wait()
+                    if (after := self._shut_down_after) is not None:
+                        while not (after.gone or after.given_up):
+                            await after._next_change().wait()
                     self._shutdown_scope = scope
+                    self._turn_began = current_time()
                     await self._shut_down(scope)
                 if scope.cancelled_caught:
-                    self._shutdown_ran_out()
+                    what = self._cut_short or "its shutdown() was cancelled"
+                    self.note_shutdown_failure(what, TimeoutError(what))
             self.gone = True
+            self.handle = None
             self.move_to(TaskState.STOPPED if self.failure is None else TaskState.FAILED)
 
     async def _initialize(self) -> None:
@@ -242,6 +302,7 @@ class Life(ABC):
         with nullcontext() if timeout == inf else fail_after(timeout):
             await self.entry.task.initialize()
         self.initialized = True
+        self.move_to(TaskState.READY)
 
     @abstractmethod
     async def work(self) -> None:
@@ -290,24 +351,14 @@ class Life(ABC):
         """Let go of what the work needed and ``shutdown()`` does not."""
 
     async def _shut_down(self, scope: CancelScope) -> None:
-        if self._hurried:
+        if self._cut_short is not None:
             scope.cancel()
-        elif self.entry.metadata.shutdown_timeout < inf:
-            scope.deadline = current_time() + self.entry.metadata.shutdown_timeout
         try:
             await self.entry.task.shutdown()
         except get_cancelled_exc_class():
             raise
         except BaseException as error:
             self.note_shutdown_failure(f"its shutdown() {_reason(error)}", error)
-
-    def _shutdown_ran_out(self) -> None:
-        if self._hurried:
-            what = "its shutdown() was cut short by a second request to stop"
-        else:
-            timeout = self.entry.metadata.shutdown_timeout
-            what = f"its shutdown() ran longer than shutdown_timeout ({timeout:g} s)"
-        self.note_shutdown_failure(what, TimeoutError(what))
 
     def note_shutdown_failure(self, what: str, cause: BaseException) -> TaskShutdownError:
         """Keep what went wrong after the work, to be reported with the others'."""
@@ -316,10 +367,10 @@ class Life(ABC):
             f"task {entry.name!r} did not shut down well: {what}", entry.task_id, entry.name
         )
         error.__cause__ = cause
-        self.shutdown_failures.append(error)
+        self.shutdown_failures += (error,)
         return error
 
-    def report(self) -> list[TaskShutdownError]:
+    def report(self) -> tuple[TaskShutdownError, ...]:
         """Return what went wrong after the work, each error once."""
         new = self.shutdown_failures[self._reported :]
         self._reported += len(new)
@@ -346,6 +397,8 @@ class Life(ABC):
 class BackgroundLife(Life):
     """The life of a background task."""
 
+    __slots__ = ("_task",)
+
     def __init__(
         self, entry: RegisteredTask, task: BackgroundTask, on_end: Callable[[Life], None]
     ) -> None:
@@ -365,6 +418,18 @@ class BackgroundLife(Life):
 @final
 class EventLife(Life, Generic[T]):
     """The life of an event task: its work is a delivery, and a rule for what goes wrong."""
+
+    __slots__ = (
+        "_delivery",
+        "_failed",
+        "_gave_up",
+        "_left",
+        "_skipped",
+        "_stream",
+        "_subscribe",
+        "_task",
+        "_workers",
+    )
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ T = TypeVar("T", default=str)
 
 
 @final
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, init=False, match_args=False)
 class Topic(Generic[T]):
     """A typed event key: ``Topic("orders", Order)`` carries `Order`, ``Topic("log")`` carries `str`.
 

@@ -1,0 +1,262 @@
+"""The face of the package: what it exports, that it is documented, and what it stays clear of."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+import typing
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from enum import Enum
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+import orchestrio
+from orchestrio import errors
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = Path(orchestrio.__file__).parent
+
+CONCEPTS = [
+    "Scheduler",
+    "TaskRegistry",
+    "EventBus",
+    "ChannelConfig",
+    "TaskMetadata",
+    "TaskSnapshot",
+    "TaskState",
+    "RestartPolicy",
+    "Topic",
+    "BackgroundTask",
+    "EventTask",
+    "TaskId",
+    "create_broadcast_stream",
+    "BroadcastSendStream",
+    "BroadcastReceiveStream",
+]
+ERRORS = [
+    "SchedulerError",
+    "TaskInitializationError",
+    "TaskExecutionError",
+    "TaskShutdownError",
+    "InvalidChannelError",
+    "EventSendError",
+    "EventReceiveError",
+    "LaggedError",
+    "TaskNotFoundError",
+    "LifecycleError",
+]
+
+PUBLIC = {
+    name: value
+    for name, value in vars(orchestrio).items()
+    if not name.startswith("_") and not inspect.ismodule(value)
+}
+CLASSES = {name: value for name, value in PUBLIC.items() if inspect.isclass(value)}
+OBJECTS = {
+    name: value
+    for name, value in PUBLIC.items()
+    if inspect.isclass(value) or inspect.isfunction(value)
+}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def members(cls: type) -> Iterator[tuple[str, object]]:
+    """The public methods and properties that orchestrio gives a class."""
+    for base in cls.__mro__:
+        if base.__module__.split(".")[0] == "orchestrio":
+            for name, value in vars(base).items():
+                is_method = inspect.isroutine(value) or isinstance(value, property)
+                if not name.startswith("_") and is_method:
+                    yield name, getattr(cls, name)
+
+
+METHODS = {
+    f"{class_name}.{name}": value
+    for class_name, cls in CLASSES.items()
+    for name, value in members(cls)
+}
+
+
+# -- exports ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CONCEPTS + ERRORS)
+def test_a_name_of_the_contract_is_exported(name: str) -> None:
+    assert name in PUBLIC
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_error_of_the_contract_is_an_exception(name: str) -> None:
+    assert issubclass(CLASSES[name], orchestrio.SchedulerError)
+
+
+def test_every_error_of_the_package_is_exported() -> None:
+    public = {
+        kind
+        for kind in vars(errors).values()
+        if inspect.isclass(kind)
+        and issubclass(kind, orchestrio.SchedulerError)
+        and not kind.__name__.startswith("_")
+    }
+    assert public == {CLASSES[name] for name in ERRORS}
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_a_public_object_says_where_users_find_it(name: str) -> None:
+    assert OBJECTS[name].__module__ == "orchestrio"
+
+
+def test_the_package_is_marked_as_typed() -> None:
+    assert (PACKAGE / "py.typed").is_file()
+
+
+# -- documentation ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_a_public_object_is_documented_in_a_sentence(name: str) -> None:
+    first_line = (OBJECTS[name].__doc__ or "").partition("\n")[0]
+    assert first_line.endswith((".", "?"))
+    assert not first_line.startswith(f"{name}(")  # what `dataclass` writes by itself
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_public_method_is_documented_in_a_sentence(name: str) -> None:
+    first_line = (inspect.getdoc(METHODS[name]) or "").partition("\n")[0]
+    assert first_line.endswith((".", "?"))
+
+
+def test_methods_are_found_to_be_documented() -> None:
+    assert {"Scheduler.run", "EventBus.publish", "BroadcastReceiveStream.clone"} <= set(METHODS)
+
+
+@pytest.mark.parametrize("name", [path.relative_to(PACKAGE).as_posix() for path in MODULES])
+def test_a_module_says_what_it_is_for(name: str) -> None:
+    assert ast.get_docstring(ast.parse((PACKAGE / name).read_text("utf-8")))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name, cls in CLASSES.items()
+        if (issubclass(cls, BaseModel) or is_dataclass(cls)) and not issubclass(cls, Enum)
+    ],
+)
+def test_the_annotations_of_a_public_data_class_can_be_read(name: str) -> None:
+    assert typing.get_type_hints(CLASSES[name])
+
+
+# -- version ---------------------------------------------------------------------------------
+
+
+def changelog_versions() -> list[str]:
+    text = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    return re.findall(r"^## \[(\d+\.\d+\.\d+\S*)\] - \d{4}-\d{2}-\d{2}", text, re.MULTILINE)
+
+
+def test_the_version_is_the_newest_of_the_changelog() -> None:
+    assert changelog_versions()[0] == orchestrio.__version__
+
+
+def test_the_changelog_has_the_newest_version_first() -> None:
+    versions = [tuple(map(int, re.findall(r"\d+", text)[:3])) for text in changelog_versions()]
+    assert versions == sorted(set(versions), reverse=True)
+
+
+# -- independence ----------------------------------------------------------------------------
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """The modules that code imports by absolute name, wherever it does."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module or "")
+    return names
+
+
+def is_for_one_event_loop(module: Path) -> bool:
+    # By its parts: the name of the package itself ends in "trio".
+    return any("asyncio" in part or "trio" in part for part in module.relative_to(PACKAGE).parts)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [path for path in MODULES if not is_for_one_event_loop(path)],
+    ids=lambda path: path.relative_to(PACKAGE).as_posix(),
+)
+def test_a_module_imports_no_event_loop_unless_its_name_says_so(module: Path) -> None:
+    names = imported(ast.parse(module.read_text("utf-8")))
+    assert not {name for name in names if name.split(".")[0] in {"asyncio", "trio", "uvloop"}}
+
+
+def test_importing_the_package_does_not_import_trio_or_uvloop() -> None:
+    check = "import sys, orchestrio; print({'trio', 'uvloop'} & {*sys.modules})"
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", check], capture_output=True, text=True, check=False
+    )
+    assert (run.stdout.strip(), run.stderr) == ("set()", "")
+
+
+def module_name(path: Path) -> str:
+    parts = ("orchestrio", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def statements_at_import(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements that run when a module is imported, those for type checkers left out."""
+    for statement in body:
+        yield statement
+        if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        if isinstance(statement, ast.If) and "TYPE_CHECKING" in ast.unparse(statement.test):
+            yield from statements_at_import(statement.orelse)
+            continue
+        for block in ("body", "orelse", "finalbody"):
+            yield from statements_at_import(getattr(statement, block, []))
+        for handler in getattr(statement, "handlers", []):
+            yield from statements_at_import(handler.body)
+
+
+def imports_of(path: Path, modules: set[str]) -> set[str]:
+    """The modules of the package that importing one of them needs."""
+    needed: set[str] = set()
+    package = module_name(path).split(".")
+    if path.name != "__init__.py":
+        package.pop()
+    for statement in statements_at_import(ast.parse(path.read_text("utf-8")).body):
+        if isinstance(statement, ast.Import):
+            needed |= {alias.name for alias in statement.names}
+        elif isinstance(statement, ast.ImportFrom):
+            base = package[: len(package) - statement.level + 1] if statement.level else []
+            source = ".".join([*base, *([statement.module] if statement.module else [])])
+            for alias in statement.names:
+                whole = f"{source}.{alias.name}"
+                needed.add(whole if whole in modules else source)
+    return needed & modules
+
+
+def import_graph() -> dict[str, set[str]]:
+    modules = {module_name(path) for path in MODULES}
+    return {module_name(path): imports_of(path, modules) for path in MODULES}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    TopologicalSorter(import_graph()).prepare()  # a circle is a CycleError, and names it
+
+
+def test_the_import_graph_is_that_of_the_package() -> None:
+    graph = import_graph()
+    assert {"orchestrio.scheduler", "orchestrio.topics"} <= graph["orchestrio"]
+    assert "orchestrio.bus" in graph["orchestrio.scheduler"]
+    assert "orchestrio.registry" not in graph["orchestrio.supervision"]  # for type checkers only

@@ -1,0 +1,205 @@
+"""What a type checker must accept, with the types it must find. Checked, never run."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import assert_type
+
+from anyio.abc import ObjectReceiveStream, ObjectSendStream
+
+from orchestrio import (
+    BackgroundTask,
+    BroadcastReceiveStream,
+    BroadcastSendStream,
+    ChannelConfig,
+    ChannelStatistics,
+    EventBus,
+    EventTask,
+    RegisteredTask,
+    RestartPolicy,
+    Scheduler,
+    TaskId,
+    TaskMetadata,
+    TaskRegistry,
+    TaskSnapshot,
+    Topic,
+    create_broadcast_stream,
+)
+
+
+@dataclass
+class Order:
+    number: int
+
+
+class Rush(Order):
+    pass
+
+
+class Channel(Enum):
+    LOG = "log"
+
+
+ORDERS = Topic("orders", Order)
+LOG = Topic("log")
+
+
+def topics() -> None:
+    assert_type(ORDERS, Topic[Order])
+    assert_type(LOG, Topic[str])
+    assert_type(Topic[int]("count", int, validate=True), Topic[int])
+    assert_type(ORDERS.payload, type[Order])
+    assert_type(ORDERS.validate, bool)
+    prices: dict[Topic[Order], int] = {ORDERS: 1}
+    assert_type(prices[ORDERS], int)
+
+
+async def streams() -> None:
+    send, receive = create_broadcast_stream[Order](capacity=4, overflow="block", replay=1)
+    assert_type(send, BroadcastSendStream[Order])
+    assert_type(receive, BroadcastReceiveStream[Order])
+    sink: ObjectSendStream[Order] = send
+    source: ObjectReceiveStream[Order] = receive
+    await sink.send(Order(1))
+    assert_type(await source.receive(), Order)
+    send.send_nowait(Rush(2))
+    send.send_many_nowait([Order(1), Rush(2)])
+    send.send_from_thread(Order(3))
+    assert_type(send.clone(), BroadcastSendStream[Order])
+    assert_type(send.subscribe(), BroadcastReceiveStream[Order])
+    assert_type(receive.clone(), BroadcastReceiveStream[Order])
+    assert_type(receive.resubscribe(), BroadcastReceiveStream[Order])
+    assert_type(receive.receive_nowait(), Order)
+    assert_type(await receive.receive_many(3), list[Order])
+    assert_type(send.statistics(), ChannelStatistics)
+    assert_type(len(receive), int)
+    with send as entered, receive:
+        assert_type(entered, BroadcastSendStream[Order])
+    async with receive as entered_too:
+        assert_type(entered_too, BroadcastReceiveStream[Order])
+    async for item in receive:
+        assert_type(item, Order)
+
+
+async def reads_any_order(stream: BroadcastReceiveStream[Rush]) -> BroadcastReceiveStream[Order]:
+    return stream  # a receiver is covariant
+
+
+async def bus() -> None:
+    bus = EventBus()
+    assert_type(bus, EventBus[Hashable])
+    bus.add_channel(ORDERS, ChannelConfig(capacity=4))
+    assert_type(bus.channels, Mapping[object, ChannelConfig])
+    assert_type(bus.subscribe(ORDERS), BroadcastReceiveStream[Order])
+    assert_type(bus.clone_sender(ORDERS), BroadcastSendStream[Order])
+    assert_type(await bus.publish(ORDERS, Order(1)), int)
+    assert_type(bus.publish_nowait(ORDERS, Rush(1)), int)
+    assert_type(await bus.wait_for(ORDERS), Order)
+    assert_type(await bus.wait_for(ORDERS, lambda order: order.number > 1), Order)
+    async for order in bus.subscribe(ORDERS):
+        assert_type(order.number, int)
+    bus.remove_channel(ORDERS)
+
+
+async def plain_keys_carry_str() -> None:
+    bus = EventBus()
+    bus.add_channel("log")
+    bus.add_channel(("log", 7))
+    bus.add_channel(Channel.LOG)
+    assert_type(bus.subscribe("log"), BroadcastReceiveStream[str])
+    assert_type(bus.clone_sender(("log", 7)), BroadcastSendStream[str])
+    assert_type(await bus.publish(Channel.LOG, "words"), int)
+    assert_type(await bus.wait_for("log", lambda text: text.startswith("x")), str)
+    assert_type(bus.subscribe(LOG), BroadcastReceiveStream[str])
+
+
+async def narrowed_keys() -> None:
+    scheduler = Scheduler[Channel]()
+    assert_type(scheduler.bus, EventBus[Channel])
+    assert_type(scheduler.registry, TaskRegistry[Channel])
+    scheduler.add_channel(Channel.LOG)
+    assert_type(scheduler.subscribe(Channel.LOG), BroadcastReceiveStream[str])
+    assert_type(scheduler.clone_sender(Channel.LOG), BroadcastSendStream[str])
+    assert_type(await scheduler.publish(Channel.LOG, "words"), int)
+    assert_type(scheduler.subscribe(ORDERS), BroadcastReceiveStream[Order])
+
+
+class Clock(BackgroundTask):
+    def __init__(self, sender: BroadcastSendStream[Order]) -> None:
+        self.sender = sender
+
+    async def execute(self) -> None:
+        self.sender.send_nowait(Order(1))
+
+
+class Collector(EventTask[Order]):
+    @property
+    def subscribed_event(self) -> Topic[Order]:
+        return ORDERS
+
+    async def handle_event(self, event: Order) -> None:
+        assert_type(event.number, int)
+
+
+class Words(EventTask):
+    """An event task without a type parameter handles `str`."""
+
+    @property
+    def subscribed_event(self) -> str:
+        return "log"
+
+    async def handle_event(self, event: str) -> None:
+        assert_type(event, str)
+
+
+async def tasks() -> None:
+    async with Scheduler() as scheduler:
+        assert_type(scheduler, Scheduler[Hashable])
+        clock = scheduler.register_background_task(
+            Clock(scheduler.clone_sender(ORDERS)),
+            name="clock",
+            description="ticks",
+            tags=["time"],
+            restart=RestartPolicy(),
+            depends_on=("quartz",),
+            concurrency=1,
+            on_error="skip",
+            start_timeout=1,
+            stop_timeout=2.5,
+            drain_timeout=3,
+            shutdown_timeout=4,
+        )
+        assert_type(clock, TaskId)
+        assert_type(scheduler.register_event_task(Collector(), TaskMetadata(name="c")), TaskId)
+        assert_type(scheduler.register_event_task(Words()), TaskId)
+        await scheduler.start()
+        assert_type(scheduler.status(), list[TaskSnapshot])
+        assert_type(scheduler.status(clock), TaskSnapshot)
+        assert_type(await scheduler.wait_stopped(clock), TaskSnapshot)
+        for entry in scheduler.registry:
+            assert_type(entry, RegisteredTask)
+        assert_type(await scheduler.shutdown(), None)
+
+
+def decorators() -> None:
+    scheduler = Scheduler()
+
+    @scheduler.background(name="clock", on_error="stop")
+    async def tick() -> None: ...
+
+    @scheduler.on(ORDERS, concurrency=4)
+    async def ship(order: Order) -> None: ...
+
+    @scheduler.on(Topic("rush", Rush))
+    async def ship_any(order: Order) -> None: ...  # takes more than it is given
+
+    @scheduler.on("log")
+    async def note(text: str) -> int:
+        return len(text)
+
+    clock: Callable[[], Awaitable[None]] = tick
+    handle: Callable[[Order], Awaitable[object]] = ship
+    write: Callable[[str], Awaitable[object]] = note
+    print(clock, handle, write)

@@ -1,0 +1,150 @@
+"""What a type checker must refuse: each line marked ``# error``, and no other. Never run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from orchestrio import (
+    BackgroundTask,
+    BroadcastReceiveStream,
+    BroadcastSendStream,
+    ChannelConfig,
+    EventBus,
+    EventTask,
+    RestartPolicy,
+    Scheduler,
+    TaskMetadata,
+    Topic,
+    create_broadcast_stream,
+)
+
+
+@dataclass
+class Order:
+    number: int
+
+
+class Channel(Enum):
+    LOG = "log"
+
+
+ORDERS = Topic("orders", Order)
+
+
+def topics() -> None:
+    ORDERS.key = "refunds"  # error
+    Topic("orders", Order(1))  # error
+    Topic(["orders"], Order)  # error
+    Topic("orders", Order, True)  # error
+    wrong: Topic[int] = Topic("orders", Order)  # error
+    plain: Topic[Order] = Topic("orders")  # error
+    print(wrong, plain)
+
+
+async def streams(rush: BroadcastSendStream[bool]) -> None:
+    send, receive = create_broadcast_stream[Order](capacity=4)
+    await send.send("words")  # error
+    send.send_nowait("words")  # error
+    send.send_many_nowait(["words"])  # error
+    send.send_from_thread("words")  # error
+    text: str = await receive.receive()  # error
+    wider: BroadcastSendStream[int] = rush  # error
+    create_broadcast_stream[Order](overflow="drop")  # error
+    create_broadcast_stream[Order](capacity="4")  # error
+    create_broadcast_stream[Order](size=4)  # error
+    create_broadcast_stream[Order](4, "block")  # error
+    print(text, wider)
+
+
+async def bus() -> None:
+    bus = EventBus()
+    await bus.publish(ORDERS, "words")  # error
+    bus.publish_nowait(ORDERS, "words")  # error
+    bus.clone_sender(ORDERS).send_nowait("words")  # error
+    await bus.wait_for(ORDERS, lambda order: order.nmber > 1)  # error
+    numbers: BroadcastReceiveStream[int] = bus.subscribe(ORDERS)  # error
+    text: str = await bus.wait_for(ORDERS)  # error
+    bus.channels["log"] = ChannelConfig()  # error
+    print(numbers, text)
+
+
+async def plain_keys_carry_str() -> None:
+    bus = EventBus()
+    await bus.publish("log", 5)  # error
+    bus.publish_nowait("log", Order(1))  # error
+    bus.clone_sender("log").send_nowait(5)  # error
+    numbers: BroadcastReceiveStream[int] = bus.subscribe("log")  # error
+    bus.subscribe(["log"])  # error
+    print(numbers)
+
+
+async def narrowed_keys() -> None:
+    scheduler = Scheduler[Channel]()
+    scheduler.add_channel("log")  # error
+    scheduler.subscribe("log")  # error
+    scheduler.clone_sender(7)  # error
+    await scheduler.publish("log", "words")  # error
+    await scheduler.publish(Channel.LOG, 5)  # error
+    scheduler.bus.add_channel("log")  # error
+
+
+def settings() -> None:
+    ChannelConfig(overflow="drop")  # error
+    ChannelConfig(capacityy=4)  # error
+    TaskMetadata(on_error="ignore")  # error
+    RestartPolicy(mode="always")  # error
+
+
+class Clock(BackgroundTask):
+    async def execute(self) -> None: ...
+
+
+class Collector(EventTask[Order]):
+    @property
+    def subscribed_event(self) -> Topic[Order]:
+        return ORDERS
+
+    async def handle_event(self, event: str) -> None: ...  # error
+
+
+class Stray(EventTask[Order]):
+    @property
+    def subscribed_event(self) -> Topic[int]:  # error
+        return Topic("count", int)
+
+    async def handle_event(self, event: Order) -> None: ...
+
+
+class Unfinished(BackgroundTask):
+    pass
+
+
+def tasks() -> None:
+    scheduler = Scheduler()
+    Unfinished()  # error
+    scheduler.register_background_task(Clock(), nmae="clock")  # error
+    scheduler.register_background_task(Clock(), concurrency="2")  # error
+    scheduler.register_background_task(Clock(), on_error="ignore")  # error
+    scheduler.register_background_task(Collector())  # error
+    scheduler.register_event_task(Clock())  # error
+    scheduler.status("clock")  # error
+
+
+def decorators() -> None:
+    scheduler = Scheduler()
+
+    @scheduler.on(ORDERS)  # error
+    async def handle_words(event: str) -> None: ...
+
+    @scheduler.on("log")  # error
+    async def handle_number(event: int) -> None: ...
+
+    @scheduler.on(ORDERS)  # error
+    def handle_at_once(event: Order) -> None: ...
+
+    @scheduler.background()  # error
+    async def needs_something(event: str) -> None: ...
+
+    @scheduler.on(ORDERS, nmae="handler")  # error
+    async def handle(event: Order) -> None: ...
