@@ -6,6 +6,7 @@ import enum
 import gc
 import logging
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 
 import anyio
 import pytest
@@ -114,7 +115,7 @@ async def test_a_busy_handler_lets_other_tasks_run(scheduler: Scheduler) -> None
             sender.send_many_nowait(range(2048))
         await settle()
         await scheduler.shutdown()
-    steps = [later - earlier for earlier, later in zip(progress, progress[1:], strict=False)]
+    steps = [later - earlier for earlier, later in pairwise(progress)]
     assert max(steps) <= 2 * 256, "at most two batches in a row, if the loop shuffles"
 
 
@@ -275,7 +276,9 @@ async def test_a_failing_handler_ends_the_run_by_default(
 ) -> None:
     seen: list[int] = []
     scheduler.on(NUMBERS, concurrency=concurrency)(fails_on(1, seen))
-    with pytest.raises(TaskExecutionError, match=r"'handler' failed.*handle_event.*bad 1") as caught:
+    with pytest.raises(
+        TaskExecutionError, match=r"'handler' failed.*handle_event.*bad 1"
+    ) as caught:
         async with scheduler:
             await scheduler.start()
             for number in range(3):

@@ -18,6 +18,7 @@ from .streams import (
     BroadcastReceiveStream,
     BroadcastSendStream,
     create_sender,
+    reached,
     shut_channel,
 )
 from .topics import Topic
@@ -146,9 +147,8 @@ class EventBus(Generic[E]):
         :raises EventSendError: if the channel refused the item, or the item is not valid
         """
         sender = self._sender(event)
-        dropped = sender.dropped
         sender.send_nowait(item)
-        return sender.receivers if sender.dropped == dropped else 0
+        return reached(sender)
 
     @overload
     async def publish(self, event: Topic[T], item: T) -> int: ...
@@ -167,9 +167,8 @@ class EventBus(Generic[E]):
         :raises EventSendError: if the channel refused the item, or the item is not valid
         """
         sender = self._sender(event)
-        dropped = sender.dropped
         await sender.send(item)
-        return sender.receivers if sender.dropped == dropped else 0
+        return reached(sender)
 
     @overload
     async def wait_for(

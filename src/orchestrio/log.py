@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Generic, cast, final
 
@@ -83,6 +84,7 @@ class Log(Generic[T]):
         "overflow",
         "owned",
         "receivers",
+        "refused",
         "replay",
         "require_receivers",
         "senders",
@@ -114,6 +116,7 @@ class Log(Generic[T]):
         self.receivers = 0
         self.caught_up = 0  # receivers that have read everything
         self.dropped = 0
+        self.refused = False  # whether the last item sent was dropped
         self.missed = 0
         self.bell: Event | None = None  # what receivers wait on; made by the first that waits
         self.vacated: Event | None = None  # what wait_no_receivers() waits on
@@ -179,6 +182,7 @@ class Log(Generic[T]):
         else:
             items[(tail - self.origin) % self.capacity] = item
         self.tail = tail + 1
+        self.refused = False
         self.caught_up = 0
         if self.bell is not None:
             self.ring()
@@ -282,10 +286,9 @@ class Log(Generic[T]):
     def know_home(self) -> None:
         """Remember the event loop, so that other threads can reach it."""
         if self.home is None:
-            try:
+            # Made before the loop runs, it hears of it from the first receiver in it.
+            with suppress(NoEventLoopError):
                 self.home = (current_token(), threading.get_ident())
-            except NoEventLoopError:
-                pass  # made before the loop runs; a receiver that attaches in it will tell
 
     def shut_down(self) -> None:
         """Close all send streams at once; receivers read what is left."""
@@ -355,8 +358,7 @@ class Cursor(Generic[T]):
             raise EndOfStream
         if count > log.capacity:
             self.lag(count - log.capacity)
-        if count > max_items:
-            count = max_items
+        count = min(count, max_items)
         start = (position - log.origin) % log.capacity
         stop = start + count
         batch = log.items[start:stop]

@@ -1,7 +1,5 @@
 """What users configure and what they are shown: Pydantic models, frozen, with nothing extra."""
 
-from __future__ import annotations
-
 import math
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeAlias, final
@@ -53,7 +51,7 @@ Seconds: TypeAlias = Annotated[float, Field(strict=True, ge=0), AfterValidator(_
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
 @final
@@ -63,7 +61,7 @@ class TaskId(str):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return f"<TaskId {str(self)}>"
+        return f"<TaskId {self!s}>"
 
     @classmethod
     def __get_pydantic_core_schema__(
@@ -96,7 +94,7 @@ class TaskState(StrEnum):
 class ChannelConfig(_Model):
     """Settings of one channel of a bus."""
 
-    #: how many items the log holds: exact, at least 1
+    #: how many items the log holds: exact, at least 1; an event task has up to 256 more in hand
     capacity: Annotated[int, Field(strict=True, ge=1, le=_MAX_CAPACITY)] = 1024
     #: what the channel is for, in the user's words
     description: str = ""

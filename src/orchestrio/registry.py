@@ -1,7 +1,5 @@
 """`TaskRegistry`: the tasks of a scheduler, by identity and by name."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches

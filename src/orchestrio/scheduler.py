@@ -16,6 +16,7 @@ import signal
 import threading
 from collections.abc import (
     AsyncGenerator,
+    AsyncIterator,
     Awaitable,
     Callable,
     Generator,
@@ -24,14 +25,14 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from graphlib import CycleError, TopologicalSorter
 from heapq import heappop, heappush
 from math import inf
-from typing import Any, Final, Generic, Literal, TypedDict, cast, final, overload
+from typing import Any, Final, Generic, Literal, Self, TypedDict, cast, final, overload
 
 import anyio
 from anyio import (
@@ -48,7 +49,7 @@ from anyio import (
 from anyio.abc import TaskGroup, TaskStatus
 from anyio.lowlevel import checkpoint
 from anyio.streams.memory import MemoryObjectSendStream
-from typing_extensions import Self, TypeVar, Unpack
+from typing_extensions import TypeVar, Unpack
 
 from .bus import EventBus
 from .errors import LifecycleError, SchedulerError, TaskNotFoundError, TaskShutdownError
@@ -562,7 +563,10 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
         await checkpoint()
         if self._phase in (_Phase.STARTING, _Phase.RUNNING):
             done = Event()
-            if own:
+            if own and command.what == "restart":
+                life.keep_subscription = True
+                life.end()
+            elif own:
                 life.finish()
             self._tell(replace(command, done=done, own=own))
             if own:
@@ -826,19 +830,24 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
             life.cut_short(_HURRY)
 
     async def _watch_signals(self, *, task_status: TaskStatus[CancelScope]) -> None:
-        with CancelScope() as scope:
-            if threading.current_thread() is not threading.main_thread():
-                task_status.started(scope)
+        with CancelScope() as scope, ExitStack() as stack:
+            signals: AsyncIterator[signal.Signals] | None = None
+            if threading.current_thread() is threading.main_thread():
+                # asyncio on Windows has no signal handlers: there, Ctrl-C cancels the run.
+                with suppress(NotImplementedError):
+                    signals = stack.enter_context(
+                        anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM)
+                    )
+            task_status.started(scope)
+            if signals is None:
                 return
-            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-                task_status.started(scope)
-                async for signum in signals:
-                    if self._is_stopping:
-                        logger.warning("%s again: stopping at once", signum.name)
-                        self._hurry()
-                    else:
-                        logger.info("%s: stopping; once more stops at once", signum.name)
-                        self._ask_to_stop()
+            async for signum in signals:
+                if self._is_stopping:
+                    logger.warning("%s again: stopping at once", signum.name)
+                    self._hurry()
+                else:
+                    logger.info("%s: stopping; once more stops at once", signum.name)
+                    self._ask_to_stop()
 
     # -- order and outcome -----------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ A receiver that falls more than `capacity` items behind is told exactly how many
 to refuse, or to fail instead (`overflow`).
 
 Every ``await`` here is a checkpoint on a budget: an operation that need not wait lets other tasks
-run after at most 256 items. All operations are atomic under cancellation: an item was sent or it
+run after at most 256 items, and no more than half a log full. All operations are atomic under cancellation: an item was sent or it
 was not, was returned or is still to be read.
 """
 
@@ -24,13 +24,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, final
+from typing import Any, Self, final
 from warnings import warn
 
 from anyio import ClosedResourceError, Event, WouldBlock, from_thread
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
-from typing_extensions import Self, TypeVar
+from typing_extensions import TypeVar
 
 from .errors import LifecycleError
 from .log import BUDGET, ChannelStatistics, Cursor, Log
@@ -112,12 +112,14 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
     event loop's thread, except for `send_from_thread`.
     """
 
-    __slots__ = ("_budget", "_closed", "_log")
+    __slots__ = ("_budget", "_closed", "_log", "_slice")
 
     def __init__(self, log: Log[T]) -> None:
         self._closed = False
         self._log = log
-        self._budget = BUDGET
+        # A sender that never waits must not run away from receivers that are quick to read.
+        self._slice = min(BUDGET, max(1, log.capacity // 2))
+        self._budget = self._slice
         log.senders += 1
 
     @property
@@ -156,8 +158,9 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
     def _send_by_the_rules(self, item: T) -> None:
         log = self._log
         item = log.admit(item)
-        if log.blocked or log.is_full():
-            log.refuse()  # those who wait for room go first
+        if log.blocked or log.is_full():  # those who wait for room go first
+            log.refused = True
+            log.refuse()
         else:
             log.append(item)
 
@@ -172,7 +175,7 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
         """
         log = self._log
         if self._budget <= 0:
-            self._budget = BUDGET
+            self._budget = self._slice
             await checkpoint()
         self._budget -= 1
         if log.overflow == "block" and (log.blocked or log.is_full()) and not self._closed:
@@ -194,7 +197,7 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
                 log.demand_receivers()
                 if log.blocked[0] is ticket and not log.is_full():
                     log.append(item)
-                    self._budget = BUDGET
+                    self._budget = self._slice
                     return
                 # Woken for nothing (another stream was closed, a replay took the room): an
                 # event rings once, so wait for another in the same place.
@@ -263,16 +266,6 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
             from_thread.run_sync(self.send_nowait, item, token=token)
         except WouldBlock:
             from_thread.run(self.send, item, token=token)
-
-    @property
-    def receivers(self) -> int:
-        """How many receivers the channel has."""
-        return self._log.receivers
-
-    @property
-    def dropped(self) -> int:
-        """How many items ``overflow="drop_newest"`` did not store on this channel."""
-        return self._log.dropped
 
     def clone(self) -> BroadcastSendStream[T]:
         """Make another sender of the same channel, to be closed on its own.
@@ -450,9 +443,7 @@ class BroadcastReceiveStream(_Half, ObjectReceiveStream[T_co]):
 
 
 @final
-class create_broadcast_stream(  # noqa: N801 - used as a function, and subscripted as a class
-    tuple[BroadcastSendStream[T], BroadcastReceiveStream[T]]
-):
+class create_broadcast_stream(tuple[BroadcastSendStream[T], BroadcastReceiveStream[T]]):
     """Create a broadcast channel; return its first sender and its first receiver.
 
     Say what it carries in brackets: ``create_broadcast_stream[Order](capacity=64)``.
@@ -499,6 +490,12 @@ def create_sender(
     :return: the sender
     """
     return BroadcastSendStream(Log(config, event, check, owned=True))
+
+
+def reached(sender: BroadcastSendStream[T]) -> int:
+    """Return how many receivers got the item sent just now; 0 if it was dropped. For the bus."""
+    log = sender._log  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
+    return 0 if log.refused else log.receivers
 
 
 def cursor_of(stream: BroadcastReceiveStream[T]) -> Cursor[T]:

@@ -22,13 +22,13 @@ class Task(ABC):
     is seen by the others. A cancel scope or task group must be left in the hook that entered it.
     """
 
-    async def initialize(self) -> None:  # noqa: B027 - doing nothing is the natural default
+    async def initialize(self) -> None:
         """Get ready: called once before any work, in the order of registration.
 
         Raising ends the start: what was initialised before is shut down in reverse order.
         """
 
-    async def shutdown(self) -> None:  # noqa: B027 - see above
+    async def shutdown(self) -> None:
         """Release what `initialize` took: called once, shielded, in reverse order of start.
 
         It runs whatever happened before, within ``shutdown_timeout``.
@@ -75,7 +75,7 @@ class EventTask(Task, Generic[T]):
         :param event: the message
         """
 
-    async def handle_lag(self, missed: int) -> None:  # noqa: B027 - counted and logged anyway
+    async def handle_lag(self, missed: int) -> None:
         """Hear that messages were overwritten before this task read them; does nothing.
 
         The number is in the task's snapshot and in a log warning either way.

@@ -1,7 +1,5 @@
 """`Topic`: the key of a channel that knows the type of what the channel carries."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, Generic, final, overload
@@ -32,10 +30,18 @@ class Topic(Generic[T]):
     _hash: int = field(repr=False, compare=False)
 
     @overload
-    def __init__(self: Topic[str], key: Hashable, *, validate: bool = False) -> None: ...
+    def __init__(self: "Topic[str]", key: Hashable, *, validate: bool = False) -> None: ...
     @overload
     def __init__(self, key: Hashable, payload: type[T], *, validate: bool = False) -> None: ...
     def __init__(self, key: Hashable, payload: type[Any] = str, *, validate: bool = False) -> None:
+        self.__setstate__((key, payload, validate))
+
+    # A hash of strings means nothing in another process: it is not a part of the state.
+    def __getstate__(self) -> tuple[Hashable, type[Any], bool]:
+        return self.key, self.payload, self.validate
+
+    def __setstate__(self, state: tuple[Hashable, type[Any], bool]) -> None:
+        key, payload, validate = state
         object.__setattr__(self, "key", key)
         object.__setattr__(self, "payload", payload)
         object.__setattr__(self, "validate", validate)

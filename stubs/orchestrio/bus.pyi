@@ -1,10 +1,12 @@
+from collections.abc import Callable, Hashable, Mapping
+from typing import Generic, final, overload
+
+from typing_extensions import TypeVar
+
 from .log import ChannelStatistics
 from .models import ChannelConfig
 from .streams import BroadcastReceiveStream, BroadcastSendStream
 from .topics import Topic
-from collections.abc import Callable, Hashable, Mapping
-from typing import Generic, final, overload
-from typing_extensions import TypeVar
 
 __all__ = ["EventBus"]
 

@@ -1,16 +1,16 @@
 from .models import TaskId
 
 __all__ = [
-    "SchedulerError",
-    "LifecycleError",
-    "TaskInitializationError",
-    "TaskExecutionError",
-    "TaskShutdownError",
-    "TaskNotFoundError",
-    "InvalidChannelError",
-    "EventSendError",
     "EventReceiveError",
+    "EventSendError",
+    "InvalidChannelError",
     "LaggedError",
+    "LifecycleError",
+    "SchedulerError",
+    "TaskExecutionError",
+    "TaskInitializationError",
+    "TaskNotFoundError",
+    "TaskShutdownError",
 ]
 
 class SchedulerError(Exception): ...

@@ -1,18 +1,19 @@
 from enum import StrEnum
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
-from pydantic_core import CoreSchema
 from typing import Any, ClassVar, Literal, TypeAlias, final
 
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
+
 __all__ = [
-    "Overflow",
-    "OnError",
-    "TaskKind",
-    "TaskId",
-    "TaskState",
     "ChannelConfig",
+    "OnError",
+    "Overflow",
     "RestartPolicy",
+    "TaskId",
+    "TaskKind",
     "TaskMetadata",
     "TaskSnapshot",
+    "TaskState",
 ]
 
 Overflow: TypeAlias = Literal["drop_oldest", "block", "drop_newest", "error"]

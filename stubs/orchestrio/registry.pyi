@@ -1,9 +1,11 @@
-from .models import TaskId, TaskKind, TaskMetadata
-from .tasks import Task
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, final
+
 from typing_extensions import TypeVar
+
+from .models import TaskId, TaskKind, TaskMetadata
+from .tasks import Task
 
 __all__ = ["RegisteredTask", "TaskRegistry"]
 

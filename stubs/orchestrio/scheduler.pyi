@@ -1,16 +1,18 @@
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Generic, Literal, Self, TypedDict, final, overload
+
+from anyio import AsyncContextManagerMixin
+from typing_extensions import TypeVar, Unpack
+
 from .bus import EventBus
 from .models import ChannelConfig, OnError, RestartPolicy, TaskId, TaskMetadata, TaskSnapshot
 from .registry import TaskRegistry
 from .streams import BroadcastReceiveStream, BroadcastSendStream
 from .tasks import BackgroundTask, EventTask
 from .topics import Topic
-from anyio import AsyncContextManagerMixin
-from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterable, Mapping
-from contextlib import asynccontextmanager
-from typing import Generic, Literal, TypedDict, final, overload
-from typing_extensions import Self, TypeVar, Unpack
 
-__all__ = ["TaskOptions", "Scheduler"]
+__all__ = ["Scheduler", "TaskOptions"]
 
 E = TypeVar("E", bound=Hashable, default=Hashable)
 T = TypeVar("T")

@@ -1,17 +1,19 @@
-from typing import final
-from .log import ChannelStatistics, Log
-from .models import Overflow
 from abc import ABC, abstractmethod
-from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing_extensions import Self, TypeVar
+from typing import Self, final
+
+from anyio.abc import ObjectReceiveStream, ObjectSendStream
+from typing_extensions import TypeVar
+
+from .log import ChannelStatistics, Log
+from .models import Overflow
 
 __all__ = [
-    "ReceiverStatistics",
-    "BroadcastSendStream",
     "BroadcastReceiveStream",
+    "BroadcastSendStream",
+    "ReceiverStatistics",
     "create_broadcast_stream",
 ]
 
@@ -44,10 +46,6 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
     async def send(self, item: T) -> None: ...
     def send_many_nowait(self, items: Iterable[T]) -> None: ...
     def send_from_thread(self, item: T) -> None: ...
-    @property
-    def receivers(self) -> int: ...
-    @property
-    def dropped(self) -> int: ...
     def clone(self) -> BroadcastSendStream[T]: ...
     def subscribe(self) -> BroadcastReceiveStream[T]: ...
     async def wait_no_receivers(self) -> None: ...

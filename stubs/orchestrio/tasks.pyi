@@ -1,10 +1,12 @@
-from .topics import Topic
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, final
+
 from typing_extensions import TypeVar
 
-__all__ = ["Task", "BackgroundTask", "EventTask", "BackgroundFunction", "EventFunction"]
+from .topics import Topic
+
+__all__ = ["BackgroundFunction", "BackgroundTask", "EventFunction", "EventTask", "Task"]
 
 T = TypeVar("T", default=str)
 
