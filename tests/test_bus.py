@@ -841,3 +841,21 @@ def test_a_topic_without_validation_carries_what_it_is_given(bus: EventBus) -> N
     with bus.subscribe(topic) as receiver:
         bus.publish_nowait(topic, BAD)
         assert receiver.receive_nowait() is BAD
+
+
+class Plain:
+    """A class that Pydantic has no schema for."""
+
+
+async def test_a_plain_class_is_checked_as_well() -> None:
+    topic = Topic("plain", Plain, validate=True)
+    bus = EventBus()
+    bus.add_channel(topic)
+    with bus.subscribe(topic) as receiver:
+        item = Plain()
+        await bus.publish(topic, item)
+        with pytest.raises(EventSendError):
+            await bus.publish(topic, "not plain")  # type: ignore[call-overload]
+        assert await receiver.receive() is item
+        assert len(receiver) == 0
+    bus.close()

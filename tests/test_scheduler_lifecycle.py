@@ -10,6 +10,7 @@ import anyio
 import pytest
 from anyio import CancelScope, Event, create_task_group
 from support import settle
+from trio.testing import MockClock
 
 from orchestrio import (
     BackgroundTask,
@@ -803,3 +804,65 @@ async def test_what_initialize_sets_is_visible_in_the_other_hooks(scheduler: Sch
         await scheduler.start()
     assert task.found[-1] == "initialised nowhere"
     assert tenant.get() == "nobody", "and stays inside"
+
+
+# -- tasks that will not end ---------------------------------------------------------------------------
+
+
+async def test_a_task_that_is_stuck_does_not_hold_up_the_shutdown_of_the_others(
+    scheduler: Scheduler, log: list[str]
+) -> None:
+    gate = Event()
+
+    class Opener(Recorder):
+        async def shutdown(self) -> None:
+            await super().shutdown()
+            gate.set()
+
+    class Stubborn(Recorder):
+        async def execute(self) -> None:
+            with CancelScope(shield=True):
+                await gate.wait()
+
+    scheduler.register_background_task(Opener("opener", log))
+    scheduler.register_background_task(Stubborn("stubborn", log), stop_timeout=0)
+    with anyio.fail_after(10), pytest.raises(ExceptionGroup):
+        async with scheduler:
+            await scheduler.start()
+            await settle()
+    assert log[-2:] == ["shutdown opener", "shutdown stubborn"]
+
+
+def test_a_shutdown_that_ignores_its_cancellation_is_given_up() -> None:
+    log: list[str] = []
+    gate: list[Event] = []
+
+    class Opener(Recorder):
+        async def shutdown(self) -> None:
+            await super().shutdown()
+            gate[0].set()
+
+    class Stubborn(Recorder):
+        async def shutdown(self) -> None:
+            with CancelScope(shield=True):
+                await gate[0].wait()
+            await super().shutdown()
+
+    async def main() -> None:
+        gate.append(Event())
+        scheduler = Scheduler()
+        scheduler.register_background_task(Opener("opener", log))
+        scheduler.register_background_task(Stubborn("stubborn", log), shutdown_timeout=5)
+        with pytest.raises(ExceptionGroup) as caught:
+            async with scheduler:
+                await scheduler.start()
+                await settle()
+        (error,) = caught.value.exceptions
+        assert isinstance(error, TaskShutdownError)
+        assert "ignores its cancellation" in str(error)
+        assert anyio.current_time() - began == pytest.approx(6)
+
+    clock = MockClock(autojump_threshold=0)
+    began = clock.current_time()
+    anyio.run(main, backend="trio", backend_options={"clock": clock})
+    assert log[-2:] == ["shutdown opener", "shutdown stubborn"]

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Generic, NoReturn, cast, final, overload
 
 from anyio import EndOfStream
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from typing_extensions import TypeVar
 
 from .errors import EventReceiveError, EventSendError, InvalidChannelError, LifecycleError
@@ -36,7 +36,11 @@ def _checker(event: object) -> Callable[[object], object] | None:
     topic = cast("Topic[object]", event)
     if not topic.validate:
         return None
-    adapter = TypeAdapter[object](topic.payload)
+    try:
+        adapter = TypeAdapter[object](topic.payload)
+    except PydanticSchemaGenerationError:  # a class that Pydantic knows nothing of: isinstance
+        anything = ConfigDict(arbitrary_types_allowed=True)
+        adapter = TypeAdapter[object](topic.payload, config=anything)
 
     def check(item: object) -> object:
         try:

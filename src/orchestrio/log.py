@@ -319,7 +319,7 @@ class Log(Generic[T]):
         )
 
     def __str__(self) -> str:
-        return "the broadcast stream" if self.event is None else f"channel {self.event!r}"
+        return f"channel {self.event!r}" if self.owned else "the broadcast stream"
 
 
 @final

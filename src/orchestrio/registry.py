@@ -128,7 +128,7 @@ class TaskRegistry(Generic[E]):
         :param event: the key
         :return: the tasks, none if nobody subscribes
         """
-        return [entry for entry in self if entry.event is not None and entry.event == event]
+        return [entry for entry in self if entry.kind == "event" and entry.event == event]
 
     def __iter__(self) -> Iterator[RegisteredTask]:
         """Iterate in the order of registration, over the tasks of this moment."""
