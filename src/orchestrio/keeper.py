@@ -100,6 +100,7 @@ class Keeper(Generic[E]):
         #: what went wrong after the work and has not been raised yet
         self.shutdown_failures: list[TaskShutdownError] = []
         self._started: dict[TaskId, Life] = {}  # in order of start
+        self._all_initialized = Event()  # or never will be
         self._go = Event()  # set once all tasks are initialised
         self._working = {"background": 0, "event": 0}
         self._produced = False  # whether a background task ever worked
@@ -158,6 +159,7 @@ class Keeper(Generic[E]):
         if not self.is_stopping:
             self.phase = Phase.STOPPING
             self.finished.set()
+            self._all_initialized.set()
             self._tell(Command("stop"))
 
     async def order(self, command: Command) -> None:
@@ -250,15 +252,19 @@ class Keeper(Generic[E]):
         self.phase = Phase.STARTING
         try:
             ambient = copy_context()
-            # All of them live from now on, but each waits for the one before it. Where tasks run
-            # in the order they were started in, that is no wait at all.
-            before = None
-            for life in lives:
-                life.adopt(ambient)
-                self._launch(life, before)
-                before = life
-            if before is not None:
-                await before.wait_initialized()  # the last: so all are, or will never be
+            # Each launches the next when it is initialised: nobody in between has to be woken.
+            remaining = iter(lives)
+
+            def launch_next() -> None:
+                life = None if self.is_stopping else next(remaining, None)
+                if life is None:
+                    self._all_initialized.set()
+                else:
+                    life.adopt(ambient)
+                    self._launch(life, launch_next)
+
+            launch_next()
+            await self._all_initialized.wait()
             if self.is_stopping:
                 await self.stopped.wait()
         except get_cancelled_exc_class():
@@ -273,7 +279,7 @@ class Keeper(Generic[E]):
             life.let_work()
         self._look_whether_finished()
 
-    def _launch(self, life: Life, after: Life | None = None) -> None:
+    def _launch(self, life: Life, then: Callable[[], None] | None = None) -> None:
         """Let a life begin, in the context it was registered in."""
         assert self._tasks is not None
         self._started[life.entry.task_id] = life
@@ -281,7 +287,7 @@ class Keeper(Generic[E]):
         self._produced |= life.entry.kind == "background"
         life.gone = False
         life.handle = self._tasks.create_task(
-            life.live(self._go, after), name=life.entry.name, context=life.context
+            life.live(self._go, then), name=life.entry.name, context=life.context
         )
 
     async def _launch_after_dependencies(self, life: Life) -> None:
@@ -427,12 +433,13 @@ class Keeper(Generic[E]):
             if not life.over:
                 life.allow_shutdown()  # named already: it shuts down if it ends after all
         waiting = [life for life in waiting if life.over]
-        before = None
-        for life in reversed(waiting):
-            if self._hurried:
+        for life, following in zip(waiting[1:], waiting, strict=False):
+            life.next_to_shut_down = following
+        if self._hurried:
+            for life in waiting:
                 life.cut_short(_HURRY)
-            life.allow_shutdown(before)
-            before = life
+        if waiting:
+            waiting[-1].allow_shutdown()
         await checkpoint()  # most are gone when it returns, and need no timer
         while waiting:
             life = waiting[-1]  # the one that has its turn

@@ -71,7 +71,6 @@ class Life(ABC):
         "_may_shut_down",
         "_on_end",
         "_reported",
-        "_shut_down_after",
         "_shutdown_scope",
         "_turn_began",
         "context",
@@ -83,6 +82,7 @@ class Life(ABC):
         "handle",
         "initialized",
         "keep_subscription",
+        "next_to_shut_down",
         "over",
         "shutdown_failures",
         "state",
@@ -116,7 +116,8 @@ class Life(ABC):
         self._shutdown_scope: CancelScope | None = None
         self._end_asked = False
         self._may_shut_down = False
-        self._shut_down_after: Life | None = None
+        #: whose turn to shut down it is after this one
+        self.next_to_shut_down: Life | None = None
         self._turn_began = inf  # when shutdown() did
         self._cut_short: str | None = None  # why it may not finish
 
@@ -140,7 +141,7 @@ class Life(ABC):
         self.initialized = self.over = False
         self.fatal = True
         self._end_asked = self._may_shut_down = self.given_up = False
-        self._shut_down_after = self._shutdown_scope = self._cut_short = None
+        self._shutdown_scope = self._cut_short = None
         self._turn_began = inf
 
     def skip(self) -> None:
@@ -192,19 +193,21 @@ class Life(ABC):
         """End the work from within itself: what it is just doing may go on to its next await."""
         self.end()
 
-    def allow_shutdown(self, after: Life | None = None) -> None:
-        """Let ``shutdown()`` run, once another is gone or was given up.
-
-        :param after: the life whose turn is before this one's
-        """
-        self._shut_down_after = after
+    def allow_shutdown(self) -> None:
+        """Let ``shutdown()`` run, now that it is this task's turn."""
         self._may_shut_down = True
         self._ring()
+
+    def pass_on(self) -> None:
+        """Give the turn to shut down to the next life: this one is gone, or given up."""
+        if self.next_to_shut_down is not None:
+            self.next_to_shut_down.allow_shutdown()
+            self.next_to_shut_down = None
 
     def give_up(self) -> None:
         """Do not let others wait for this one, which does not end."""
         self.given_up = True
-        self._ring()
+        self.pass_on()
 
     @property
     def turn_began(self) -> float:
@@ -254,19 +257,18 @@ class Life(ABC):
 
     # -- what it does ------------------------------------------------------------------------
 
-    async def live(self, go: Event, after: Life | None = None) -> None:
+    async def live(self, go: Event, then: Callable[[], None] | None = None) -> None:
         """Live from ``initialize()`` to ``shutdown()``; only a cancellation escapes.
 
         :param go: set when all tasks that start together are initialised
-        :param after: the life that is to be initialised before this one
+        :param then: called when this one is: it launches the next
         """
         current_life.set(self)
         try:
-            if after is not None:
-                while after.state in _NOT_STARTED:
-                    await after._next_change().wait()
-            if (after is None or after.initialized) and not self._end_asked:
+            if not self._end_asked:
                 await self._initialize()
+                if then is not None:
+                    then()
                 if not go.is_set():
                     await go.wait()
                 self.let_work()
@@ -283,9 +285,6 @@ class Life(ABC):
                 with CancelScope(shield=True) as scope:
                     while not self._may_shut_down:
                         await self._next_change().wait()
-                    if (after := self._shut_down_after) is not None:
-                        while not (after.gone or after.given_up):
-                            await after._next_change().wait()
                     self._shutdown_scope = scope
                     self._turn_began = current_time()
                     await self._shut_down(scope)
@@ -295,6 +294,7 @@ class Life(ABC):
             self.gone = True
             self.handle = None
             self.move_to(TaskState.STOPPED if self.failure is None else TaskState.FAILED)
+            self.pass_on()
 
     async def _initialize(self) -> None:
         self.move_to(TaskState.INITIALIZING)
