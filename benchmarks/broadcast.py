@@ -22,7 +22,7 @@ from time import perf_counter
 from typing import Any
 
 import anyio
-import bubus
+import bubus  # type: ignore[import-untyped]  # ships no types
 import psygnal
 import pyee.asyncio
 import trio
@@ -271,7 +271,7 @@ async def psygnal_signal(n: int) -> AsyncIterator[Round]:
     yield publish
 
 
-class NumberEvent(bubus.BaseEvent[None]):
+class NumberEvent(bubus.BaseEvent[None]):  # type: ignore[misc]  # see the import
     number: int
 
 
@@ -400,7 +400,9 @@ async def main(backend: str, rounds: int, budget: float) -> None:
     print(f"\n### {backend}: goals, for `send_nowait` for each message\n")
     print("| goal | " + " | ".join(f"N = {n}" for n in counts) + " |")
     print("|---|" + "---:|" * len(counts))
-    goals = [("of the bare loop", limit, 0.7, (10, 100, 1000))]
+    goals: list[tuple[str, str, float, tuple[int, ...]]] = [
+        ("of the bare loop", limit, 0.7, (10, 100, 1000))
+    ]
     if backend == "trio":
         goals.append(("times trio's channels", CONTESTANTS[6][0], 3.5, (10, 100, 1000)))
     else:
