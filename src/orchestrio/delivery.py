@@ -27,6 +27,9 @@ T = TypeVar("T")
 #: The batch of a delivery that has nothing in hand: not even an item being handled.
 _NOTHING: Final[Iterator[Never]] = iter(())
 
+#: The batch of a delivery whose single item is being handled; no iterator has to be made for it.
+_IN_HAND: Final[Iterator[Never]] = iter(())
+
 
 @final
 class Delivery(Generic[T]):
@@ -85,53 +88,66 @@ class Delivery(Generic[T]):
         self.cursor.close()
         return unread
 
-    # One function, so that a message costs one call of the handler and little else. What is
-    # repeated here of `Cursor.take` is the common case of a reader that keeps up with a log that
-    # has not wrapped around: it makes up a third of an idle wake-up when taken through calls.
-    async def run(self, handle: Callable[[T], Awaitable[object]]) -> None:
-        """Hand over item by item until the event ends.
+    # One function, so that a message costs one call of the handler and little else, and so that
+    # waking up goes through as few frames as can be. What is repeated here of `Cursor.take` is
+    # the common case of a reader that keeps up with a log that has not wrapped around: it makes
+    # up a third of an idle wake-up when taken through calls.
+    async def run(
+        self,
+        handle: Callable[[T], Awaitable[object]],
+        recover: Callable[[Exception], Awaitable[bool]],
+    ) -> None:
+        """Hand over item by item until `recover` says that it is over.
 
         A batch that leaves the log empty needs no checkpoint, for the wait that follows is one;
         a reader that always has more yields every 256 items.
 
         :param handle: awaited with each item, one at a time
-        :raises ~anyio.EndOfStream: when all senders are closed and everything was handed over
-        :raises ~anyio.ClosedResourceError: when the cursor was closed
-        :raises LaggedError: when items were overwritten; run again to go on after the gap
+        :param recover: awaited with what `handle` raised (then `in_hand` holds), or what reading
+            did: `~anyio.EndOfStream` when all senders are closed and everything was handed over,
+            `~anyio.ClosedResourceError` when the cursor was closed, `LaggedError` when items were
+            overwritten. Returns whether to go on, or raises.
         """
         cursor = self.cursor
         log = cursor.log
         since_yield = 0
         while True:
-            for item in self._batch:
-                await handle(item)
-            self._batch = _NOTHING
-            position = cursor.position
-            if position == (tail := log.tail):
-                if self.idle is not None:
-                    self.ring()
-                since_yield = 0
-                while position == (tail := log.tail) and log.senders and not cursor.closed:
-                    if (bell := log.bell) is None:
-                        bell = log.bell = Event()
-                    await bell.wait()
-            elif since_yield >= BUDGET:
-                since_yield = 0
-                await checkpoint()
-                tail = log.tail
-            start = position - log.origin
-            if cursor.fast and 0 < (count := tail - position) <= BUDGET:
-                items = log.items
-                if start + count == len(items):
-                    self._batch = iter(items[start:] if count > 1 else (items[start],))
-                    cursor.position = tail
-                    log.caught_up = caught_up = log.caught_up + 1
-                    if caught_up == log.receivers:
-                        log.release()
-                    since_yield += count
-                    continue
-            self._batch = iter(cursor.take(BUDGET))
-            since_yield += BUDGET
+            try:
+                for item in self._batch:
+                    await handle(item)
+                self._batch = _NOTHING
+                position = cursor.position
+                if position == (tail := log.tail):
+                    if self.idle is not None:
+                        self.ring()
+                    since_yield = 0
+                    while position == (tail := log.tail) and log.senders and not cursor.closed:
+                        if (bell := log.bell) is None:
+                            bell = log.bell = Event()
+                        await bell.wait()
+                elif since_yield >= BUDGET:
+                    since_yield = 0
+                    await checkpoint()
+                    tail = log.tail
+                if cursor.fast and 0 < (count := tail - position) <= BUDGET:
+                    start = position - log.origin
+                    items = log.items
+                    if start + count == len(items):
+                        item = items[start]
+                        self._batch = _IN_HAND if count == 1 else iter(items[start:])
+                        cursor.position = tail
+                        log.caught_up = caught_up = log.caught_up + 1
+                        if caught_up == log.receivers:
+                            log.release()
+                        since_yield += count
+                        if count == 1:
+                            await handle(item)
+                        continue
+                self._batch = iter(cursor.take(BUDGET))
+                since_yield += BUDGET
+            except Exception as error:
+                if not await recover(error):
+                    return
 
 
 @final
@@ -173,7 +189,7 @@ class Workers(Generic[T]):
                     for _ in range(self._count):
                         group.start_soon(self._work, receive.clone(), handle)
                     try:
-                        await self._delivery.run(hand)
+                        await self._delivery.run(hand, _raise)
                     except (EndOfStream, ClosedResourceError, LaggedError) as end:
                         ended = end
         except BaseExceptionGroup as errors:
@@ -193,3 +209,7 @@ class Workers(Generic[T]):
                 finally:
                     self.in_hand -= 1
                     self._delivery.ring()
+
+
+async def _raise(error: Exception) -> bool:
+    raise error

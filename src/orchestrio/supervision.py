@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from contextvars import Context, ContextVar, copy_context
 from math import inf
@@ -305,7 +305,7 @@ class Life(ABC):
         self.move_to(TaskState.READY)
 
     @abstractmethod
-    async def work(self) -> None:
+    def work(self) -> Awaitable[None]:
         """Do what the task is for, until it has ended or is cancelled."""
 
     def _fail(self, error: BaseException) -> None:
@@ -411,8 +411,8 @@ class BackgroundLife(Life):
         return "execute()"
 
     @override
-    async def work(self) -> None:
-        await self._task.execute()
+    def work(self) -> Awaitable[None]:
+        return self._task.execute()
 
 
 @final
@@ -499,27 +499,37 @@ class EventLife(Life, Generic[T]):
         self.unsubscribe()
 
     @override
-    async def work(self) -> None:
+    def work(self) -> Awaitable[None]:
         delivery = self._delivery
         assert delivery is not None
+        if self._workers is not None:
+            return self._work_in_pool(self._workers)
+        return delivery.run(self._task.handler, self._go_on_after)
+
+    async def _work_in_pool(self, workers: Workers[T]) -> None:
         while True:
             try:
-                if self._workers is None:
-                    await delivery.run(self._task.handler)
-                else:
-                    await self._workers.run(self._handle_in_pool)
+                await workers.run(self._handle_in_pool)
             except Exception as error:
-                if self._workers is None and delivery.in_hand:
-                    self._handler_raised(error)
-                    await checkpoint()  # or a handler that always raises would let nobody run
-                elif self._gave_up:
+                if self._gave_up:
                     raise  # one of the workers did
-                elif isinstance(error, LaggedError):
-                    await self._lagged(error.missed)
-                elif isinstance(error, (EndOfStream, ClosedResourceError)):
+                if not await self._go_on_after(error):
                     return
-                else:
-                    raise
+
+    async def _go_on_after(self, error: Exception) -> bool:
+        """Find out what an error of the delivery or of the handler means: go on, end, or raise."""
+        delivery = self._delivery
+        assert delivery is not None
+        if self._workers is None and delivery.in_hand:
+            self._handler_raised(error)
+            await checkpoint()  # or a handler that always raises would let nobody run
+            return True
+        if isinstance(error, LaggedError):
+            await self._lagged(error.missed)
+            return True
+        if isinstance(error, (EndOfStream, ClosedResourceError)):
+            return False
+        raise error
 
     async def _handle_in_pool(self, item: T) -> None:
         try:
