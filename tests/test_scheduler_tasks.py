@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import gc
 import logging
+import weakref
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
 
@@ -111,6 +112,7 @@ async def test_a_busy_handler_lets_other_tasks_run(scheduler: Scheduler) -> None
 
     async with scheduler:
         await scheduler.start()
+        await settle()
         with scheduler.clone_sender(NUMBERS) as sender:
             sender.send_many_nowait(range(2048))
         await settle()
@@ -141,6 +143,34 @@ async def test_a_slow_task_is_told_how_much_it_missed_and_goes_on(
     shot = scheduler.status(task)
     assert (shot.handled, shot.missed) == (4, 6)
     assert "lagged: 6 messages" in caplog.text
+
+
+class Payload:
+    pass
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize("count", [1, 3])
+async def test_messages_that_all_have_handled_are_released(concurrency: int, count: int) -> None:
+    payloads = Topic("payloads", Payload)
+    scheduler = Scheduler()
+    scheduler.add_channel(payloads)
+
+    @scheduler.on(payloads, concurrency=concurrency)
+    async def handle(payload: Payload) -> None: ...
+
+    async with scheduler:
+        await scheduler.start()
+        await settle()
+        alive: list[weakref.ref[Payload]] = []
+        for _ in range(count):
+            payload = Payload()
+            alive.append(weakref.ref(payload))
+            scheduler.bus.publish_nowait(payloads, payload)
+            del payload
+        await settle()
+        gc.collect()
+        assert [reference() for reference in alive] == [None] * count
 
 
 async def test_a_handler_may_publish_its_own_event(scheduler: Scheduler) -> None:

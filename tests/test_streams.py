@@ -272,6 +272,19 @@ async def test_blocked_senders_are_served_in_order_and_nobody_jumps_the_queue(ma
     assert got == [0, 1, 2, 3, 4, 5]
 
 
+async def test_room_for_two_lets_two_blocked_senders_go(make: Maker) -> None:
+    send, receive = make(capacity=2, overflow="block")
+    send.send_many_nowait([0, 1])
+    async with create_task_group() as group:
+        for number in (2, 3):
+            group.start_soon(send.send, number)
+            await settle()
+        assert receive.receive_many_nowait(2) == [0, 1]
+        await settle()
+        assert send.statistics().tasks_waiting_send == 0
+    assert drain(receive) == [2, 3]
+
+
 async def test_closing_a_slow_receiver_frees_a_blocked_sender(make: Maker) -> None:
     send, quick = make(capacity=1, overflow="block")
     slow = make.keep(quick.clone())

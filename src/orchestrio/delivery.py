@@ -111,6 +111,7 @@ class Delivery(Generic[T]):
         cursor = self.cursor
         log = cursor.log
         since_yield = 0
+        item: T | None = None
         while True:
             try:
                 for item in self._batch:
@@ -121,6 +122,7 @@ class Delivery(Generic[T]):
                     if self.idle is not None:
                         self.ring()
                     since_yield = 0
+                    item = None  # or this frame would keep it while it waits
                     while position == (tail := log.tail) and log.senders and not cursor.closed:
                         if (bell := log.bell) is None:
                             bell = log.bell = Event()
@@ -207,6 +209,7 @@ class Workers(Generic[T]):
                     await handle(item)
                     self.finished += 1
                 finally:
+                    del item  # or this frame would keep it while it waits
                     self.in_hand -= 1
                     self._delivery.ring()
 
