@@ -15,7 +15,7 @@ import asyncio
 import gc
 import math
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from statistics import median
 from time import perf_counter
@@ -47,7 +47,7 @@ class Counter:
         self.count += 1
 
 
-async def until(counters: list[Counter], count: int) -> None:
+async def until(counters: Sequence[Counter], count: int) -> None:
     """Let the handlers work until each has handled `count` messages."""
     for counter in counters:
         while counter.count < count:
@@ -70,25 +70,22 @@ async def bare_loop(n: int) -> AsyncIterator[Round]:
     yield publish
 
 
-class Subscriber(EventTask[int]):
-    def __init__(self, counter: Counter) -> None:
-        self.counter = counter
-
+class Subscriber(EventTask[int], Counter):
     @property
     def subscribed_event(self) -> Topic[int]:
         return NUMBERS
 
     async def handle_event(self, event: int) -> None:
-        self.counter.count += 1
+        self.count += 1
 
 
 @asynccontextmanager
-async def scheduler_of(n: int) -> AsyncIterator[tuple[Scheduler, list[Counter]]]:
-    counters = [Counter() for _ in range(n)]
+async def scheduler_of(n: int) -> AsyncIterator[tuple[Scheduler, list[Subscriber]]]:
+    counters = [Subscriber() for _ in range(n)]
     async with Scheduler() as scheduler:
         scheduler.add_channel(NUMBERS, ChannelConfig(capacity=1024))
         for counter in counters:
-            scheduler.register_event_task(Subscriber(counter))
+            scheduler.register_event_task(counter)
         await scheduler.start()
         await until(counters, 0)
         yield scheduler, counters
