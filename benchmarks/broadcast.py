@@ -2,10 +2,10 @@
 
     python benchmarks/broadcast.py [--backend asyncio|uvloop|trio ...] [--quick]
 
-The handler is an ``async def`` that adds one to a counter. The limit is a bare ``for`` loop that
-awaits each handler for each message: no queue, no other task, nothing that could be slow. Every
-figure is a ratio of times taken in the same run, in turn, and the median of several rounds; a
-contestant is told nothing of the others. What a peer does not offer is said beside its name.
+The handler is one ``async def`` that adds one to a counter, the same for all. The limit is a bare
+``for`` loop that awaits each handler for each message: no queue, no other task, nothing that could
+be slow. Every figure is a ratio of times taken in the same run, in turn, and the median of several
+rounds; a contestant is told nothing of the others. What a peer does not offer is said beside it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import asyncio
 import gc
 import math
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Final
 
 import anyio
 import bubus  # type: ignore[import-untyped]  # ships no types
@@ -27,39 +27,52 @@ import psygnal
 import pyee.asyncio
 import trio
 from anyio.lowlevel import checkpoint
+from anyio.streams.memory import MemoryObjectReceiveStream
 from blinker import Signal
+from psygnal._async import clear_async_backend  # its public face sets a backend, but only once
 
 from orchestrio import ChannelConfig, EventTask, Scheduler, Topic
 
-BURST = 256
-NUMBERS = Topic("numbers", int)
-
-#: Publishes one burst; returns when every handler has handled all of it.
-Round = Callable[[int], Awaitable[None]]
-Contestant = Callable[[int], AbstractAsyncContextManager[Round]]
+BURST: Final = 256
+NUMBERS: Final = Topic("numbers", int)
 
 
-class Counter:
+class Counter(EventTask[int]):
+    """What handles a message, for orchestrio and for all others."""
+
     def __init__(self) -> None:
         self.count = 0
 
-    async def handle(self, number: int) -> None:
+    @property
+    def subscribed_event(self) -> Topic[int]:
+        return NUMBERS
+
+    async def handle_event(self, event: int) -> None:
+        self.count += 1
+
+    def count_it(self, number: int) -> None:
+        """The handler as a plain function."""
         self.count += 1
 
 
-async def until(counters: Sequence[Counter], count: int) -> None:
+#: Publishes one burst of so many messages; returns when all of it has been handled.
+Publish = Callable[[int], Awaitable[None]]
+Contestant = Callable[[list[Counter]], AbstractAsyncContextManager[Publish]]
+
+
+async def until(counters: list[Counter], count: int) -> None:
     """Let the handlers work until each has handled `count` messages."""
     for counter in counters:
         while counter.count < count:
             await checkpoint()
 
 
-# -- the limit, and orchestrio -------------------------------------------------------------------------
+# -- the limit, and orchestrio ----------------------------------------------------------------
 
 
 @asynccontextmanager
-async def bare_loop(n: int) -> AsyncIterator[Round]:
-    handlers = [counter.handle for counter in [Counter() for _ in range(n)]]
+async def bare_loop(counters: list[Counter]) -> AsyncIterator[Publish]:
+    handlers = [counter.handle_event for counter in counters]
 
     async def publish(burst: int) -> None:
         for number in range(burst):
@@ -70,30 +83,19 @@ async def bare_loop(n: int) -> AsyncIterator[Round]:
     yield publish
 
 
-class Subscriber(EventTask[int], Counter):
-    @property
-    def subscribed_event(self) -> Topic[int]:
-        return NUMBERS
-
-    async def handle_event(self, event: int) -> None:
-        self.count += 1
-
-
 @asynccontextmanager
-async def scheduler_of(n: int) -> AsyncIterator[tuple[Scheduler, list[Subscriber]]]:
-    counters = [Subscriber() for _ in range(n)]
+async def scheduler_of(counters: list[Counter]) -> AsyncIterator[Scheduler]:
     async with Scheduler() as scheduler:
         scheduler.add_channel(NUMBERS, ChannelConfig(capacity=1024))
         for counter in counters:
             scheduler.register_event_task(counter)
         await scheduler.start()
-        await until(counters, 0)
-        yield scheduler, counters
+        yield scheduler
 
 
 @asynccontextmanager
-async def orchestrio_each(n: int) -> AsyncIterator[Round]:
-    async with scheduler_of(n) as (scheduler, counters):
+async def orchestrio_each(counters: list[Counter]) -> AsyncIterator[Publish]:
+    async with scheduler_of(counters) as scheduler:
         send = scheduler.clone_sender(NUMBERS).send_nowait
 
         async def publish(burst: int) -> None:
@@ -106,8 +108,8 @@ async def orchestrio_each(n: int) -> AsyncIterator[Round]:
 
 
 @asynccontextmanager
-async def orchestrio_many(n: int) -> AsyncIterator[Round]:
-    async with scheduler_of(n) as (scheduler, counters):
+async def orchestrio_many(counters: list[Counter]) -> AsyncIterator[Publish]:
+    async with scheduler_of(counters) as scheduler:
         send_many = scheduler.clone_sender(NUMBERS).send_many_nowait
 
         async def publish(burst: int) -> None:
@@ -119,8 +121,8 @@ async def orchestrio_many(n: int) -> AsyncIterator[Round]:
 
 
 @asynccontextmanager
-async def orchestrio_publish(n: int) -> AsyncIterator[Round]:
-    async with scheduler_of(n) as (scheduler, counters):
+async def orchestrio_publish(counters: list[Counter]) -> AsyncIterator[Publish]:
+    async with scheduler_of(counters) as scheduler:
 
         async def publish(burst: int) -> None:
             goal = counters[0].count + burst
@@ -131,17 +133,17 @@ async def orchestrio_publish(n: int) -> AsyncIterator[Round]:
         yield publish
 
 
-# -- peers -----------------------------------------------------------------------------------------------
+# -- peers with a queue for each subscriber ---------------------------------------------------
 
 
 @asynccontextmanager
-async def asyncio_queues(n: int) -> AsyncIterator[Round]:
-    counters = [Counter() for _ in range(n)]
+async def asyncio_queues(counters: list[Counter]) -> AsyncIterator[Publish]:
     queues: list[asyncio.Queue[int]] = [asyncio.Queue() for _ in counters]
 
     async def consume(counter: Counter, queue: asyncio.Queue[int]) -> None:
+        handle = counter.handle_event
         while True:
-            await counter.handle(await queue.get())
+            await handle(await queue.get())
 
     async def publish(burst: int) -> None:
         goal = counters[0].count + burst
@@ -158,14 +160,14 @@ async def asyncio_queues(n: int) -> AsyncIterator[Round]:
 
 
 @asynccontextmanager
-async def anyio_streams(n: int) -> AsyncIterator[Round]:
-    counters = [Counter() for _ in range(n)]
+async def anyio_streams(counters: list[Counter]) -> AsyncIterator[Publish]:
     streams = [anyio.create_memory_object_stream[int](math.inf) for _ in counters]
 
-    async def consume(counter: Counter, receive: Any) -> None:
+    async def consume(counter: Counter, receive: MemoryObjectReceiveStream[int]) -> None:
+        handle = counter.handle_event
         async with receive:
             async for number in receive:
-                await counter.handle(number)
+                await handle(number)
 
     async def publish(burst: int) -> None:
         goal = counters[0].count + burst
@@ -183,14 +185,14 @@ async def anyio_streams(n: int) -> AsyncIterator[Round]:
 
 
 @asynccontextmanager
-async def trio_channels(n: int) -> AsyncIterator[Round]:
-    counters = [Counter() for _ in range(n)]
+async def trio_channels(counters: list[Counter]) -> AsyncIterator[Publish]:
     channels = [trio.open_memory_channel[int](math.inf) for _ in counters]
 
     async def consume(counter: Counter, receive: trio.MemoryReceiveChannel[int]) -> None:
+        handle = counter.handle_event
         async with receive:
             async for number in receive:
-                await counter.handle(number)
+                await handle(number)
 
     async def publish(burst: int) -> None:
         goal = counters[0].count + burst
@@ -207,12 +209,14 @@ async def trio_channels(n: int) -> AsyncIterator[Round]:
             send.close()
 
 
+# -- event libraries --------------------------------------------------------------------------
+
+
 @asynccontextmanager
-async def pyee_emitter(n: int) -> AsyncIterator[Round]:
-    counters = [Counter() for _ in range(n)]
+async def pyee_emitter(counters: list[Counter]) -> AsyncIterator[Publish]:
     emitter = pyee.asyncio.AsyncIOEventEmitter()
     for counter in counters:
-        emitter.on("numbers", counter.handle)
+        emitter.on("numbers", counter.handle_event)
 
     async def publish(burst: int) -> None:
         goal = counters[0].count + burst
@@ -224,17 +228,10 @@ async def pyee_emitter(n: int) -> AsyncIterator[Round]:
 
 
 @asynccontextmanager
-async def blinker_signal(n: int) -> AsyncIterator[Round]:
-    counters = [Counter() for _ in range(n)]
+async def blinker_signal(counters: list[Counter]) -> AsyncIterator[Publish]:
     signal = Signal()
-    receivers: list[Callable[[int], Awaitable[None]]] = []
-    for counter in counters:
-
-        async def receive(number: int, counter: Counter = counter) -> None:
-            await counter.handle(number)
-
-        receivers.append(receive)  # blinker itself holds them weakly
-        signal.connect(receive)
+    for counter in counters:  # a weak receiver, the default, would take it twice as long
+        signal.connect(counter.handle_event, weak=False)
 
     async def publish(burst: int) -> None:
         for number in range(burst):
@@ -242,7 +239,6 @@ async def blinker_signal(n: int) -> AsyncIterator[Round]:
         await checkpoint()
 
     yield publish
-    receivers.clear()
 
 
 class Emitter:
@@ -250,22 +246,56 @@ class Emitter:
 
 
 @asynccontextmanager
-async def psygnal_signal(n: int) -> AsyncIterator[Round]:
-    counters = [Counter() for _ in range(n)]
+async def psygnal_plain(counters: list[Counter]) -> AsyncIterator[Publish]:
     emitter = Emitter()
     for counter in counters:
-
-        def slot(number: int, counter: Counter = counter) -> None:
-            counter.count += 1
-
-        emitter.numbers.connect(slot)
+        emitter.numbers.connect(counter.count_it)
+    emit = emitter.numbers.emit_fast  # without the checks that ours would not make either
 
     async def publish(burst: int) -> None:
         for number in range(burst):
-            emitter.numbers.emit(number)
+            emit(number)
         await checkpoint()
 
     yield publish
+
+
+@asynccontextmanager
+async def psygnal_async(counters: list[Counter]) -> AsyncIterator[Publish]:
+    emitter = Emitter()
+    for counter in counters:
+        emitter.numbers.connect(counter.handle_event)
+    emit = emitter.numbers.emit_fast
+
+    async def publish(burst: int) -> None:
+        goal = counters[0].count + burst
+        for number in range(burst):
+            emit(number)
+        await until(counters, goal)
+
+    yield publish
+
+
+@asynccontextmanager
+async def psygnal_on_asyncio(counters: list[Counter]) -> AsyncIterator[Publish]:
+    backend = psygnal.set_async_backend("asyncio")
+    while not backend.running.is_set():
+        await checkpoint()
+    async with psygnal_async(counters) as publish:
+        yield publish
+    clear_async_backend()
+
+
+@asynccontextmanager
+async def psygnal_on_trio(counters: list[Counter]) -> AsyncIterator[Publish]:
+    async with trio.open_nursery() as nursery:
+        backend = psygnal.set_async_backend("trio")
+        nursery.start_soon(backend.run)
+        while not backend.running.is_set():
+            await checkpoint()
+        async with psygnal_async(counters) as publish:
+            yield publish
+        clear_async_backend()
 
 
 class NumberEvent(bubus.BaseEvent[None]):  # type: ignore[misc]  # see the import
@@ -273,15 +303,14 @@ class NumberEvent(bubus.BaseEvent[None]):  # type: ignore[misc]  # see the impor
 
 
 @asynccontextmanager
-async def bubus_bus(n: int) -> AsyncIterator[Round]:
-    counters = [Counter() for _ in range(n)]
-    bus = bubus.EventBus(name=f"Bench{n}")
+async def bubus_bus(counters: list[Counter]) -> AsyncIterator[Publish]:
+    bus = bubus.EventBus(name=f"Bench{len(counters)}")
     for index, counter in enumerate(counters):
 
         async def handle(event: NumberEvent, counter: Counter = counter) -> None:
-            await counter.handle(event.number)
+            await counter.handle_event(event.number)
 
-        handle.__name__ = f"handle_{index}"
+        handle.__name__ = f"handle_{index}"  # it warns of handlers with the same name
         bus.on(NumberEvent, handle)
 
     async def publish(burst: int) -> None:
@@ -292,57 +321,73 @@ async def bubus_bus(n: int) -> AsyncIterator[Round]:
     await bus.stop(timeout=1)
 
 
+#: What all are measured against: the limit, and the queues that one would write oneself.
+BARE: Final = "bare loop (the limit)"
+OURS: Final = "**orchestrio**, `send_nowait` for each message"
+QUEUES: Final = "`asyncio.Queue` for each"
+STREAMS: Final = "AnyIO memory stream for each"
+CHANNELS: Final = "trio memory channel for each"
+
+PSYGNAL: Final = "psygnal, async functions (one queue for all)"
+
+ASYNCIO: Final = frozenset({"asyncio", "uvloop"})
+ALL: Final = ASYNCIO | {"trio"}
+
 #: name, contestant, backends, messages a burst, most handlers; the last two bound the slow ones
-CONTESTANTS: list[tuple[str, Contestant, str, int, int]] = [
-    ("bare loop (the limit)", bare_loop, "both", BURST, 1000),
-    ("**orchestrio**, `send_nowait` for each", orchestrio_each, "both", BURST, 1000),
-    ("**orchestrio**, `send_many_nowait`", orchestrio_many, "both", BURST, 1000),
-    ("**orchestrio**, `await scheduler.publish`", orchestrio_publish, "both", BURST, 1000),
-    ("`asyncio.Queue` for each", asyncio_queues, "asyncio", BURST, 1000),
-    ("AnyIO memory stream for each", anyio_streams, "both", BURST, 1000),
-    ("trio memory channel for each", trio_channels, "trio", BURST, 1000),
-    ("pyee (a task for each call)", pyee_emitter, "asyncio", BURST, 1000),
-    ("blinker `send_async` (no queue)", blinker_signal, "both", BURST, 1000),
-    ("psygnal (plain functions, no queue)", psygnal_signal, "both", BURST, 1000),
-    ("bubus (history, results)", bubus_bus, "asyncio", 4, 10),
+CONTESTANTS: Final[list[tuple[str, Contestant, frozenset[str], int, int]]] = [
+    (BARE, bare_loop, ALL, BURST, 1000),
+    (OURS, orchestrio_each, ALL, BURST, 1000),
+    ("**orchestrio**, `send_many_nowait`", orchestrio_many, ALL, BURST, 1000),
+    ("**orchestrio**, `await scheduler.publish`", orchestrio_publish, ALL, BURST, 1000),
+    (QUEUES, asyncio_queues, ASYNCIO, BURST, 1000),
+    (STREAMS, anyio_streams, ALL, BURST, 1000),
+    (CHANNELS, trio_channels, frozenset({"trio"}), BURST, 1000),
+    ("pyee (a task for each call)", pyee_emitter, ASYNCIO, BURST, 1000),
+    ("blinker `send_async` (no queue)", blinker_signal, ALL, BURST, 1000),
+    ("psygnal, plain functions (no queue)", psygnal_plain, ALL, BURST, 1000),
+    (PSYGNAL, psygnal_on_asyncio, ASYNCIO, BURST, 1000),
+    (PSYGNAL, psygnal_on_trio, frozenset({"trio"}), BURST, 1000),
+    ("bubus (history, results; bursts of 4)", bubus_bus, ASYNCIO, 4, 10),
 ]
 
 
-# -- idle wake-up ----------------------------------------------------------------------------------------
+# -- idle wake-up -----------------------------------------------------------------------------
 
 
 @asynccontextmanager
-async def bare_event(n: int) -> AsyncIterator[Round]:
-    counters = [Counter() for _ in range(n)]
+async def bare_event(counters: list[Counter]) -> AsyncIterator[Publish]:
     bell = anyio.Event()
+    item = 0
 
     async def consume(handle: Callable[[int], Awaitable[None]]) -> None:
         while True:
             await bell.wait()
-            await handle(1)
+            await handle(item)
 
     async def publish(burst: int) -> None:
-        nonlocal bell
+        nonlocal bell, item
         goal = counters[0].count + 1
+        item = burst
         ringing, bell = bell, anyio.Event()
         ringing.set()
         await until(counters, goal)
 
     async with anyio.create_task_group() as group:
         for counter in counters:
-            group.start_soon(consume, counter.handle)
+            group.start_soon(consume, counter.handle_event)
         for _ in range(3):
             await checkpoint()
         yield publish
         group.cancel_scope.cancel()
 
 
-# -- measuring -------------------------------------------------------------------------------------------
+# -- measuring --------------------------------------------------------------------------------
 
 
 async def seconds_a_message(contestant: Contestant, n: int, burst: int, budget: float) -> float:
     """Time bursts for about `budget` seconds; return the seconds a message took."""
-    async with contestant(n) as publish:
+    counters = [Counter() for _ in range(n)]
+    async with contestant(counters) as publish:
         await publish(burst)
         gc.collect()
         bursts = 0
@@ -351,91 +396,104 @@ async def seconds_a_message(contestant: Contestant, n: int, burst: int, budget: 
             await publish(burst)
             bursts += 1
             now = perf_counter()
+    assert all(counter.count == (bursts + 1) * burst for counter in counters)
     return (now - start) / bursts / burst
 
 
+Times = dict[str, list[float]]
+
+
 async def compare(
-    contestants: dict[str, tuple[Contestant, int]], n: int, rounds: int, budget: float
-) -> dict[str, list[float]]:
+    contestants: Mapping[str, tuple[Contestant, int]], n: int, rounds: int, budget: float
+) -> Times:
     """Time all of them in turn, several times."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
+    times: Times = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, (contestant, burst) in contestants.items():
             times[name].append(await seconds_a_message(contestant, n, burst, budget))
     return times
 
 
-def ratio(times: dict[str, list[float]], slow: str, fast: str) -> float:
+def ratio(times: Times, slow: str, fast: str) -> float:
     """Return how many times as long `slow` took as `fast`: the median over the rounds."""
     return median(a / b for a, b in zip(times[slow], times[fast], strict=True))
 
 
-def verdict(value: float, goal: float, *, at_most: bool = False) -> str:
-    reached = value <= goal if at_most else value >= goal
-    return f"{value:.2f} ({'reached' if reached else 'NOT reached'})"
+def verdict(value: float, reached: bool) -> str:
+    return f"{value:.2f}, {'yes' if reached else '**NO**'}"
 
 
-async def main(backend: str, rounds: int, budget: float) -> None:
-    counts = (1, 10, 100, 1000)
-    columns: list[dict[str, list[float]]] = []
+def print_table(title: str, counts: Sequence[int], rows: list[list[str]]) -> None:
+    print(f"\n### {title}\n")
+    print("| | " + " | ".join(f"N = {n:,}" for n in counts) + " |")
+    print("|---|" + "---:|" * len(counts))
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+
+
+#: what a goal is measured against, the least and the greatest N, and how many times as fast
+GOALS: Final = [
+    (BARE, 10, 1000, 0.7),
+    (QUEUES, 1, 1, 1.8),
+    (QUEUES, 10, 1000, 3.5),
+    (CHANNELS, 1, 1, 1.8),
+    (CHANNELS, 10, 1000, 3.5),
+    (STREAMS, 10, 1000, 15),
+]
+IDLE_GOAL: Final = 1.25
+
+
+async def main(backend: str, counts: Sequence[int], rounds: int, budget: float) -> None:
+    columns: dict[int, Times] = {}
+    wake_ups: dict[int, float] = {}
     for n in counts:
         chosen = {
             name: (contestant, burst)
-            for name, contestant, where, burst, most in CONTESTANTS
-            if n <= most and where in ("both", "trio" if backend == "trio" else "asyncio")
+            for name, contestant, backends, burst, most in CONTESTANTS
+            if n <= most and backend in backends
         }
-        columns.append(await compare(chosen, n, rounds, budget))
-    limit, ours = CONTESTANTS[0][0], CONTESTANTS[1][0]
+        columns[n] = await compare(chosen, n, rounds, budget)
+        if n > 1:
+            idle = {"bare event": (bare_event, 1), OURS: (orchestrio_each, 1)}
+            times = await compare(idle, n, 2 * rounds, budget)
+            wake_ups[n] = ratio(times, OURS, "bare event")
 
-    print(f"\n### {backend}: speed relative to the bare loop (1.00 is the limit)\n")
-    print("| | " + " | ".join(f"N = {n}" for n in counts) + " |")
-    print("|---|" + "---:|" * len(counts))
-    for name in columns[0]:
-        cells = [f"{ratio(c, limit, name):.3f}" if name in c else "-" for c in columns]
-        print(f"| {name} | " + " | ".join(cells) + " |")
+    rows = []
+    for name in columns[1]:
+        cells = [f"{ratio(t, BARE, name):#.2g}" if name in t else "-" for t in columns.values()]
+        rows.append([name, *cells])
+    print_table(f"{backend}: speed relative to the bare loop", counts, rows)
 
-    print(f"\n### {backend}: goals, for `send_nowait` for each message\n")
-    print("| goal | " + " | ".join(f"N = {n}" for n in counts) + " |")
-    print("|---|" + "---:|" * len(counts))
-    goals: list[tuple[str, str, float, tuple[int, ...]]] = [
-        ("of the bare loop", limit, 0.7, (10, 100, 1000))
-    ]
-    if backend == "trio":
-        goals.append(("times trio's channels", CONTESTANTS[6][0], 3.5, (10, 100, 1000)))
-    else:
-        goals.append(("times `asyncio.Queue`", CONTESTANTS[4][0], 1.8, (1,)))
-        goals.append(("times `asyncio.Queue`", CONTESTANTS[4][0], 3.5, (10, 100, 1000)))
-    goals.append(("times AnyIO streams", CONTESTANTS[5][0], 15, (10, 100, 1000)))
-    for text, peer, goal, wanted in goals:
-        cells = [
-            verdict(ratio(c, peer, ours), goal) if n in wanted else "-"
-            for n, c in zip(counts, columns, strict=True)
-        ]
-        print(f"| at least {goal} {text} | " + " | ".join(cells) + " |")
-
-    cells = ["-"]
-    for n in counts[1:]:
-        idle = await compare(
-            {"event": (bare_event, 1), "orchestrio": (orchestrio_each, 1)}, n, rounds, budget
-        )
-        cells.append(verdict(ratio(idle, "orchestrio", "event"), 1.25, at_most=True))
-    print(
-        "| idle wake-up, at most 1.25 of a bare `Event` | " + " | ".join(cells) + " |", flush=True
-    )
+    rows = []
+    for peer, least, most, goal in GOALS:
+        if peer in columns[1]:
+            values = {n: ratio(t, peer, OURS) for n, t in columns.items() if least <= n <= most}
+            cells = [verdict(values[n], values[n] >= goal) if n in values else "-" for n in counts]
+            rows.append([f"at least {goal:g} times as fast as {peer}", *cells])
+    cells = [verdict(v, v <= IDLE_GOAL) for v in wake_ups.values()]
+    rows.append([f"idle wake-up: at most {IDLE_GOAL} times as long as a bare `Event`", "-", *cells])
+    print_table(f"{backend}: goals of {OURS}, and whether they were reached", counts, rows)
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--backend", nargs="*", default=["asyncio", "uvloop", "trio"])
-    parser.add_argument("--quick", action="store_true", help="one short round, as a smoke test")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--backend",
+        nargs="+",
+        choices=["asyncio", "uvloop", "trio"],
+        default=["asyncio", "uvloop", "trio"],
+    )
+    parser.add_argument("--quick", action="store_true", help="one short round, N up to 100")
     options = parser.parse_args()
-    print(f"CPython {sys.version.split()[0]}, AnyIO, bursts of {BURST}")
+    print(f"CPython {sys.version.split()[0]}, bursts of {BURST}")
     for backend in options.backend:
         anyio.run(
             main,
             backend,
+            (1, 10, 100) if options.quick else (1, 10, 100, 1000),
             1 if options.quick else 5,
-            0.05 if options.quick else 0.25,
+            0.02 if options.quick else 0.25,
             backend="trio" if backend == "trio" else "asyncio",
             backend_options={"use_uvloop": True} if backend == "uvloop" else {},
         )

@@ -1,13 +1,13 @@
 """One task's life: initialise, work, stop, shut down.
 
-A `Life` is what the scheduler keeps for each task. All of it runs in one task of the event loop:
+A `Life` is what the keeper has for each task. All of it runs in one task of the event loop:
 
     REGISTERED ─▶ INITIALIZING ─▶ READY ─▶ RUNNING ─▶ COMPLETED ─▶ STOPPED
                         │                     │  ╰─▶ STOPPING ──▶╯    ▲
                         ╰────────▶ FAILED ◀───╯         ╰─▶ FAILED, after shutdown() as well
 
-The life does what it is told (`end`, `allow_shutdown`, `hurry`) and says what became of it; what
-that means for the others is the scheduler's to decide.
+The life does what it is told (`end`, `allow_shutdown`, `cut_short`) and says what became of it;
+what that means for the others is the keeper's to decide.
 """
 
 from __future__ import annotations
