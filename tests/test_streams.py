@@ -261,11 +261,12 @@ async def test_a_blocked_sender_waits_for_the_slowest_receiver(make: Maker) -> N
 async def test_blocked_senders_are_served_in_order_and_nobody_jumps_the_queue(make: Maker) -> None:
     send, receive = make(capacity=1, overflow="block")
     send.send_nowait(0)
+    got: list[int] = []
     async with create_task_group() as group:
         for number in range(1, 6):
             group.start_soon(send.send, number)
             await settle()
-        got = [receive.receive_nowait()]
+        got.append(receive.receive_nowait())
         with pytest.raises(WouldBlock):
             send.send_nowait(99)
         got += [await receive.receive() for _ in range(5)]

@@ -54,6 +54,7 @@ async def test_a_cancelled_send_sent_the_item_or_did_not_and_passes_its_turn_on(
 ) -> None:
     send, receive = create_broadcast_stream[str](1, overflow="block")
     returned = False
+    got: list[str] = []
 
     async def read() -> None:
         for _ in range(read_at):
@@ -71,7 +72,7 @@ async def test_a_cancelled_send_sent_the_item_or_did_not_and_passes_its_turn_on(
             await settle()
             group.start_soon(send.send, "behind")
             await settle()
-            got = [receive.receive_nowait()]
+            got.append(receive.receive_nowait())
             await settle()
             if len(receive):
                 got.append(receive.receive_nowait())
