@@ -690,6 +690,49 @@ async def test_a_task_removed_before_start_never_starts(scheduler: Scheduler) ->
     assert forever.hooks == []
 
 
+@pytest.mark.parametrize("remove", [False, True])
+async def test_tasks_stopped_during_the_start_do_not_hold_it_up(
+    scheduler: Scheduler, remove: bool
+) -> None:
+    class Stuck(Forever):
+        async def initialize(self) -> None:
+            await anyio.sleep_forever()
+
+    first, last, dropped = Forever(), Forever(), Forever()
+    scheduler.register_background_task(first)
+    stuck = scheduler.register_background_task(Stuck())
+    never = scheduler.register_background_task(dropped)
+    scheduler.register_background_task(last)
+    end = scheduler.remove_task if remove else scheduler.stop_task
+    async with scheduler:
+        async with create_task_group() as group:
+            group.start_soon(scheduler.start)
+            await settle()
+            await end(never)
+            await end(stuck)
+        await settle()
+        assert first.hooks == last.hooks == ["initialize", "execute"]
+        assert dropped.hooks == []
+
+
+async def test_a_dependency_that_is_removed_is_not_waited_for(scheduler: Scheduler) -> None:
+    class Stuck(Forever):
+        async def initialize(self) -> None:
+            await anyio.sleep_forever()
+
+    dependant = Forever()
+    async with scheduler:
+        await scheduler.start()
+        stuck = scheduler.register_background_task(Stuck(), name="stuck")
+        gone = scheduler.register_background_task(Forever(), name="gone")
+        scheduler.register_background_task(dependant, depends_on=["stuck", "gone"])
+        await settle()
+        await scheduler.remove_task(gone)
+        await scheduler.remove_task(stuck)
+        await settle()
+        assert dependant.hooks == ["initialize", "execute"]
+
+
 async def test_stopping_while_everything_stops_waits_for_that(scheduler: Scheduler) -> None:
     gate = Event()
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -170,8 +171,8 @@ class Keeper(Generic[E]):
         await checkpoint()
         if self.phase in (Phase.STARTING, Phase.RUNNING):
             done = Event()
+            life.keep_subscription = command.what == "restart"
             if own and command.what == "restart":
-                life.keep_subscription = True
                 life.end()
             elif own:
                 life.finish()
@@ -202,7 +203,7 @@ class Keeper(Generic[E]):
             restart = command.what == "restart"
             self._restarting += restart
             try:
-                await self._retire(life, keep_subscription=restart, own=command.own)
+                await self._retire(life, own=command.own)
                 if restart and not self.is_stopping:
                     life.prepare()
                     life.subscribe()
@@ -256,8 +257,8 @@ class Keeper(Generic[E]):
             remaining = iter(lives)
 
             def launch_next() -> None:
-                life = None if self.is_stopping else next(remaining, None)
-                if life is None:
+                life = next((life for life in remaining if not life.over), None)
+                if life is None or self.is_stopping:
                     self._all_initialized.set()
                 else:
                     life.adopt(ambient)
@@ -292,8 +293,9 @@ class Keeper(Generic[E]):
 
     async def _launch_after_dependencies(self, life: Life) -> None:
         for name in life.entry.metadata.depends_on:
-            entry = self._dependency(life.entry, name)
-            await self.lives[entry.task_id].wait_initialized()
+            with suppress(TaskNotFoundError):  # removed meanwhile: nothing to wait for
+                entry = self._registry.get_by_name(name)
+                await self.lives[entry.task_id].wait_initialized()
         if self.is_stopping:
             life.skip()
         elif not life.over:
@@ -373,12 +375,11 @@ class Keeper(Generic[E]):
         await self._end(lives)
         await self._shut_down(lives)
 
-    async def _retire(self, life: Life, *, keep_subscription: bool, own: bool) -> None:
+    async def _retire(self, life: Life, *, own: bool) -> None:
         """Stop one life in the order of a whole stop; end when it is gone."""
         if life.gone:
             life.skip()
             return
-        life.keep_subscription = keep_subscription
         if own:
             with move_on_after(life.entry.metadata.stop_timeout):
                 await life.wait_over()

@@ -261,7 +261,7 @@ class Life(ABC):
         """Live from ``initialize()`` to ``shutdown()``; only a cancellation escapes.
 
         :param go: set when all tasks that start together are initialised
-        :param then: called when this one is: it launches the next
+        :param then: called when this one is, or never will be: it launches the next
         """
         current_life.set(self)
         try:
@@ -269,6 +269,7 @@ class Life(ABC):
                 await self._initialize()
                 if then is not None:
                     then()
+                    then = None
                 if not go.is_set():
                     await go.wait()
                 self.let_work()
@@ -281,6 +282,8 @@ class Life(ABC):
             self._fail(error)
         finally:
             self._leave_work()
+            if then is not None:
+                then()  # stopped or failed before it was initialised
             if self.initialized:
                 with CancelScope(shield=True) as scope:
                     while not self._may_shut_down:
