@@ -493,7 +493,7 @@ if __name__ == "__main__":
             backend,
             (1, 10, 100) if options.quick else (1, 10, 100, 1000),
             1 if options.quick else 5,
-            0.02 if options.quick else 0.25,
+            0.02 if options.quick else 0.2,
             backend="trio" if backend == "trio" else "asyncio",
             backend_options={"use_uvloop": True} if backend == "uvloop" else {},
         )
