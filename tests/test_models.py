@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from orchestrio import (
     BackgroundTask,
     ChannelConfig,
+    Backoff,
     RestartPolicy,
     Scheduler,
     TaskId,
@@ -65,6 +66,10 @@ TASK_MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"concurrency": 2**70}, "concurrency"),
     ({"on_error": "ignore"}, "on_error"),
     ({"restart": "always"}, "restart"),
+    ({"timeout": 0}, "timeout"),
+    ({"watchdog": 0}, "watchdog"),
+    ({"retries": -1}, "retries"),
+    ({"bind_to": 1}, "bind_to"),
     ({"nmae": "clock"}, "nmae"),
     *[
         ({timeout: value}, timeout)
@@ -137,8 +142,8 @@ def test_every_mistake_is_named_at_once() -> None:
     assert fields_at_fault(raised) == {"name", "concurrency", "stop_timeout"}
 
 
-@pytest.mark.parametrize("mode", ["on_failure", "always", "sometimes", "", None, False])
-def test_a_restart_policy_knows_no_other_mode_than_never(mode: object) -> None:
+@pytest.mark.parametrize("mode", ["sometimes", "", None, False])
+def test_a_restart_policy_knows_three_modes(mode: object) -> None:
     with pytest.raises(ValidationError) as raised:
         RestartPolicy.model_validate({"mode": mode})
     assert fields_at_fault(raised) == {"mode"}
@@ -247,7 +252,8 @@ def test_a_task_handles_one_message_at_a_time_and_leaves_failures_to_the_policy(
     metadata = TaskMetadata()
     assert metadata.concurrency == 1
     assert metadata.on_error is None
-    assert metadata.restart == RestartPolicy(mode="never")
+    assert metadata.restart is None
+    assert metadata.policy is None
 
 
 def test_a_task_may_start_for_as_long_as_it_likes_and_must_end_in_bounds() -> None:
@@ -255,6 +261,38 @@ def test_a_task_may_start_for_as_long_as_it_likes_and_must_end_in_bounds() -> No
     assert metadata.start_timeout == math.inf
     for timeout in (metadata.stop_timeout, metadata.drain_timeout, metadata.shutdown_timeout):
         assert 0 < timeout < math.inf
+
+
+def test_a_policy_restarts_after_failures_with_growing_delays_and_a_limit() -> None:
+    assert RestartPolicy().model_dump() == {
+        "mode": "on_failure",
+        "max_restarts": 5,
+        "within": 60.0,
+        "initial_delay": 1.0,
+        "max_delay": 60.0,
+        "multiplier": 2.0,
+        "jitter": 1.0,
+    }
+
+
+def test_a_handler_that_asks_for_a_restart_gets_the_default_policy() -> None:
+    assert TaskMetadata(on_error="restart").policy == RestartPolicy()
+    always = RestartPolicy(mode="always")
+    assert TaskMetadata(on_error="restart", restart=always).policy == always
+
+
+@pytest.mark.parametrize(
+    ("attempt", "random", "delay"),
+    [(1, 0.0, 1.0), (2, 0.0, 2.0), (3, 0.0, 4.0), (4, 0.0, 5.0), (10_000, 0.0, 5.0), (3, 0.75, 1.0)],
+)
+def test_delays_grow_up_to_a_cap_and_jitter_takes_off_a_random_share(
+    attempt: int, random: float, delay: float
+) -> None:
+    assert Backoff(max_delay=5.0).delay(attempt, random) == delay
+
+
+def test_without_jitter_delays_are_not_random() -> None:
+    assert Backoff(jitter=0).delay(1, 0.9) == 1.0
 
 
 # -- frozen ----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ broadcasts typed messages between them. See the README for the idea and a first 
 """
 
 from .bus import EventBus as EventBus
+from .context import TaskContext as TaskContext, current_task_context as current_task_context
 from .errors import (
     EventReceiveError as EventReceiveError,
     EventSendError as EventSendError,
@@ -17,12 +18,27 @@ from .errors import (
     TaskNotFoundError as TaskNotFoundError,
     TaskShutdownError as TaskShutdownError,
 )
+from .events import (
+    DEAD_LETTERS as DEAD_LETTERS,
+    TASK_EVENTS as TASK_EVENTS,
+    DeadLetter as DeadLetter,
+    RestartScheduled as RestartScheduled,
+    StateChanged as StateChanged,
+    TaskEvent as TaskEvent,
+    TaskFailed as TaskFailed,
+    TaskLagged as TaskLagged,
+)
+from .groups import Group as Group, TaskOptions as TaskOptions
 from .log import ChannelStatistics as ChannelStatistics
 from .models import (
+    Backoff as Backoff,
     ChannelConfig as ChannelConfig,
+    HealthReport as HealthReport,
     OnError as OnError,
     Overflow as Overflow,
+    RestartMode as RestartMode,
     RestartPolicy as RestartPolicy,
+    Strategy as Strategy,
     TaskId as TaskId,
     TaskKind as TaskKind,
     TaskMetadata as TaskMetadata,
@@ -30,7 +46,7 @@ from .models import (
     TaskState as TaskState,
 )
 from .registry import RegisteredTask as RegisteredTask, TaskRegistry as TaskRegistry
-from .scheduler import Scheduler as Scheduler, TaskOptions as TaskOptions
+from .scheduler import Scheduler as Scheduler
 from .streams import (
     BroadcastReceiveStream as BroadcastReceiveStream,
     BroadcastSendStream as BroadcastSendStream,
@@ -44,5 +60,5 @@ __version__ = "0.1.0"
 
 # Public names say where users find them, in tracebacks and help().
 for _name, _value in list(globals().items()):
-    if not _name.startswith("_") and getattr(_value, "__module__", "").startswith(__name__ + "."):
+    if callable(_value) and getattr(_value, "__module__", "").startswith(__name__ + "."):
         _value.__module__ = __name__

@@ -40,25 +40,30 @@ class Delivery(Generic[T]):
     was handed over.
     """
 
-    __slots__ = ("_batch", "_start", "cursor", "idle")
+    __slots__ = ("_batch", "_held", "_start", "cursor", "idle")
 
     def __init__(self, cursor: Cursor[T]) -> None:
         self.cursor = cursor
         #: set by whoever wants to know that everything has been handled; taken off when it rings
         self.idle: Event | None = None
         self._batch: Iterator[T] = _NOTHING
+        self._held: list[T] = []  # the rest of the batch, while it is paused
         self._start = cursor.position
 
     @property
     def started(self) -> int:
         """How many items the handler was called with."""
         cursor = self.cursor
-        return cursor.position - self._start - cursor.missed - length_hint(self._batch)
+        return cursor.position - self._start - cursor.missed - self._in_batch
 
     @property
     def unread(self) -> int:
         """How many items have been sent and not handed over yet."""
-        return len(self.cursor) + length_hint(self._batch)
+        return len(self.cursor) + self._in_batch
+
+    @property
+    def _in_batch(self) -> int:
+        return length_hint(self._batch) + len(self._held)
 
     @property
     def settled(self) -> bool:
@@ -76,15 +81,27 @@ class Delivery(Generic[T]):
             self.idle.set()
             self.idle = None
 
+    def pause(self) -> None:
+        """Let `run` end when the handler has finished what it has in hand; nothing is let go."""
+        self._held += self._batch
+        self.cursor.pause()
+
+    def resume(self) -> None:
+        """Let `run` go on after a pause, where it ended."""
+        if self._held:
+            self._batch = iter(self._held)
+            self._held = []
+        self.cursor.resume()
+
     def abandon(self) -> int:
         """Close the cursor: the handler finishes what it has in hand, and `run` ends.
 
         :return: how many items were sent and will not be handed over
         """
         unread = self.unread
-        self._start += length_hint(self._batch)  # these do not count as handed over
-        for _ in self._batch:
-            pass
+        self.pause()
+        self._start += len(self._held)  # these do not count as handed over
+        self._held = []
         self.cursor.close()
         return unread
 
@@ -95,7 +112,7 @@ class Delivery(Generic[T]):
     async def run(
         self,
         handle: Callable[[T], Awaitable[object]],
-        recover: Callable[[Exception], Awaitable[bool]],
+        recover: Callable[[Exception, T | None], Awaitable[bool]],
     ) -> None:
         """Hand over item by item until `recover` says that it is over.
 
@@ -103,10 +120,10 @@ class Delivery(Generic[T]):
         a reader that always has more yields every 256 items.
 
         :param handle: awaited with each item, one at a time
-        :param recover: awaited with what `handle` raised (then `in_hand` holds), or what reading
-            did: `~anyio.EndOfStream` when all senders are closed and everything was handed over,
-            `~anyio.ClosedResourceError` when the cursor was closed, `LaggedError` when items were
-            overwritten. Returns whether to go on, or raises.
+        :param recover: awaited with what `handle` raised and the item (then `in_hand` holds), or
+            what reading did: `~anyio.EndOfStream` when all senders are closed and everything was
+            handed over, `~anyio.ClosedResourceError` when the cursor was closed or paused,
+            `LaggedError` when items were overwritten. Returns whether to go on, or raises.
         """
         cursor = self.cursor
         log = cursor.log
@@ -123,7 +140,7 @@ class Delivery(Generic[T]):
                         self.ring()
                     since_yield = 0
                     item = None  # or this frame would keep it while it waits
-                    while position == (tail := log.tail) and log.senders and not cursor.closed:
+                    while position == (tail := log.tail) and log.senders and not cursor.halted:
                         if (bell := log.bell) is None:
                             bell = log.bell = Event()
                         await bell.wait()
@@ -148,7 +165,7 @@ class Delivery(Generic[T]):
                 self._batch = iter(cursor.take(BUDGET))
                 since_yield += BUDGET
             except Exception as error:
-                if not await recover(error):
+                if not await recover(error, item):
                     return
 
 
@@ -214,5 +231,5 @@ class Workers(Generic[T]):
                     self._delivery.ring()
 
 
-async def _raise(error: Exception) -> bool:
+async def _raise(error: Exception, item: object) -> bool:
     raise error

@@ -1,26 +1,26 @@
-"""The keeper: owns the lives of all tasks, and starts and stops them in order.
+"""The keeper: owns the lives of all tasks, and starts, restarts and stops them in order.
 
 One task of the event loop, in which all lives run in a task group that nothing outside can cancel.
-It takes commands from a queue, one at a time: launch this life, retire that one, stop. So whatever
-happens, an outside cancellation included, every stop goes the same way:
+It takes commands from a queue: launch this life, retire that one, stop. So whatever happens, an
+outside cancellation included, every stop goes the same way:
 
-1. background tasks are cancelled: nothing is produced any more;
+1. background tasks are asked to stop and cancelled: nothing is produced any more;
 2. event tasks handle what was already published, up to their ``drain_timeout``;
 3. ``shutdown()`` of each task, in reverse order of start, shielded, up to ``shutdown_timeout``.
+
+What a failure means, the rules of `supervision` say: a restart, which is for `recovery` to do, or
+the end of the run.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Hashable
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from graphlib import CycleError, TopologicalSorter
-from heapq import heappop, heappush
 from math import inf
-from typing import Final, Generic, Literal, final
+from typing import Generic, Literal, cast, final
 
 from anyio import (
     CancelScope,
@@ -30,7 +30,6 @@ from anyio import (
     current_time,
     get_cancelled_exc_class,
     move_on_after,
-    move_on_at,
 )
 from anyio.abc import TaskGroup, TaskStatus
 from anyio.lowlevel import checkpoint
@@ -38,21 +37,30 @@ from anyio.streams.memory import MemoryObjectSendStream
 from typing_extensions import TypeVar
 
 from .bus import EventBus
-from .errors import LifecycleError, SchedulerError, TaskNotFoundError, TaskShutdownError
-from .models import TaskId
-from .registry import RegisteredTask, TaskRegistry
-from .supervision import Life, current_life
+from .context import current_run
+from .dependencies import Dependencies, lives_below
+from .errors import LifecycleError, SchedulerError, TaskShutdownError
+from .events import (
+    DEAD_LETTERS,
+    TASK_EVENTS,
+    DeadLetter,
+    Outlet,
+    TaskEvent,
+    TaskFailed,
+)
+from .life import Life
+from .models import Strategy, TaskId
+from .recovery import Recoveries
+from .registry import TaskRegistry
+from .stopping import HURRY, drain, end, held, shut_down
+from .supervision import Branch, Failure, Node
+from .watching import needs_watching, watch
 
 __all__ = ["Command", "Keeper", "Phase"]
 
 E = TypeVar("E", bound=Hashable, default=Hashable)
 
 logger = logging.getLogger("orchestrio")
-
-#: How long after its own deadline a ``shutdown()`` may still ignore its cancellation (seconds).
-_LAST_RESORT: Final = 1.0
-
-_HURRY: Final = "its shutdown() was cut short by a second request to stop"
 
 
 class Phase(Enum):
@@ -84,11 +92,21 @@ class Keeper(Generic[E]):
     """Owns the lives of one scheduler's tasks."""
 
     def __init__(
-        self, registry: TaskRegistry[E], bus: EventBus[E], alarm: Callable[[], None]
+        self,
+        registry: TaskRegistry[E],
+        bus: EventBus[E],
+        alarm: Callable[[], None],
+        strategy: Strategy,
+        random: Callable[[], float],
     ) -> None:
-        self._registry = registry
+        self.registry = registry
         self._bus = bus  # closed when everything has stopped
         self._alarm = alarm  # called when a task has failed
+        self.random = random
+        #: the tree of groups, whose root is the scheduler itself
+        self.root = Branch("scheduler", None, strategy)
+        #: groups by name
+        self.groups: dict[str, Branch] = {}
         self.phase = Phase.NEW
         #: all lives, in order of registration
         self.lives: dict[TaskId, Life] = {}
@@ -100,12 +118,16 @@ class Keeper(Generic[E]):
         self.failures: list[BaseException] = []
         #: what went wrong after the work and has not been raised yet
         self.shutdown_failures: list[TaskShutdownError] = []
+        self._task_events = Outlet(bus, TASK_EVENTS)
+        self._dead_letters = Outlet(bus, DEAD_LETTERS)
         self._started: dict[TaskId, Life] = {}  # in order of start
+        self._ranks = 0  # how many were ever started
+        self._dependencies = Dependencies(registry.get_by_name, self.lives, self.groups)
+        self._recoveries = Recoveries(self, self._dependencies, self._launch, self._end_the_run)
         self._all_initialized = Event()  # or never will be
         self._go = Event()  # set once all tasks are initialised
         self._working = {"background": 0, "event": 0}
         self._produced = False  # whether a background task ever worked
-        self._restarting = 0
         self._hurried = False
         self._patience: CancelScope | None = None
         self._commands: MemoryObjectSendStream[Command] | None = None
@@ -116,12 +138,42 @@ class Keeper(Generic[E]):
         """Whether a stop was asked for, or is over."""
         return self.phase in (Phase.STOPPING, Phase.STOPPED)
 
+    @property
+    def is_live(self) -> bool:
+        """Whether it has not stopped, and no task ignores its cancellation."""
+        return self.phase is not Phase.STOPPED and not any(
+            life.stuck for life in self.lives.values()
+        )
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether a life that comes now begins at once."""
+        return self.phase in (Phase.STARTING, Phase.RUNNING)
+
     def own_life(self) -> Life | None:
         """The life of the task that is running, if it is one of ours."""
-        life = current_life.get()
-        if life is not None and self.lives.get(life.entry.task_id) is life:
-            return life
+        run = current_run.get()
+        if run is not None:
+            life = self.lives.get(run.task_id)
+            if life is not None and life.run is run:
+                return life
         return None
+
+    # -- what happens, for those who want to know --------------------------------------------------
+
+    @property
+    def wants_events(self) -> bool:
+        """Whether anybody would get a task event."""
+        return self._task_events.wanted
+
+    def tell(self, event: TaskEvent) -> None:
+        """Pass on what happened to a task."""
+        self._task_events.put(event)
+
+    def bury(self, letter: DeadLetter) -> None:
+        """Publish a message that nobody could handle."""
+        if self._dead_letters.wanted:
+            self._dead_letters.put(letter)
 
     # -- the one task --------------------------------------------------------------------------
 
@@ -151,7 +203,7 @@ class Keeper(Generic[E]):
                 self.phase = Phase.STOPPED
                 self.stopped.set()
 
-    def _tell(self, command: Command) -> None:
+    def _tell_keeper(self, command: Command) -> None:
         assert self._commands is not None
         self._commands.send_nowait(command)
 
@@ -161,7 +213,7 @@ class Keeper(Generic[E]):
             self.phase = Phase.STOPPING
             self.finished.set()
             self._all_initialized.set()
-            self._tell(Command("stop"))
+            self._tell_keeper(Command("stop"))
 
     async def order(self, command: Command) -> None:
         """Have the keeper do something with one life, and wait for it."""
@@ -169,14 +221,17 @@ class Keeper(Generic[E]):
         assert life is not None
         own = life is self.own_life()
         await checkpoint()
-        if self.phase in (Phase.STARTING, Phase.RUNNING):
+        if self.takes_part:
             done = Event()
-            life.keep_subscription = command.what == "restart"
-            if own and command.what == "restart":
+            restart = command.what == "restart"
+            if not restart:
+                self._recoveries.give_up(life)
+            life.keep_subscription = restart
+            if own and restart:
                 life.end()
             elif own:
                 life.finish()
-            self._tell(replace(command, done=done, own=own))
+            self._tell_keeper(replace(command, done=done, own=own))
             if own:
                 return
             await done.wait()
@@ -199,21 +254,14 @@ class Keeper(Generic[E]):
         try:
             if command.what == "launch":
                 await self._launch_after_dependencies(life)
-                return
-            restart = command.what == "restart"
-            self._restarting += restart
-            try:
+            elif command.what == "restart":
+                recovery = self._recoveries.schedule_by_hand(life)
+                self.shutdown_failures += await self._recoveries.recover_by_hand(recovery)
+                await life.wait_initialized()
+            else:
                 await self._retire(life, own=command.own)
-                if restart and not self.is_stopping:
-                    life.prepare()
-                    life.subscribe()
-                    self._launch(life)
-                    await life.wait_initialized()
-            finally:
-                self._restarting -= restart
-                self._look_whether_finished()
-            if command.what == "remove":
-                self._forget(life)
+                if command.what == "remove":
+                    self._forget(life)
         finally:
             if command.done is not None:
                 command.done.set()
@@ -221,28 +269,32 @@ class Keeper(Generic[E]):
     def _forget(self, life: Life) -> None:
         task_id = life.entry.task_id
         if self.lives.pop(task_id, None) is not None:
-            self._registry.remove(task_id)
+            self.registry.remove(task_id)
             self._started.pop(task_id, None)
+            self._dependencies.remove(life)
+            if life.parent is not None:
+                life.parent.children.pop(life, None)
             life.skip()
 
     # -- starting ------------------------------------------------------------------------------
 
-    def adopt(self, life: Life) -> None:
+    def adopt(self, life: Life, parent: Branch) -> None:
         """Take a life over: now it waits for the start, or after the start, begins at once.
 
         :raises LifecycleError: if a dependency is not registered (after the start)
         :raises InvalidChannelError: if its event has no channel (after the start)
         """
-        if self.phase in (Phase.STARTING, Phase.RUNNING):
-            for name in life.entry.metadata.depends_on:
-                self._dependency(life.entry, name)
+        if self.takes_part:
+            self._dependencies.resolve(life)
             life.subscribe()
-            self._tell(Command("launch", life))
+            self._tell_keeper(Command("launch", life))
         self.lives[life.entry.task_id] = life
+        parent.children[life] = None
+        self._dependencies.add(life)
 
     async def start(self) -> None:
         """Start all lives, in order; see `Scheduler.start`."""
-        lives = self._in_order_of_start()
+        lives = self._dependencies.in_order_of_start(self.root)
         try:
             for life in lives:
                 life.subscribe()
@@ -266,6 +318,15 @@ class Keeper(Generic[E]):
 
             launch_next()
             await self._all_initialized.wait()
+            if not self.is_stopping:
+                self.phase = Phase.RUNNING
+                self._go.set()
+                for life in list(self._started.values()):
+                    life.let_work()
+                self._look_whether_finished()
+                for life in lives:
+                    if not life.is_ready:  # it says so itself, or depends on one that does
+                        await life.wait_ready()
             if self.is_stopping:
                 await self.stopped.wait()
         except get_cancelled_exc_class():
@@ -274,88 +335,136 @@ class Keeper(Generic[E]):
         if self.is_stopping:
             self.raise_failures()
             raise LifecycleError("the scheduler was stopped while it was starting")
-        self.phase = Phase.RUNNING
-        self._go.set()
-        for life in self._started.values():
-            life.let_work()
-        self._look_whether_finished()
 
     def _launch(self, life: Life, then: Callable[[], None] | None = None) -> None:
         """Let a life begin, in the context it was registered in."""
         assert self._tasks is not None
-        self._started[life.entry.task_id] = life
-        self._working[life.entry.kind] += 1
-        self._produced |= life.entry.kind == "background"
+        entry = life.entry
+        if not life.rank:
+            self._ranks = life.rank = self._ranks + 1
+        self._started[entry.task_id] = life
+        self._produced |= entry.kind == "background"
         life.gone = False
         life.handle = self._tasks.create_task(
-            life.live(self._go, then), name=life.entry.name, context=life.context
+            life.live(self._go, then), name=entry.name, context=life.context
         )
+        self._begins(life)
+
+    def _begins(self, life: Life) -> None:
+        assert self._tasks is not None
+        self._working[life.entry.kind] += 1
+        if needs_watching(life.entry.metadata):
+            self._tasks.start_soon(watch, life, self._end_the_run)
+
+    def life_begins_again(self, life: Life) -> None:
+        """Prepare the next run of a life that goes on by itself."""
+        self._recoveries.begin_again(life)
+        self._begins(life)
 
     async def _launch_after_dependencies(self, life: Life) -> None:
-        for name in life.entry.metadata.depends_on:
-            with suppress(TaskNotFoundError):  # removed meanwhile: nothing to wait for
-                entry = self._registry.get_by_name(name)
-                await self.lives[entry.task_id].wait_initialized()
+        for dependency in life.dependencies:
+            await dependency.wait_initialized()
         if self.is_stopping:
             life.skip()
         elif not life.over:
             self._launch(life)
 
-    def _dependency(self, entry: RegisteredTask, name: str) -> RegisteredTask:
-        try:
-            return self._registry.get_by_name(name)
-        except TaskNotFoundError as error:
-            raise LifecycleError(f"task {entry.name!r} depends on another: {error}") from error
-
-    def _in_order_of_start(self) -> list[Life]:
-        """All lives in the order of registration, each after those it depends on."""
-        lives = list(self.lives.values())
-        if not any(life.entry.metadata.depends_on for life in lives):
-            return lives
-        place = {life.entry.name: index for index, life in enumerate(lives)}
-        graph: dict[int, list[int]] = {}
-        for index, life in enumerate(lives):
-            entry = life.entry
-            graph[index] = [
-                place[self._dependency(entry, name).name] for name in entry.metadata.depends_on
-            ]
-        sorter = TopologicalSorter(graph)
-        try:
-            sorter.prepare()
-        except CycleError as error:
-            circle: list[int] = error.args[1]
-            names = " -> ".join(repr(lives[index].entry.name) for index in circle)
-            raise LifecycleError(f"tasks depend on each other in a circle: {names}") from None
-        order: list[Life] = []
-        ready: list[int] = []
-        while sorter.is_active():
-            for index in sorter.get_ready():
-                heappush(ready, index)
-            first = heappop(ready)
-            order.append(lives[first])
-            sorter.done(first)
-        return order
+    # -- what an end means ---------------------------------------------------------------------
 
     def life_ended(self, life: Life) -> None:
-        """Decide what the end of one task's work means for the others."""
+        """Decide what the end of one task's work means for it and for the others."""
         self._working[life.entry.kind] -= 1
-        if life.failure is not None and life.fatal:
-            self.failures.append(life.failure)
-            self.ask_to_stop()
-            self._alarm()
-        elif life.failure is not None:
-            logger.error(
-                "task %r stopped, the others go on: %s",
-                life.entry.name,
-                life.failure,
-                exc_info=life.failure,
-            )
+        failure = life.failure
+        if failure is not None and self.wants_events:
+            self.tell(TaskFailed(error=failure, **life.identity()))
+        if failure is not None and not isinstance(failure, Exception):
+            self._end_the_run(failure)  # KeyboardInterrupt and its like are nobody's to mend
+        elif life.recovering or self.is_stopping or life.stop_asked:
+            if failure is not None:
+                self._failed_while_stopping(life, failure)
+        elif failure is None:
+            if life.policy is not None and life.policy.mode == "always":
+                self._failed(life, life.returned())
+            else:
+                self._ended(life)
+        elif self.phase is Phase.STARTING and not life.initialized and life.run.number == 1:
+            self._end_the_run(failure)
+        elif life.fatal:
+            self._failed(life, cast("Failure", failure))
+        else:
+            self._left_alone(life, failure)
         self._look_whether_finished()
+
+    def life_is_back(self, life: Life) -> None:
+        """Tell those that depend on a task that was restarted, unless they are restarted too."""
+        for dependant in self._dependencies.dependants_of(life):
+            if not dependant.recovering:
+                dependant.run.tell_restarted(life.entry.name)
+
+    def _failed(self, node: Node, failure: Failure) -> None:
+        """Do what the policy of a task or group says to a failure of it."""
+        restarts = node.restarts
+        if node.parent is None:
+            self._end_the_run(failure)
+        elif restarts is None:
+            self._escalate(node.parent, failure)
+        elif restarts.policy.mode == "never":
+            self._left_alone(node, failure)
+        else:
+            now = current_time()
+            up_for = now - node.works_since if isinstance(node, Life) else 0.0
+            delay = restarts.next_delay(failure, now, up_for, self.random)
+            if delay is None:
+                self._escalate(node.parent, restarts.give_up(node.title, failure))
+            else:
+                assert self._tasks is not None
+                recovery = self._recoveries.schedule(node, node.parent, failure, delay)
+                self._tasks.start_soon(self._recoveries.recover, recovery)
+
+    def _escalate(self, branch: Branch, failure: Failure) -> None:
+        if branch.parent is not None:
+            failure.add_note(f"It was too much for {branch.title}.")
+        self._failed(branch, failure)
+
+    def _end_the_run(self, failure: BaseException) -> None:
+        """Stop everything, and raise this to whoever waits for the run."""
+        self.failures.append(failure)
+        self.ask_to_stop()
+        self._alarm()
+
+    def _failed_while_stopping(self, life: Life, failure: Exception) -> None:
+        if life.recovering or life.policy is not None or not life.fatal:
+            logger.error("%s, while it was stopping", failure, exc_info=failure, extra=life.extra())
+        else:
+            self._end_the_run(failure)
+
+    def _left_alone(self, node: Node, failure: Exception) -> None:
+        logger.error(
+            "%s stopped, the others go on: %s",
+            node.title,
+            failure,
+            exc_info=failure,
+            extra=node.extra() if isinstance(node, Life) else {"task_group": node.title},
+        )
+        if isinstance(node, Branch):
+            self._stop_group(node)
+        self._ended(node)
+
+    def _ended(self, node: Node) -> None:
+        """End the group of a significant task or group that has ended."""
+        branch = node.parent
+        if branch is None or not node.significant:
+            return
+        if branch.parent is None:
+            self.ask_to_stop()
+        else:
+            self._stop_group(branch)
+            self._ended(branch)
 
     def _look_whether_finished(self) -> None:
         if (
             self.phase is Phase.RUNNING
-            and not self._restarting
+            and not self._recoveries
             and not self._working["background"]
             and (self._produced or not self._working["event"])
         ):
@@ -363,111 +472,51 @@ class Keeper(Generic[E]):
 
     # -- stopping ------------------------------------------------------------------------------
 
+    def _stop_group(self, branch: Branch) -> None:
+        """Stop the tasks of one group, in order; the others go on."""
+        lives = [life for life in lives_below(branch) if life.recovering or not life.gone]
+        for life in lives:
+            self._recoveries.give_up(life)
+            life.skip()
+        assert self._tasks is not None
+        lives.sort(key=lambda life: life.rank)
+        self._tasks.start_soon(self._stop_lives, lives)
+
+    async def _stop_lives(self, lives: list[Life]) -> None:
+        with held(lives) as up:
+            await end(life for life in up if life.entry.kind == "background")
+            await drain(life for life in up if life.entry.kind == "event")
+            await end(up)
+            self.shutdown_failures += await shut_down(up)
+
     async def _stop_all(self) -> None:
         self.phase = Phase.STOPPING
         self.finished.set()
-        lives = list(self._started.values())
+        self._recoveries.give_up_all()
+        lives = sorted(self._started.values(), key=lambda life: life.rank)
         with CancelScope() as self._patience:
             if self._hurried:
                 self._patience.cancel()
-            await self._end([life for life in lives if life.entry.kind == "background"])
-            await self._drain([life for life in lives if life.entry.kind == "event"])
-        await self._end(lives)
-        await self._shut_down(lives)
+            await end(life for life in lives if life.entry.kind == "background")
+            await drain(life for life in lives if life.entry.kind == "event")
+        for life in lives:
+            life.end()
+        await end(lives)
+        self.shutdown_failures += await shut_down(lives)
 
     async def _retire(self, life: Life, *, own: bool) -> None:
         """Stop one life in the order of a whole stop; end when it is gone."""
         if life.gone:
             life.skip()
             return
-        if own:
-            with move_on_after(life.entry.metadata.stop_timeout):
-                await life.wait_over()
-        else:
-            await self._drain([life])
-        await self._end([life])
-        await self._shut_down([life])
-
-    async def _drain(self, lives: Sequence[Life]) -> None:
-        """Wait until event tasks have handled all that was published, what they publish included.
-
-        A handler may publish for another, so all of them must have come to rest in one look.
-        """
-        since = current_time()
-        for life in lives:
-            life.move_on_to_stopping()
-        while waiting := [
-            life
-            for life in lives
-            if life.is_working
-            and not life.settled
-            and current_time() < since + life.entry.metadata.drain_timeout
-        ]:
-            for life in waiting:
-                with move_on_at(since + life.entry.metadata.drain_timeout):
-                    await life.wait_settled()
-
-    async def _end(self, lives: Sequence[Life]) -> None:
-        """Cancel the work of each and wait until it is over, or say who does not end."""
-        since = current_time()
-        lives = [life for life in lives if not (life.over or life.gone)]
-        for life in lives:
-            life.move_on_to_stopping()
-            life.end()
-        for life in lives:
-            if not (life.over or life.shutdown_failures):
-                timeout = life.entry.metadata.stop_timeout
-                with move_on_at(since + timeout):
+        with held([life]):
+            if own:
+                with move_on_after(life.entry.metadata.stop_timeout):
                     await life.wait_over()
-                if not life.over:
-                    error = life.note_shutdown_failure(
-                        f"its {life.doing} went on for more than stop_timeout ({timeout:g} s)"
-                        " after it was cancelled",
-                        TimeoutError("stop_timeout"),
-                    )
-                    logger.warning("%s", error)
-
-    async def _shut_down(self, lives: Sequence[Life]) -> None:
-        """Let lives shut down one after the other, the last one first, and wait within bounds."""
-        waiting = [life for life in lives if not life.gone]
-        for life in waiting:
-            if not life.over:
-                life.allow_shutdown()  # named already: it shuts down if it ends after all
-        waiting = [life for life in waiting if life.over]
-        for life, following in zip(waiting[1:], waiting, strict=False):
-            life.next_to_shut_down = following
-        if self._hurried:
-            for life in waiting:
-                life.cut_short(_HURRY)
-        if waiting:
-            waiting[-1].allow_shutdown()
-        await checkpoint()  # most are gone when it returns, and need no timer
-        while waiting:
-            life = waiting[-1]  # the one that has its turn
-            timeout = life.entry.metadata.shutdown_timeout
-            if not life.gone:
-                # Wait for the last turn, not for each: ten thousand wake-ups are dear.
-                final = next(life for life in waiting if not life.gone)
-                with move_on_at(life.turn_began + timeout):
-                    await final.wait_gone()
-            if not life.gone and current_time() >= life.turn_began + timeout:
-                await self._cut_short(life, timeout)
-            while waiting and (waiting[-1].gone or waiting[-1].given_up):
-                self.shutdown_failures += waiting.pop().report()
-
-    async def _cut_short(self, life: Life, timeout: float) -> None:
-        """Cancel a ``shutdown()`` that takes too long, and give it up if that does not help."""
-        life.cut_short(f"its shutdown() ran longer than shutdown_timeout ({timeout:g} s)")
-        with move_on_after(_LAST_RESORT):
-            await life.wait_gone()
-        if not life.gone:
-            error = life.note_shutdown_failure(
-                f"it ignores its cancellation {_LAST_RESORT:g} s after shutdown_timeout"
-                f" ({timeout:g} s); the others are shut down without it",
-                TimeoutError("shutdown_timeout"),
-            )
-            logger.warning("%s", error)
-            life.give_up()
+            else:
+                await drain([life])
+            await end([life])
+            self.shutdown_failures += await shut_down([life])
 
     def hurry(self) -> None:
         """Stop at once: no waiting for what is left, and no time for ``shutdown()``."""
@@ -475,7 +524,9 @@ class Keeper(Generic[E]):
         if self._patience is not None:
             self._patience.cancel()
         for life in self._started.values():
-            life.cut_short(_HURRY)
+            life.cut_short(HURRY)
+
+    # -- raising -------------------------------------------------------------------------------
 
     def raise_failures(self) -> None:
         """Raise what ended the run, once."""

@@ -326,13 +326,14 @@ class Log(Generic[T]):
 class Cursor(Generic[T]):
     """One reader of a log: the number of the item it reads next, and how many it missed."""
 
-    __slots__ = ("closed", "fast", "log", "missed", "position")
+    __slots__ = ("closed", "fast", "halted", "log", "missed", "position")
 
     def __init__(self, log: Log[T], position: int) -> None:
         self.log = log
         self.position = position
         self.missed = 0
         self.closed = False
+        self.halted = False  # whether there is nothing to read here: closed, or paused
         self.fast = log.behind is None  # whether reading need not be told to blocked senders
         log.attach(position)
 
@@ -340,7 +341,7 @@ class Cursor(Generic[T]):
     def must_wait(self) -> bool:
         """Whether there is nothing to read and nothing to report yet."""
         log = self.log
-        return self.position == log.tail and log.senders > 0 and not self.closed
+        return self.position == log.tail and log.senders > 0 and not self.halted
 
     def take(self, max_items: int) -> list[T]:
         """Copy out the next items, at least one, and move past them; one slice for the batch.
@@ -350,7 +351,7 @@ class Cursor(Generic[T]):
         log = self.log
         position = self.position
         count = log.tail - position
-        if self.closed:
+        if self.halted:
             raise ClosedResourceError
         if count == 0:
             if log.senders:
@@ -384,9 +385,20 @@ class Cursor(Generic[T]):
     def close(self) -> None:
         """Stop reading: what was not read is let go, whoever waits here or for room is woken."""
         if not self.closed:
-            self.closed = True
+            self.closed = self.halted = True
             self.fast = False
             self.log.detach(self.position)
+
+    def pause(self) -> None:
+        """Give nothing more to whoever reads here, as if closed, but keep its place in the log."""
+        self.halted = True
+        self.fast = False
+        self.log.ring()
+
+    def resume(self) -> None:
+        """Be read again, from the same place."""
+        self.halted = self.closed
+        self.fast = self.log.behind is None and not self.closed
 
     def __len__(self) -> int:
         return 0 if self.closed else min(self.log.tail - self.position, self.log.capacity)

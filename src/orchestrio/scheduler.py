@@ -6,20 +6,19 @@ This is what users talk to. What happens to the tasks, and in which order, is th
 from __future__ import annotations
 
 import logging
+import random as randomness
 import signal
 import threading
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
-    Awaitable,
     Callable,
     Generator,
     Hashable,
-    Iterable,
     Mapping,
 )
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
-from typing import Any, Final, Generic, Literal, Self, TypedDict, cast, final, overload
+from typing import Any, Literal, Self, final, overload
 
 import anyio
 from anyio import (
@@ -30,72 +29,56 @@ from anyio import (
 )
 from anyio.abc import TaskGroup, TaskStatus
 from anyio.lowlevel import checkpoint
-from typing_extensions import TypeVar, Unpack
+from typing_extensions import TypeVar, override
 
 from .bus import EventBus
-from .errors import LifecycleError, SchedulerError
+from .errors import LifecycleError
+from .groups import Group
 from .keeper import Command, Keeper, Phase
-from .models import (
-    ChannelConfig,
-    OnError,
-    RestartPolicy,
-    TaskId,
-    TaskMetadata,
-    TaskSnapshot,
-)
-from .registry import RegisteredTask, TaskRegistry
+from .life import Life
+from .models import ChannelConfig, HealthReport, Strategy, TaskId, TaskSnapshot, TaskState
+from .registry import TaskRegistry
 from .streams import BroadcastReceiveStream, BroadcastSendStream
-from .supervision import BackgroundLife, EventLife, Life
-from .tasks import BackgroundFunction, BackgroundTask, EventFunction, EventTask
+from .systemd import Notifier
 from .topics import Topic
 
-__all__ = ["Scheduler", "TaskOptions"]
+__all__ = ["Scheduler"]
 
 E = TypeVar("E", bound=Hashable, default=Hashable)
 T = TypeVar("T")
-B = TypeVar("B", bound=Callable[[], Awaitable[object]])
 
 logger = logging.getLogger("orchestrio")
 
-_DEFAULTS: Final = TaskMetadata()
-
-
-class TaskOptions(TypedDict, total=False):
-    """The fields of `TaskMetadata` as keywords; all times are in seconds."""
-
-    name: str
-    description: str
-    tags: Iterable[str]
-    restart: RestartPolicy
-    depends_on: Iterable[str]
-    concurrency: int
-    on_error: OnError | None
-    start_timeout: float
-    stop_timeout: float
-    drain_timeout: float
-    shutdown_timeout: float
-
 
 @final
-class Scheduler(AsyncContextManagerMixin, Generic[E]):
+class Scheduler(AsyncContextManagerMixin, Group[E]):
     """Owns tasks and an event bus, and runs them through one lifecycle.
 
     Use it as an async context manager, or call `run`. `E` narrows the plain event keys, as in
     ``Scheduler[MyEnum]()``. It lives once: after a stop, make a new one.
 
-    A task that fails stops everything, in order, and its error is raised to whoever waits in
-    `start`, `run` or `shutdown`; if nobody does, the body of the ``async with`` block is cancelled
-    and the block raises it.
+    A task that fails, and that no policy restarts, stops everything, in order, and its error is
+    raised to whoever waits in `start`, `run` or `shutdown`; if nobody does, the body of the
+    ``async with`` block is cancelled and the block raises it.
+
+    :param strategy: who is restarted with one of its own tasks or groups; see `group`
+    :param random: returns numbers from 0 up to 1, for the jitter of delays
     """
 
-    def __init__(self) -> None:
-        self._bus = EventBus[E]()
+    def __init__(
+        self,
+        *,
+        strategy: Strategy = "one_for_one",
+        random: Callable[[], float] = randomness.random,
+    ) -> None:
         self._registry = TaskRegistry[E]()
-        self._keeper = Keeper(self._registry, self._bus, self._alarm)
-        self._on_end = self._keeper.life_ended  # one bound method for all lives
+        bus = EventBus[E]()
+        keeper = Keeper(self._registry, bus, self._alarm, strategy, random)
+        super().__init__(keeper.root, keeper, bus)
         self._listeners = 0  # calls that will raise a failure, so that the body need not be told
         self._block: TaskGroup | None = None  # around the body of the `async with` block
 
+    @override
     def __repr__(self) -> str:
         return f"<Scheduler: {len(self._registry)} tasks, {self._keeper.phase.name.lower()}>"
 
@@ -142,121 +125,6 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
     async def publish(self, event: Any, item: Any) -> int:
         """Publish one item and return how many receivers it went to; see `EventBus.publish`."""
         return await self._bus.publish(event, item)
-
-    # -- registration --------------------------------------------------------------------------
-
-    def register_background_task(
-        self,
-        task: BackgroundTask,
-        metadata: TaskMetadata | None = None,
-        **options: Unpack[TaskOptions],
-    ) -> TaskId:
-        """Take over a background task.
-
-        Before `start` it waits there; afterwards it is initialised at once, in the background,
-        and a failure in it is a task failure like any other.
-
-        :param task: the task
-        :param metadata: its description, or
-        :param options: the fields of one
-        :return: its identity
-        :raises LifecycleError: if the name is taken, a dependency is not registered (after
-            `start`), or the scheduler is stopping
-        :raises ~pydantic.ValidationError: if an option is not valid; it names the field
-        """
-        return self._register(
-            task, metadata, options, lambda entry: BackgroundLife(entry, task, self._on_end)
-        )
-
-    def register_event_task(
-        self,
-        task: EventTask[T],
-        metadata: TaskMetadata | None = None,
-        **options: Unpack[TaskOptions],
-    ) -> TaskId:
-        """Take over an event task; after `start` it is subscribed when this returns.
-
-        :param task: the task
-        :param metadata: its description, or
-        :param options: the fields of one
-        :return: its identity
-        :raises InvalidChannelError: if its event has no channel (after `start`)
-        :raises LifecycleError: as `register_background_task` does
-        :raises ~pydantic.ValidationError: if an option is not valid; it names the field
-        """
-
-        def subscribe() -> BroadcastReceiveStream[T]:
-            return self._bus.subscribe(cast("Topic[T]", task.subscribed_event))
-
-        return self._register(
-            task,
-            metadata,
-            options,
-            lambda entry: EventLife(entry, task, subscribe, self._on_end),
-        )
-
-    def background(self, **options: Unpack[TaskOptions]) -> Callable[[B], B]:
-        """Register the decorated async function as a background task.
-
-        :param options: the fields of `TaskMetadata`; the name defaults to the function's
-        :return: the decorator, which returns the function as it is
-        :raises LifecycleError: as `register_background_task` does
-        :raises ~pydantic.ValidationError: if an option is not valid
-        """
-
-        def register(function: B) -> B:
-            self.register_background_task(BackgroundFunction(function), **options)
-            return function
-
-        return register
-
-    @overload
-    def on(
-        self, event: Topic[T], **options: Unpack[TaskOptions]
-    ) -> Callable[[Callable[[T], Awaitable[object]]], Callable[[T], Awaitable[object]]]: ...
-    @overload
-    def on(
-        self, event: E, **options: Unpack[TaskOptions]
-    ) -> Callable[[Callable[[str], Awaitable[object]]], Callable[[str], Awaitable[object]]]: ...
-    def on(self, event: Any, **options: Unpack[TaskOptions]) -> Any:
-        """Register the decorated async function as the handler of an event.
-
-        :param event: the key
-        :param options: the fields of `TaskMetadata`; the name defaults to the function's
-        :return: the decorator, which returns the function as it is
-        :raises InvalidChannelError: as `register_event_task` does
-        :raises LifecycleError: as `register_background_task` does
-        :raises ~pydantic.ValidationError: if an option is not valid
-        """
-
-        def register(
-            function: Callable[[object], Awaitable[object]],
-        ) -> Callable[[object], Awaitable[object]]:
-            self.register_event_task(EventFunction(event, function), **options)
-            return function
-
-        return register
-
-    def _register(
-        self,
-        task: BackgroundTask | EventTask[T],
-        metadata: TaskMetadata | None,
-        options: TaskOptions,
-        give_life: Callable[[RegisteredTask], Life],
-    ) -> TaskId:
-        if metadata is None:
-            metadata = TaskMetadata(**cast("dict[str, Any]", options)) if options else _DEFAULTS
-        elif options:
-            raise LifecycleError("give the metadata or its fields as keywords, not both")
-        if self._keeper.is_stopping:
-            raise LifecycleError("the scheduler is stopping: it takes no new tasks")
-        entry = self._registry.add(task, metadata)
-        try:
-            self._keeper.adopt(give_life(entry))
-        except SchedulerError:
-            self._registry.remove(entry.task_id)
-            raise
-        return entry.task_id
 
     # -- lifecycle -----------------------------------------------------------------------------
 
@@ -337,8 +205,15 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
                     except LifecycleError:
                         if not self._keeper.is_stopping:
                             raise
-                await self._keeper.finished.wait()
-                await self.shutdown()
+                with Notifier() as systemd:
+                    systemd.ready()
+                    alive = await self._block.start(self._feed_watchdog, systemd)
+                    try:
+                        await self._keeper.finished.wait()
+                        systemd.stopping()
+                        await self.shutdown()
+                    finally:
+                        alive.cancel()
             finally:
                 signals.cancel()
 
@@ -394,8 +269,24 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
             return self._life(task_id).snapshot()
         return [life.snapshot() for life in self._keeper.lives.values()]
 
+    def health(self) -> HealthReport:
+        """Return how the scheduler and its tasks are, for a liveness and a readiness probe.
+
+        :return: a report that can be sent as JSON with ``model_dump_json()``
+        """
+        tasks = tuple(self.status())
+        settled = (TaskState.COMPLETED, TaskState.STOPPED)
+        return HealthReport(
+            live=self._keeper.is_live,
+            ready=self._keeper.phase is Phase.RUNNING
+            and all(task.ready or task.state in settled for task in tasks),
+            tasks=tasks,
+        )
+
     async def wait_stopped(self, task_id: TaskId) -> TaskSnapshot:
-        """Wait until a task's work has ended: it returned, was stopped, or failed.
+        """Wait until a task's work has ended for good: it returned, was stopped, or failed.
+
+        A task that is to be restarted has not.
 
         :param task_id: the identity
         :return: how it stands then
@@ -406,7 +297,7 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
         if life is self._keeper.own_life():
             raise LifecycleError(f"task {life.entry.name!r} would wait for itself to stop")
         await checkpoint()
-        await life.wait_over()
+        await life.wait_done()
         return life.snapshot()
 
     async def stop_task(self, task_id: TaskId) -> None:
@@ -436,7 +327,7 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
         if self._keeper.phase is not Phase.RUNNING:
             raise LifecycleError("only a running scheduler can restart a task")
         life = self._life(task_id)
-        if life.over:
+        if life.done:
             life.subscribe()
         await self._keeper.order(Command("restart", life))
 
@@ -451,6 +342,17 @@ class Scheduler(AsyncContextManagerMixin, Generic[E]):
 
     def _life(self, task_id: TaskId) -> Life:
         return self._keeper.lives[self._registry.get(task_id).task_id]
+
+    async def _feed_watchdog(
+        self, systemd: Notifier, *, task_status: TaskStatus[CancelScope]
+    ) -> None:
+        """Tell systemd that the service is alive, for as long as no task is stuck."""
+        with CancelScope() as scope:
+            task_status.started(scope)
+            while systemd.enabled and systemd.watchdog_interval is not None:
+                if self._keeper.is_live:
+                    systemd.watchdog()
+                await anyio.sleep(systemd.watchdog_interval)
 
     async def _watch_signals(self, *, task_status: TaskStatus[CancelScope]) -> None:
         with CancelScope() as scope, ExitStack() as stack:

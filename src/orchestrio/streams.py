@@ -498,6 +498,11 @@ def reached(sender: BroadcastSendStream[T]) -> int:
     return 0 if log.refused else log.receivers
 
 
+def has_receivers(sender: BroadcastSendStream[T]) -> bool:
+    """Return whether anybody would get an item. For those who need not make it otherwise."""
+    return sender._log.receivers > 0  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
+
+
 def cursor_of(stream: BroadcastReceiveStream[T]) -> Cursor[T]:
     """Return what a receiver reads with. For delivery, which hands over without the stream."""
     return stream._cursor  # pyright: ignore[reportPrivateUsage]  # a friend, in this module

@@ -10,7 +10,7 @@ from typing_extensions import TypeVar
 
 from .topics import Topic
 
-__all__ = ["BackgroundFunction", "BackgroundTask", "EventFunction", "EventTask", "Task"]
+__all__ = ["BackgroundFunction", "BackgroundTask", "EventFunction", "EventTask", "Task", "name_of"]
 
 T = TypeVar("T", default=str)
 
@@ -93,7 +93,7 @@ class BackgroundFunction(BackgroundTask):
 
     @property
     def default_name(self) -> str:
-        return _name_of(self._function)
+        return name_of(self._function)
 
     async def execute(self) -> None:
         await self._function()
@@ -111,7 +111,7 @@ class EventFunction(EventTask[T]):
 
     @property
     def default_name(self) -> str:
-        return _name_of(self._function)
+        return name_of(self._function)
 
     @property
     def handler(self) -> Callable[[T], Awaitable[object]]:
@@ -125,5 +125,6 @@ class EventFunction(EventTask[T]):
         await self._function(event)
 
 
-def _name_of(function: Callable[..., object]) -> str:
+def name_of(function: Callable[..., object]) -> str:
+    """Return what a task made of a function is called."""
     return getattr(function, "__name__", type(function).__name__)

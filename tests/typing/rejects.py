@@ -93,7 +93,7 @@ def settings() -> None:
     ChannelConfig(overflow="drop")  # error
     ChannelConfig(capacityy=4)  # error
     TaskMetadata(on_error="ignore")  # error
-    RestartPolicy(mode="always")  # error
+    RestartPolicy(mode="sometimes")  # error
 
 
 class Clock(BackgroundTask):

@@ -1,0 +1,156 @@
+"""What a running task may ask of its surroundings: `current_task_context`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Final, final
+
+from anyio import Event, current_time
+from anyio.lowlevel import checkpoint
+
+from .errors import LifecycleError
+from .models import TaskId
+
+__all__ = ["Run", "TaskContext", "current_run", "current_task_context"]
+
+
+@final
+class Run:
+    """One run of a task, from ``initialize()`` to ``shutdown()``: what it said and was told."""
+
+    __slots__ = (
+        "_ring",
+        "is_ready",
+        "last_beat",
+        "news",
+        "news_bell",
+        "number",
+        "stop_asked",
+        "stopping",
+        "task_id",
+        "task_name",
+    )
+
+    def __init__(
+        self, task_id: TaskId, task_name: str, number: int, ring: Callable[[], None]
+    ) -> None:
+        self.task_id = task_id
+        self.task_name = task_name
+        self.number = number  # 1 for the first run
+        self.is_ready = False
+        self.last_beat = 0.0
+        self.stop_asked = False
+        #: made when the task first asks for it: whoever does not ask is cancelled at once
+        self.stopping: Event | None = None
+        self.news: dict[str, None] | None = None  # dependencies that are back, in order
+        self.news_bell: Event | None = None
+        self._ring = ring  # tells those who wait for a change
+
+    def become_ready(self) -> None:
+        """Note that the task is ready, and tell those who wait for it."""
+        if not self.is_ready:
+            self.is_ready = True
+            self._ring()
+
+    def ask_to_stop(self) -> None:
+        """Tell the task that it is to stop, if it listens."""
+        self.stop_asked = True
+        if self.stopping is not None:
+            self.stopping.set()
+
+    def tell_restarted(self, dependency: str) -> None:
+        """Tell the task that one it depends on is back, if it listens or will."""
+        if self.news is None:
+            self.news = {}
+        self.news[dependency] = None
+        if self.news_bell is not None:
+            self.news_bell.set()
+            self.news_bell = None
+
+
+current_run: Final[ContextVar[Run | None]] = ContextVar("orchestrio_current_run", default=None)
+
+
+@final
+class TaskContext:
+    """A task's own view of its run; see `current_task_context`. Use it in the event loop."""
+
+    __slots__ = ("_run",)
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    @property
+    def task_id(self) -> TaskId:
+        """Identity of the task."""
+        return self._run.task_id
+
+    @property
+    def task_name(self) -> str:
+        """Name of the task."""
+        return self._run.task_name
+
+    @property
+    def run(self) -> int:
+        """Which run of the task this is: 1 for the first, 2 after one restart."""
+        return self._run.number
+
+    @property
+    def stopping(self) -> Event:
+        """Set when the task is to stop.
+
+        A task that has asked for it gets ``stop_timeout`` seconds to end by itself before it is
+        cancelled; one that never did is cancelled at once.
+        """
+        run = self._run
+        if run.stopping is None:
+            run.stopping = Event()
+            if run.stop_asked:
+                run.stopping.set()
+        return run.stopping
+
+    def ready(self) -> None:
+        """Say that the task is ready, for one registered with ``reports_ready=True``.
+
+        Tasks that depend on it begin to work, and `start` returns, when all are ready. Saying it
+        again does nothing.
+        """
+        self._run.become_ready()
+
+    def beat(self) -> None:
+        """Say that the task is alive, for one registered with a ``watchdog``."""
+        self._run.last_beat = current_time()
+
+    async def dependency_restarted(self) -> str:
+        """Wait until a task that this one depends on was restarted, and return its name.
+
+        Several restarts of one task that were not waited for are told once. A task with
+        ``bind_to=True`` is restarted itself instead. If this is cancelled, nothing is lost.
+        """
+        await checkpoint()
+        run = self._run
+        while not run.news:
+            if run.news_bell is None:
+                run.news_bell = Event()
+            await run.news_bell.wait()
+        name = next(iter(run.news))
+        del run.news[name]
+        return name
+
+
+def current_task_context() -> TaskContext:
+    """Return what the task that is running may ask of its surroundings.
+
+    It works in the hooks and handlers of a task, and in the tasks that these start.
+
+    :return: the context of this run of the task
+    :raises LifecycleError: if it is called outside a task of a scheduler
+    """
+    run = current_run.get()
+    if run is None:
+        raise LifecycleError(
+            "current_task_context() is for the hooks and handlers of a scheduler's tasks: no such"
+            " task is running here"
+        )
+    return TaskContext(run)

@@ -1,0 +1,146 @@
+"""What a scheduler tells about itself, on two topics that are on the bus of every scheduler.
+
+`TASK_EVENTS` carries what happens to tasks, for dashboards, metrics and tests. `DEAD_LETTERS`
+carries the messages whose handler failed for good. Both cost nothing while nobody subscribes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, Generic, final
+
+from anyio import ClosedResourceError, WouldBlock
+from typing_extensions import TypeVar
+
+from .bus import EventBus
+from .errors import EventSendError
+from .models import TaskId, TaskState
+from .streams import BroadcastSendStream, has_receivers
+from .topics import Topic
+
+__all__ = [
+    "DEAD_LETTERS",
+    "TASK_EVENTS",
+    "DeadLetter",
+    "Outlet",
+    "RestartScheduled",
+    "StateChanged",
+    "TaskEvent",
+    "TaskFailed",
+    "TaskLagged",
+]
+
+E = TypeVar("E", bound=Hashable, default=Hashable)
+T = TypeVar("T")
+
+logger = logging.getLogger("orchestrio")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskEvent:
+    """Something that happened to a task; which, its class says."""
+
+    #: identity of the task
+    task_id: TaskId
+    #: its name
+    task_name: str
+    #: the group it is in, ``"outer/inner"`` if nested; `None` for a task of the scheduler itself
+    group: str | None
+    #: when it happened, in seconds on the event loop's clock
+    time: float
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateChanged(TaskEvent):
+    """A task went from one state to another."""
+
+    #: where it stood
+    previous: TaskState
+    #: where it stands now
+    state: TaskState
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartScheduled(TaskEvent):
+    """A task will be restarted: it failed, or another did with which it is restarted."""
+
+    #: how many seconds after its end at the earliest
+    delay: float
+    #: what made it necessary; `None` if somebody asked for it
+    cause: BaseException | None
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskLagged(TaskEvent):
+    """An event task was too slow, and messages were overwritten before it read them."""
+
+    #: how many, exactly
+    missed: int
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFailed(TaskEvent):
+    """A task failed; what that means for others, its policy says."""
+
+    #: a `SchedulerError` that names the task, or a `KeyboardInterrupt` and its like
+    error: BaseException
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A message whose handler failed for good, after all retries."""
+
+    #: identity of the task that could not handle it
+    task_id: TaskId
+    #: its name
+    task_name: str
+    #: the event it was published on
+    event: object
+    #: the message as it was published
+    message: object
+    #: what the handler raised the last time
+    error: Exception
+    #: how often the handler was called with it
+    attempts: int
+    #: when it failed for good, in seconds on the event loop's clock
+    time: float
+
+
+#: What happens to the tasks of a scheduler: each item is one of the subclasses of `TaskEvent`.
+TASK_EVENTS: Final = Topic("orchestrio.task_events", TaskEvent)
+
+#: The messages that no retry helped.
+DEAD_LETTERS: Final = Topic("orchestrio.dead_letters", DeadLetter)
+
+
+@final
+class Outlet(Generic[T]):
+    """One of the two topics: publishes if anybody subscribes, and never gets in the way."""
+
+    __slots__ = ("_sender", "_topic")
+
+    def __init__(self, bus: EventBus[E], topic: Topic[T]) -> None:
+        bus.add_channel(topic)
+        self._topic = topic
+        self._sender: BroadcastSendStream[T] = bus.clone_sender(topic)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody would get an item."""
+        return has_receivers(self._sender)
+
+    def put(self, item: T) -> None:
+        """Publish an item; what the channel refuses is logged."""
+        with suppress(ClosedResourceError):  # the bus was closed, or the user took the channel off
+            try:
+                self._sender.send_nowait(item)
+            except (WouldBlock, EventSendError):
+                logger.error("the channel of %s is full: not published: %r", self._topic, item)

@@ -1,0 +1,284 @@
+"""`Group`: tasks that start, fail and stop together; the scheduler is the outermost one.
+
+Everything that is registered anywhere is registered with a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from datetime import tzinfo
+from typing import Any, Final, Generic, Literal, TypedDict, cast, overload
+
+from typing_extensions import TypeVar, Unpack
+
+from .bus import EventBus
+from .errors import LifecycleError, SchedulerError
+from .event_life import EventLife
+from .keeper import Keeper
+from .life import BackgroundLife, Life
+from .models import Backoff, OnError, RestartPolicy, Strategy, TaskId, TaskMetadata
+from .periodic import PeriodicTask
+from .registry import RegisteredTask, TaskRegistry
+from .streams import BroadcastReceiveStream
+from .supervision import Branch
+from .tasks import BackgroundFunction, BackgroundTask, EventFunction, EventTask
+from .timetables import Cron, FixedDelay, FixedRate, Timetable
+from .topics import Topic
+
+__all__ = ["Group", "TaskOptions"]
+
+E = TypeVar("E", bound=Hashable, default=Hashable)
+T = TypeVar("T")
+B = TypeVar("B", bound=Callable[[], Awaitable[object]])
+
+_DEFAULTS: Final = TaskMetadata()
+
+
+class TaskOptions(TypedDict, total=False):
+    """The fields of `TaskMetadata` as keywords; all times are in seconds."""
+
+    name: str
+    description: str
+    tags: Iterable[str]
+    restart: RestartPolicy | None
+    depends_on: Iterable[str]
+    bind_to: bool
+    significant: bool
+    concurrency: int
+    timeout: float
+    retries: int
+    retry_backoff: Backoff
+    on_error: OnError | None
+    reports_ready: bool
+    watchdog: float
+    start_timeout: float
+    stop_timeout: float
+    drain_timeout: float
+    shutdown_timeout: float
+
+
+class Group(Generic[E]):
+    """Tasks, and groups of tasks, that start, fail and stop together.
+
+    Made by `group`; a `Scheduler` is the outermost group. Its tasks start in the order of
+    registration and stop in reverse. `strategy` says who is restarted when one of them is. A task
+    that fails more often than its policy allows, or has none, is a failure of its group; and to
+    that, the policy of the group applies.
+    """
+
+    def __init__(self, branch: Branch, keeper: Keeper[E], bus: EventBus[E]) -> None:
+        self._branch = branch
+        self._keeper = keeper
+        self._bus = bus
+
+    def __repr__(self) -> str:
+        return f"<Group {self.name!r}: {len(self._branch.children)} tasks and groups>"
+
+    @property
+    def name(self) -> str:
+        """Its name, unique in its scheduler."""
+        return self._branch.name
+
+    def group(
+        self,
+        name: str,
+        *,
+        strategy: Strategy = "one_for_one",
+        restart: RestartPolicy | None = None,
+        significant: bool = False,
+    ) -> Group[E]:
+        """Make a group in this one; it has this place in the order of start.
+
+        :param name: its name, unique in its scheduler; tasks may depend on it by that name
+        :param strategy: who is restarted with one of its tasks or groups: nobody else
+            (``"one_for_one"``), all of this group (``"one_for_all"``), or those that were
+            registered after it (``"rest_for_one"``)
+        :param restart: when the group as a whole is restarted, after a failure that it could not
+            deal with by itself; `None`: never, and such a failure is one of the group around it
+        :param significant: whether the group around it ends when this one does
+        :return: the group
+        :raises LifecycleError: if the name is taken, or the scheduler is stopping
+        """
+        keeper = self._keeper
+        if name in keeper.groups:
+            raise LifecycleError(f"a group named {name!r} exists already: give it another name")
+        if keeper.is_stopping:
+            raise LifecycleError("the scheduler is stopping: it takes no new groups")
+        branch = Branch(name, self._branch, strategy, restart, significant)
+        keeper.groups[name] = branch
+        return Group(branch, keeper, self._bus)
+
+    def register_background_task(
+        self,
+        task: BackgroundTask,
+        metadata: TaskMetadata | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> TaskId:
+        """Take over a background task.
+
+        Before `start` it waits there; afterwards it is initialised at once, in the background,
+        and a failure in it is a task failure like any other.
+
+        :param task: the task
+        :param metadata: its description, or
+        :param options: the fields of one
+        :return: its identity
+        :raises LifecycleError: if the name is taken, a dependency is not registered (after
+            `start`), or the scheduler is stopping
+        :raises ~pydantic.ValidationError: if an option is not valid; it names the field
+        """
+        return self._register(
+            task,
+            _described(metadata, options),
+            lambda entry: BackgroundLife(entry, task, self._branch, self._keeper),
+        )
+
+    def register_event_task(
+        self,
+        task: EventTask[T],
+        metadata: TaskMetadata | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> TaskId:
+        """Take over an event task; after `start` it is subscribed when this returns.
+
+        :param task: the task
+        :param metadata: its description, or
+        :param options: the fields of one
+        :return: its identity
+        :raises InvalidChannelError: if its event has no channel (after `start`)
+        :raises LifecycleError: as `register_background_task` does
+        :raises ~pydantic.ValidationError: if an option is not valid; it names the field
+        """
+
+        def subscribe() -> BroadcastReceiveStream[T]:
+            return self._bus.subscribe(cast("Topic[T]", task.subscribed_event))
+
+        return self._register(
+            task,
+            _described(metadata, options),
+            lambda entry: EventLife(entry, task, subscribe, self._branch, self._keeper),
+        )
+
+    def background(self, **options: Unpack[TaskOptions]) -> Callable[[B], B]:
+        """Register the decorated async function as a background task.
+
+        :param options: the fields of `TaskMetadata`; the name defaults to the function's
+        :return: the decorator, which returns the function as it is
+        :raises LifecycleError: as `register_background_task` does
+        :raises ~pydantic.ValidationError: if an option is not valid
+        """
+
+        def register(function: B) -> B:
+            self.register_background_task(BackgroundFunction(function), **options)
+            return function
+
+        return register
+
+    def every(
+        self,
+        seconds: float,
+        *,
+        fixed: Literal["rate", "delay"] = "rate",
+        **options: Unpack[TaskOptions],
+    ) -> Callable[[B], B]:
+        """Call the decorated async function every so many seconds, at once for the first time.
+
+        It is a background task. Each call is a tick: ``timeout``, ``retries`` and ``on_error``
+        are for ticks what they are for messages, and the snapshot of the task counts them. The
+        timetable goes on over restarts.
+
+        :param seconds: how often, more than 0; a delay may also be 0
+        :param fixed: ``"rate"``: from begin to begin, without drift; a tick that takes longer than
+            that costs those it runs into, which are counted as missed and not made up for.
+            ``"delay"``: from the end of one to the begin of the next
+        :param options: the fields of `TaskMetadata`; the name defaults to the function's
+        :return: the decorator, which returns the function as it is
+        :raises ValueError: if `seconds` is not such a number, or infinite
+        :raises LifecycleError: as `register_background_task` does
+        :raises ~pydantic.ValidationError: if an option is not valid
+        """
+        kind = FixedRate if fixed == "rate" else FixedDelay
+        return self._periodic(kind(seconds), options)
+
+    def cron(
+        self, expression: str, *, tz: tzinfo | None = None, **options: Unpack[TaskOptions]
+    ) -> Callable[[B], B]:
+        """Call the decorated async function at the times of a cron expression; see `every`.
+
+        Needs the extra: ``pip install 'orchestrio[cron]'``.
+
+        :param expression: five fields as in crontab(5), such as ``"*/5 * * * *"``, or six with
+            seconds first
+        :param tz: the time zone; that of the system if not given
+        :param options: the fields of `TaskMetadata`; the name defaults to the function's
+        :return: the decorator, which returns the function as it is
+        :raises ImportError: if the extra is not installed
+        :raises ValueError: if the expression is not valid
+        :raises LifecycleError: as `register_background_task` does
+        :raises ~pydantic.ValidationError: if an option is not valid
+        """
+        return self._periodic(Cron(expression, tz), options)
+
+    @overload
+    def on(
+        self, event: Topic[T], **options: Unpack[TaskOptions]
+    ) -> Callable[[Callable[[T], Awaitable[object]]], Callable[[T], Awaitable[object]]]: ...
+    @overload
+    def on(
+        self, event: E, **options: Unpack[TaskOptions]
+    ) -> Callable[[Callable[[str], Awaitable[object]]], Callable[[str], Awaitable[object]]]: ...
+    def on(self, event: Any, **options: Unpack[TaskOptions]) -> Any:
+        """Register the decorated async function as the handler of an event.
+
+        :param event: the key
+        :param options: the fields of `TaskMetadata`; the name defaults to the function's
+        :return: the decorator, which returns the function as it is
+        :raises InvalidChannelError: as `register_event_task` does
+        :raises LifecycleError: as `register_background_task` does
+        :raises ~pydantic.ValidationError: if an option is not valid
+        """
+
+        def register(
+            function: Callable[[object], Awaitable[object]],
+        ) -> Callable[[object], Awaitable[object]]:
+            self.register_event_task(EventFunction(event, function), **options)
+            return function
+
+        return register
+
+    def _periodic(self, timetable: Timetable, options: TaskOptions) -> Callable[[B], B]:
+        metadata = _described(None, options)
+
+        def register(function: B) -> B:
+            task = PeriodicTask(function, timetable, metadata, self._keeper.random)
+            self.register_background_task(task, metadata)
+            return function
+
+        return register
+
+    def _register(
+        self,
+        task: BackgroundTask | EventTask[T],
+        metadata: TaskMetadata,
+        give_life: Callable[[RegisteredTask], Life],
+    ) -> TaskId:
+        keeper = self._keeper
+        if keeper.is_stopping:
+            raise LifecycleError("the scheduler is stopping: it takes no new tasks")
+        registry: TaskRegistry[E] = keeper.registry
+        entry = registry.add(task, metadata)
+        try:
+            keeper.adopt(give_life(entry), self._branch)
+        except SchedulerError:
+            registry.remove(entry.task_id)
+            raise
+        return entry.task_id
+
+
+def _described(metadata: TaskMetadata | None, options: TaskOptions) -> TaskMetadata:
+    """Return the description of a task, given whole or by its fields."""
+    if metadata is None:
+        return TaskMetadata(**cast("dict[str, Any]", options)) if options else _DEFAULTS
+    if options:
+        raise LifecycleError("give the metadata or its fields as keywords, not both")
+    return metadata

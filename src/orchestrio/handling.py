@@ -1,0 +1,67 @@
+"""One call of a handler, made to last: a time limit for each attempt, and retries with a back-off."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from math import inf
+from typing import TypeVar
+
+from anyio import move_on_after, sleep
+
+from .models import TaskMetadata
+
+__all__ = ["persistent"]
+
+T = TypeVar("T")
+
+logger = logging.getLogger("orchestrio")
+
+
+def persistent(
+    handle: Callable[[T], Awaitable[object]],
+    metadata: TaskMetadata,
+    random: Callable[[], float],
+    extra: Callable[[], dict[str, object]],
+) -> Callable[[T], Awaitable[object]]:
+    """Give a handler the ``timeout`` and the ``retries`` of its task; none of them costs nothing.
+
+    :param handle: the handler
+    :param metadata: has the limits
+    :param random: returns numbers from 0 up to 1, for the jitter of the back-off
+    :param extra: returns what a log record about the task carries
+    :return: the handler itself if there are no limits; or a function that calls it, and raises
+        what it raised the last time, or `TimeoutError`
+    """
+    timeout = metadata.timeout
+    retries = metadata.retries
+    if timeout == inf and not retries:
+        return handle
+
+    async def attempt(item: T) -> None:
+        with move_on_after(timeout) as scope:
+            await handle(item)
+        if scope.cancelled_caught:
+            raise TimeoutError(f"it took longer than its timeout ({timeout:g} s)")
+
+    async def persist(item: T) -> None:
+        for number in range(1, retries + 1):
+            try:
+                await attempt(item)
+            except Exception as error:
+                delay = metadata.retry_backoff.delay(number, random())
+                logger.info(
+                    "attempt %d of %d failed, the next in %g s: %s: %s",
+                    number,
+                    retries + 1,
+                    delay,
+                    type(error).__name__,
+                    error,
+                    extra=extra() | {"attempt": number, "delay": delay},
+                )
+                await sleep(delay)
+            else:
+                return
+        await attempt(item)
+
+    return persist

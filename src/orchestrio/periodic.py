@@ -1,0 +1,76 @@
+"""Periodic tasks: a function called at the times of a timetable, ticks counted like messages."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import final
+
+from typing_extensions import override
+
+from .context import current_task_context
+from .handling import persistent
+from .models import TaskMetadata
+from .tasks import BackgroundTask, name_of
+from .timetables import Timetable
+
+__all__ = ["PeriodicTask"]
+
+logger = logging.getLogger("orchestrio")
+
+
+@final
+class PeriodicTask(BackgroundTask):
+    """A plain async function that is called again and again.
+
+    The timetable goes on over restarts: what was missed meanwhile is counted, not made up for.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[], Awaitable[object]],
+        timetable: Timetable,
+        metadata: TaskMetadata,
+        random: Callable[[], float],
+    ) -> None:
+        self._function = function
+        self._timetable = timetable
+        self._on_error = metadata.on_error
+        self._call = persistent(self._tick, metadata, random, _extra)
+        #: ticks done
+        self.handled = 0
+        #: ticks that raised
+        self.failed = 0
+        #: ticks that were skipped, since the one before took too long
+        self.missed = 0
+
+    @property
+    @override
+    def default_name(self) -> str:
+        return name_of(self._function)
+
+    @override
+    async def execute(self) -> None:
+        while True:
+            self.missed += await self._timetable.next_tick()
+            try:
+                await self._call(None)
+            except Exception as error:
+                self.failed += 1
+                if self._on_error != "skip":
+                    raise
+                logger.error("a tick was skipped: it failed", exc_info=error, extra=_extra())
+            else:
+                self.handled += 1
+
+    async def _tick(self, _: None) -> None:
+        await self._function()
+
+    def counts(self) -> dict[str, int]:
+        """The fields of the snapshot that count ticks."""
+        return {"handled": self.handled, "failed": self.failed, "missed": self.missed}
+
+
+def _extra() -> dict[str, object]:
+    context = current_task_context()
+    return {"task_id": str(context.task_id), "task_name": context.task_name}

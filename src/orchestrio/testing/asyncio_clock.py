@@ -1,0 +1,133 @@
+"""Virtual time for asyncio: a selector that jumps where others sleep."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from asyncio import TimerHandle
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextvars import Context
+from functools import partial
+from heapq import heapify, heappop, heappush
+from itertools import count
+from math import inf, nextafter
+from selectors import DefaultSelector, SelectorKey
+from typing import TypeVar, TypeVarTuple, final
+
+from anyio.to_thread import current_default_thread_limiter
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+RESOLUTION = time.get_clock_info("monotonic").resolution  # as asyncio sees it
+FEW_TIMERS = 100
+
+
+def virtual_options(io_grace: float) -> dict[str, object]:
+    """Return the options for AnyIO's asyncio backend."""
+    return {"loop_factory": partial(VirtualTimeLoop, io_grace)}
+
+
+@final
+class VirtualTimeSelector(DefaultSelector):
+    """Keeps the time, and waits for files only as long as virtual time allows."""
+
+    def __init__(self, io_grace: float) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.own_files = 0
+        self.executor_jobs = 0
+        self._io_grace = io_grace
+        self._timers: list[tuple[float, int, TimerHandle]] = []  # a heap
+        self._numbers = count()  # so that no two timers are compared, nor the arguments they hold
+        self._room = FEW_TIMERS
+
+    def add_timer(self, when: float, timer: TimerHandle) -> None:
+        """Let the clock stop at a timer on its way."""
+        if len(self._timers) >= self._room:
+            # Most timers are timeouts, cancelled long before their time would have come.
+            self._timers = [known for known in self._timers if not known[2].cancelled()]
+            heapify(self._timers)
+            self._room = FEW_TIMERS + 2 * len(self._timers)
+        heappush(self._timers, (when, next(self._numbers), timer))
+
+    def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
+        """Poll if a task can run; if all wait, really wait for files, or jump to the next timer."""
+        deadline = self._next_deadline()
+        if timeout is not None and timeout <= 0:
+            if deadline == nextafter(self.now, inf):  # see `call_at`
+                self.now = deadline
+            return super().select(0)
+        if deadline == inf:
+            return super().select(None)
+        if self.executor_jobs or current_default_thread_limiter().borrowed_tokens:
+            return self._select_in_real_time(deadline)
+        events = super().select(self._io_grace if len(self.get_map()) > self.own_files else 0)
+        if not events:
+            self.now = deadline
+        return events
+
+    def _select_in_real_time(self, deadline: float) -> list[tuple[SelectorKey, int]]:
+        """Wait for files and threads, and let the clock run as any clock does."""
+        began = time.monotonic()
+        events = super().select(deadline - self.now)
+        if events:
+            self.now = min(self.now + time.monotonic() - began, deadline)
+        else:
+            self.now = deadline
+        return events
+
+    def _next_deadline(self) -> float:
+        timers = self._timers
+        while timers and (timers[0][0] <= self.now or timers[0][2].cancelled()):
+            heappop(timers)
+        return timers[0][0] if timers else inf
+
+
+@final
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """An event loop of asyncio whose time is that of its selector."""
+
+    def __init__(self, io_grace: float) -> None:
+        self._clock = VirtualTimeSelector(io_grace)
+        super().__init__(self._clock)
+        self._clock.own_files = len(self._clock.get_map())  # what wakes it from other threads
+
+    def time(self) -> float:
+        """Return the virtual time."""
+        return self._clock.now
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> TimerHandle:
+        """Schedule a callback, and tell the clock."""
+        # asyncio runs what is due before now plus its clock's resolution. Where floats are coarser
+        # than that (after half a year), what is due just now would never run. So tell it the float
+        # before. If that is now, it only polls, and `select` takes the smallest step there is.
+        due = when if when + RESOLUTION > when else nextafter(when, -inf)
+        timer = super().call_at(due, callback, *args, context=context)
+        self._clock.add_timer(when, timer)
+        return timer
+
+    # asyncio looks up host names here, and not in AnyIO's threads.
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
+    ) -> asyncio.Future[T]:
+        """Run a function in an executor; the clock runs as any clock does meanwhile."""
+        future = super().run_in_executor(executor, func, *args)
+        self._clock.executor_jobs += 1
+        future.add_done_callback(self._executor_job_done)
+        return future
+
+    def _executor_job_done(self, future: asyncio.Future[T]) -> None:
+        self._clock.executor_jobs -= 1
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Wait for the threads of the executor, however long it takes."""
+        # A timeout would be over at once, and warn of threads that are only about to end.
+        await super().shutdown_default_executor()
