@@ -11,8 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrio import (
     BackgroundTask,
-    ChannelConfig,
     Backoff,
+    ChannelConfig,
     RestartPolicy,
     Scheduler,
     TaskId,
@@ -283,7 +283,14 @@ def test_a_handler_that_asks_for_a_restart_gets_the_default_policy() -> None:
 
 @pytest.mark.parametrize(
     ("attempt", "random", "delay"),
-    [(1, 0.0, 1.0), (2, 0.0, 2.0), (3, 0.0, 4.0), (4, 0.0, 5.0), (10_000, 0.0, 5.0), (3, 0.75, 1.0)],
+    [
+        (1, 0.0, 1.0),
+        (2, 0.0, 2.0),
+        (3, 0.0, 4.0),
+        (4, 0.0, 5.0),
+        (10_000, 0.0, 5.0),
+        (3, 0.75, 1.0),
+    ],
 )
 def test_delays_grow_up_to_a_cap_and_jitter_takes_off_a_random_share(
     attempt: int, random: float, delay: float

@@ -238,7 +238,7 @@ async def test_looking_up_a_host_name_keeps_the_clock_from_jumping(
     monkeypatch.setattr(socket, "getaddrinfo", slowly)
     with fail_after(MINUTE):
         assert await anyio.getaddrinfo("somewhere.invalid", 80)
-    assert took_a_real_while()
+    assert current_time() < MINUTE
 
 
 async def test_a_thread_that_anyio_did_not_start_is_waited_for_with_join() -> None:
@@ -492,7 +492,7 @@ def test_another_run_with_the_same_options_works(backend: Backend) -> None:
     name, options = virtual_time(backend)
     for _ in range(2):
         took = anyio.run(main, backend=name, backend_options=options)
-        assert DAY < took < DAY + MINUTE
+        assert DAY <= took < DAY + MINUTE
 
 
 def test_a_backend_without_virtual_time_is_an_error_that_names_those_with() -> None:

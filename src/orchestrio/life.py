@@ -114,6 +114,7 @@ class Life(Node, ABC):
         "recovering",
         "run",
         "shutdown_failures",
+        "starts",
         "state",
         "stuck",
         "works_since",
@@ -127,6 +128,8 @@ class Life(Node, ABC):
         self.state = TaskState.REGISTERED
         #: the run it is in, or was in last
         self.run = Run(entry.task_id, entry.name, 1, self._ring)
+        #: how many of its runs have begun
+        self.starts = 0
         #: its place in the order of start
         self.rank = 0
         #: the tasks that must be ready before it works
@@ -484,6 +487,7 @@ class Life(Node, ABC):
         self.pass_on()
 
     async def _initialize(self) -> None:
+        self.starts += 1
         self.move_to(TaskState.INITIALIZING)
         timeout = self.entry.metadata.start_timeout
         with nullcontext() if timeout == inf else fail_after(timeout):
@@ -647,7 +651,7 @@ class Life(Node, ABC):
             "metadata": self.entry.metadata,
             "ready": self.is_ready,
             "stuck": self.stuck,
-            "restarts": self.run.number - 1,
+            "restarts": max(0, self.starts - 1),
             "error": None if error is None else str(error) or repr(error),
         }
 
