@@ -15,6 +15,7 @@ FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: How an example says which backend it runs on, and how it would say trio.
 ON_TRIO = {
     "run_sync()": 'run_sync("trio")',
+    'virtual_time("asyncio")': 'virtual_time("trio")',
     "anyio.run(main)": 'anyio.run(main, backend="trio")',
 }
 

@@ -32,12 +32,10 @@ class Run:
         "task_name",
     )
 
-    def __init__(
-        self, task_id: TaskId, task_name: str, number: int, ring: Callable[[], None]
-    ) -> None:
+    def __init__(self, task_id: TaskId, task_name: str, ring: Callable[[], None]) -> None:
         self.task_id = task_id
         self.task_name = task_name
-        self.number = number  # 1 for the first run
+        self.number = 0  # 1 for the first run, known when it begins
         self.is_ready = False
         self.last_beat = 0.0
         self.stop_asked = False

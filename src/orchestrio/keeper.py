@@ -387,7 +387,7 @@ class Keeper(Generic[E]):
                 self._failed(life, life.returned())
             else:
                 self._ended(life)
-        elif self.phase is Phase.STARTING and not life.initialized and life.run.number == 1:
+        elif self.phase is Phase.STARTING and not life.initialized and life.starts <= 1:
             self._end_the_run(failure)
         elif life.fatal:
             self._failed(life, cast("Failure", failure))

@@ -127,7 +127,7 @@ class Life(Node, ABC):
         self._supervisor = supervisor
         self.state = TaskState.REGISTERED
         #: the run it is in, or was in last
-        self.run = Run(entry.task_id, entry.name, 1, self._ring)
+        self.run = Run(entry.task_id, entry.name, self._ring)
         #: how many of its runs have begun
         self.starts = 0
         #: its place in the order of start
@@ -194,7 +194,7 @@ class Life(Node, ABC):
 
     def prepare(self) -> None:
         """Make it ready to `live` once more."""
-        self.run = Run(self.entry.task_id, self.entry.name, self.run.number + 1, self._ring)
+        self.run = Run(self.entry.task_id, self.entry.name, self._ring)
         self.last_failure = self.failure
         self.failure = self._killed = None
         self.shutdown_failures = ()
@@ -294,7 +294,7 @@ class Life(Node, ABC):
             if not self.entry.metadata.reports_ready:
                 self.run.is_ready = True
             self.move_to(TaskState.RUNNING)
-            if self.run.number > 1:
+            if self.starts > 1:
                 self._supervisor.life_is_back(self)
 
     def end(self) -> None:
@@ -488,6 +488,8 @@ class Life(Node, ABC):
 
     async def _initialize(self) -> None:
         self.starts += 1
+        self.run.number = self.starts
+        self.last_failure = None  # with its traceback, it would keep a whole run alive
         self.move_to(TaskState.INITIALIZING)
         timeout = self.entry.metadata.start_timeout
         with nullcontext() if timeout == inf else fail_after(timeout):

@@ -1,4 +1,5 @@
 from .bus import EventBus as EventBus
+from .context import TaskContext as TaskContext, current_task_context as current_task_context
 from .errors import (
     EventReceiveError as EventReceiveError,
     EventSendError as EventSendError,
@@ -11,12 +12,27 @@ from .errors import (
     TaskNotFoundError as TaskNotFoundError,
     TaskShutdownError as TaskShutdownError,
 )
+from .events import (
+    DEAD_LETTERS as DEAD_LETTERS,
+    TASK_EVENTS as TASK_EVENTS,
+    DeadLetter as DeadLetter,
+    RestartScheduled as RestartScheduled,
+    StateChanged as StateChanged,
+    TaskEvent as TaskEvent,
+    TaskFailed as TaskFailed,
+    TaskLagged as TaskLagged,
+)
+from .groups import Group as Group, TaskOptions as TaskOptions
 from .log import ChannelStatistics as ChannelStatistics
 from .models import (
+    Backoff as Backoff,
     ChannelConfig as ChannelConfig,
+    HealthReport as HealthReport,
     OnError as OnError,
     Overflow as Overflow,
+    RestartMode as RestartMode,
     RestartPolicy as RestartPolicy,
+    Strategy as Strategy,
     TaskId as TaskId,
     TaskKind as TaskKind,
     TaskMetadata as TaskMetadata,
@@ -24,7 +40,7 @@ from .models import (
     TaskState as TaskState,
 )
 from .registry import RegisteredTask as RegisteredTask, TaskRegistry as TaskRegistry
-from .scheduler import Scheduler as Scheduler, TaskOptions as TaskOptions
+from .scheduler import Scheduler as Scheduler
 from .streams import (
     BroadcastReceiveStream as BroadcastReceiveStream,
     BroadcastSendStream as BroadcastSendStream,
