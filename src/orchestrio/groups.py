@@ -11,11 +11,12 @@ from typing import Any, Final, Generic, Literal, TypedDict, cast, overload
 
 from typing_extensions import TypeVar, Unpack
 
+from .background_life import BackgroundLife
 from .bus import EventBus
 from .errors import LifecycleError, SchedulerError
 from .event_life import EventLife
 from .keeper import Keeper
-from .life import BackgroundLife, Life
+from .life import Life
 from .models import Backoff, OnError, RestartPolicy, Strategy, TaskId, TaskMetadata
 from .periodic import PeriodicTask
 from .registry import RegisteredTask, TaskRegistry

@@ -14,14 +14,12 @@ what that means for the others is the keeper's to decide.
 from __future__ import annotations
 
 import logging
-import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from contextvars import Context, copy_context
 from math import inf
-from types import FrameType
-from typing import Any, Final, Protocol, final
+from typing import Any, Final, Protocol
 
 from anyio import (
     CancelScope,
@@ -32,18 +30,16 @@ from anyio import (
     get_cancelled_exc_class,
     sleep_until,
 )
-from typing_extensions import override
 
 from .context import Run, current_run
 from .errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
 from .events import DeadLetter, StateChanged, TaskEvent
 from .models import TaskSnapshot, TaskState
-from .periodic import PeriodicTask
 from .registry import RegisteredTask
+from .stack import stack_of
 from .supervision import Branch, Failure, Node
-from .tasks import BackgroundTask
 
-__all__ = ["BackgroundLife", "Life", "Supervisor", "reason"]
+__all__ = ["Life", "Supervisor", "reason"]
 
 logger = logging.getLogger("orchestrio")
 
@@ -627,9 +623,7 @@ class Life(Node, ABC):
 
     def where(self) -> str:
         """Say which line of which function it awaits, outermost first, as a traceback does."""
-        frames = _frames(None if self.handle is None else self.handle.coro)
-        own = [(frame, line) for frame, line in frames if frame.f_code.co_filename != __file__]
-        return "".join(traceback.StackSummary.extract(iter(own)).format())
+        return "" if self.handle is None else stack_of(self.handle.coro, without=__file__)
 
     def last_beat(self) -> float:
         """When it last showed that it is alive, on the event loop's clock."""
@@ -658,54 +652,6 @@ class Life(Node, ABC):
         }
 
 
-@final
-class BackgroundLife(Life):
-    """The life of a background task."""
-
-    __slots__ = ("_task",)
-
-    def __init__(
-        self, entry: RegisteredTask, task: BackgroundTask, parent: Branch, supervisor: Supervisor
-    ) -> None:
-        super().__init__(entry, parent, supervisor)
-        self._task = task
-
-    @property
-    @override
-    def doing(self) -> str:
-        return "execute()"
-
-    @override
-    def work(self) -> Awaitable[None]:
-        return self._task.execute()
-
-    @override
-    def _fail(self, error: BaseException) -> None:
-        super()._fail(error)
-        if self.entry.metadata.on_error == "stop" and self.initialized:
-            self.fatal = False
-
-    @override
-    def facts(self) -> dict[str, Any]:
-        facts = super().facts()
-        if isinstance(self._task, PeriodicTask):
-            facts |= self._task.counts()
-        return facts
-
-
 def reason(error: BaseException) -> str:
     """Say what was raised, for the middle of a sentence."""
     return f"raised {type(error).__name__}: {error}"
-
-
-def _frames(awaiting: object) -> Iterator[tuple[FrameType, int]]:
-    """Follow a coroutine through what it awaits, down to what it waits for."""
-    while awaiting is not None:
-        following = None
-        for kind, link in (("cr", "await"), ("gi", "yieldfrom"), ("ag", "await")):
-            frame: FrameType | None = getattr(awaiting, f"{kind}_frame", None)
-            if frame is not None:
-                yield frame, frame.f_lineno
-                following = getattr(awaiting, f"{kind}_{link}")
-                break
-        awaiting = following

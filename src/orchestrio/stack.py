@@ -1,0 +1,34 @@
+"""Where a coroutine stands, on any event loop: the line of each function that it awaits in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from traceback import StackSummary
+from types import FrameType
+
+__all__ = ["stack_of"]
+
+
+def stack_of(coroutine: object, *, without: str) -> str:
+    """Say which line of which function a coroutine awaits, outermost first, as a traceback does.
+
+    :param coroutine: one that is suspended
+    :param without: a source file whose functions are left out
+    """
+    frames = [
+        (frame, line) for frame, line in _frames(coroutine) if frame.f_code.co_filename != without
+    ]
+    return "".join(StackSummary.extract(iter(frames)).format())
+
+
+def _frames(awaiting: object) -> Iterator[tuple[FrameType, int]]:
+    """Follow a coroutine through what it awaits, down to what it waits for."""
+    while awaiting is not None:
+        following = None
+        for kind, link in (("cr", "await"), ("gi", "yieldfrom"), ("ag", "await")):
+            frame: FrameType | None = getattr(awaiting, f"{kind}_frame", None)
+            if frame is not None:
+                yield frame, frame.f_lineno
+                following = getattr(awaiting, f"{kind}_{link}")
+                break
+        awaiting = following
