@@ -182,7 +182,7 @@ class EventLife(Life, Generic[T]):
         self._failed += 1
         metadata = self.entry.metadata
         if self._task.subscribed_event != DEAD_LETTERS:  # or it would feed itself
-            self._supervisor.bury(
+            self._supervisor.dead_letters.put(
                 DeadLetter(
                     task_id=self.entry.task_id,
                     task_name=self.entry.name,
@@ -214,8 +214,9 @@ class EventLife(Life, Generic[T]):
             missed,
             extra=self.extra(missed=missed),
         )
-        if self._supervisor.wants_events:
-            self._supervisor.tell(TaskLagged(missed=missed, **self.identity()))
+        outlet = self._supervisor.task_events
+        if outlet.log.receivers:
+            outlet.put(TaskLagged(missed=missed, **self.identity()))
         await self._task.handle_lag(missed)
 
     @override

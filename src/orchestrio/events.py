@@ -17,8 +17,9 @@ from typing_extensions import TypeVar
 
 from .bus import EventBus
 from .errors import EventSendError
+from .log import Log
 from .models import TaskId, TaskState
-from .streams import BroadcastSendStream, has_receivers
+from .streams import BroadcastSendStream, log_of
 from .topics import Topic
 
 __all__ = [
@@ -125,20 +126,19 @@ DEAD_LETTERS: Final = Topic("orchestrio.dead_letters", DeadLetter)
 class Outlet(Generic[T]):
     """One of the two topics: publishes if anybody subscribes, and never gets in the way."""
 
-    __slots__ = ("_sender", "_topic")
+    __slots__ = ("_sender", "_topic", "log")
 
     def __init__(self, bus: EventBus[E], topic: Topic[T]) -> None:
         bus.add_channel(topic)
         self._topic = topic
         self._sender: BroadcastSendStream[T] = bus.clone_sender(topic)
-
-    @property
-    def wanted(self) -> bool:
-        """Whether anybody would get an item."""
-        return has_receivers(self._sender)
+        #: knows whether anybody would get an item, so that it need not be made otherwise
+        self.log: Log[T] = log_of(self._sender)
 
     def put(self, item: T) -> None:
-        """Publish an item; what the channel refuses is logged."""
+        """Publish an item, if anybody gets it; what the channel refuses is logged."""
+        if not self.log.receivers:
+            return
         with suppress(ClosedResourceError):  # the bus was closed, or the user took the channel off
             try:
                 self._sender.send_nowait(item)

@@ -43,9 +43,7 @@ from .errors import LifecycleError, SchedulerError, TaskShutdownError
 from .events import (
     DEAD_LETTERS,
     TASK_EVENTS,
-    DeadLetter,
     Outlet,
-    TaskEvent,
     TaskFailed,
 )
 from .life import Life
@@ -118,8 +116,8 @@ class Keeper(Generic[E]):
         self.failures: list[BaseException] = []
         #: what went wrong after the work and has not been raised yet
         self.shutdown_failures: list[TaskShutdownError] = []
-        self._task_events = Outlet(bus, TASK_EVENTS)
-        self._dead_letters = Outlet(bus, DEAD_LETTERS)
+        self.task_events = Outlet(bus, TASK_EVENTS)
+        self.dead_letters = Outlet(bus, DEAD_LETTERS)
         self._started: dict[TaskId, Life] = {}  # in order of start
         self._ranks = 0  # how many were ever started
         self._dependencies = Dependencies(registry.get_by_name, self.lives, self.groups)
@@ -158,22 +156,6 @@ class Keeper(Generic[E]):
             if life is not None and life.run is run:
                 return life
         return None
-
-    # -- what happens, for those who want to know --------------------------------------------------
-
-    @property
-    def wants_events(self) -> bool:
-        """Whether anybody would get a task event."""
-        return self._task_events.wanted
-
-    def tell(self, event: TaskEvent) -> None:
-        """Pass on what happened to a task."""
-        self._task_events.put(event)
-
-    def bury(self, letter: DeadLetter) -> None:
-        """Publish a message that nobody could handle."""
-        if self._dead_letters.wanted:
-            self._dead_letters.put(letter)
 
     # -- the one task --------------------------------------------------------------------------
 
@@ -375,8 +357,8 @@ class Keeper(Generic[E]):
         """Decide what the end of one task's work means for it and for the others."""
         self._working[life.entry.kind] -= 1
         failure = life.failure
-        if failure is not None and self.wants_events:
-            self.tell(TaskFailed(error=failure, **life.identity()))
+        if failure is not None and self.task_events.log.receivers:
+            self.task_events.put(TaskFailed(error=failure, **life.identity()))
         if failure is not None and not isinstance(failure, Exception):
             self._end_the_run(failure)  # KeyboardInterrupt and its like are nobody's to mend
         elif life.recovering or self.is_stopping or life.stop_asked:

@@ -33,7 +33,7 @@ from anyio import (
 
 from .context import Run, current_run
 from .errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
-from .events import DeadLetter, StateChanged, TaskEvent
+from .events import DeadLetter, Outlet, StateChanged, TaskEvent
 from .models import TaskSnapshot, TaskState
 from .registry import RegisteredTask
 from .stack import stack_of
@@ -55,15 +55,14 @@ class Supervisor(Protocol):
         ...
 
     @property
-    def wants_events(self) -> bool:
-        """Whether anybody would get a task event."""
+    def task_events(self) -> Outlet[TaskEvent]:
+        """Where it is told what happens to tasks."""
         ...
 
-    def tell(self, event: TaskEvent) -> None:
-        """Pass on what happened to a task."""
-
-    def bury(self, letter: DeadLetter) -> None:
-        """Take a message that nobody could handle."""
+    @property
+    def dead_letters(self) -> Outlet[DeadLetter]:
+        """Where messages go that nobody could handle."""
+        ...
 
     def life_ended(self, life: Life) -> None:
         """Decide what the end of one task's work means for it and for the others."""
@@ -296,8 +295,7 @@ class Life(Node, ABC):
     def end(self) -> None:
         """End the work by cancelling it, wherever it stands."""
         self.end_asked = True
-        if self.handle is not None and not self.over:
-            self.handle.cancel()
+        self._cancel()
 
     def finish(self) -> None:
         """End the work from within itself: what it is just doing may go on to its next await."""
@@ -309,7 +307,11 @@ class Life(Node, ABC):
         :param why: what the task did wrong
         """
         self._killed = why
+        self._cancel()
+
+    def _cancel(self) -> None:
         if self.handle is not None and not self.over:
+            self.cancelled = True
             self.handle.cancel()
 
     def allow_shutdown(self) -> None:
@@ -344,9 +346,10 @@ class Life(Node, ABC):
 
     def move_to(self, state: TaskState) -> None:
         """Note a change of state and tell those who wait for it."""
-        if self._supervisor.wants_events and state is not self.state:
+        outlet = self._supervisor.task_events
+        if outlet.log.receivers and state is not self.state:  # this is asked very often
             change = StateChanged(previous=self.state, state=state, **self.identity())
-            self._supervisor.tell(change)
+            outlet.put(change)
         self.state = state
         self._ring()
 
@@ -372,8 +375,9 @@ class Life(Node, ABC):
         await self.wait_until(lambda: self.is_ready or self.done)
 
     async def wait_over(self) -> None:
-        """Wait until the work of this run has ended."""
-        await self.wait_until(lambda: self.over)
+        """Wait until the work of the present run has ended."""
+        run = self.run
+        await self.wait_until(lambda: self.over or self.run is not run)
 
     async def wait_done(self) -> None:
         """Wait until the work has ended and no other run follows."""

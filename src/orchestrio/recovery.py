@@ -123,9 +123,10 @@ class Recoveries:
         logger.warning(
             "%s restarts in %.3g s: %s", life.title, delay, what, extra=life.extra(delay=delay)
         )
-        if self._supervisor.wants_events:
+        outlet = self._supervisor.task_events
+        if outlet.log.receivers:
             event = RestartScheduled(delay=delay, cause=failure, **life.identity())
-            self._supervisor.tell(event)
+            outlet.put(event)
 
     def give_up(self, life: Life) -> None:
         """Do not start a life again; a recovery that has no other to start is over."""

@@ -85,10 +85,11 @@ async def wait_cancelled(life: Life, since: float) -> None:
     :param life: its life
     :param since: when it was cancelled, in seconds on the event loop's clock
     """
+    run = life.run
     timeout = life.entry.metadata.stop_timeout
     with move_on_at(since + timeout):
         await life.wait_over()
-    if not life.over:
+    if life.run is run and not life.over:
         what = f"its {life.doing} went on for more than stop_timeout ({timeout:g} s) after it was"
         life.note_stuck(f"{what} cancelled", TimeoutError("stop_timeout"))
 

@@ -498,9 +498,9 @@ def reached(sender: BroadcastSendStream[T]) -> int:
     return 0 if log.refused else log.receivers
 
 
-def has_receivers(sender: BroadcastSendStream[T]) -> bool:
-    """Return whether anybody would get an item. For those who need not make it otherwise."""
-    return sender._log.receivers > 0  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
+def log_of(sender: BroadcastSendStream[T]) -> Log[T]:
+    """Return what a sender writes to. For those who look at it more often than they send."""
+    return sender._log  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
 
 
 def cursor_of(stream: BroadcastReceiveStream[T]) -> Cursor[T]:

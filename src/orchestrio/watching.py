@@ -36,10 +36,9 @@ async def watch(life: Life, end_the_run: Callable[[BaseException], None]) -> Non
         return False
 
     metadata = life.entry.metadata
-    begun = current_time()
     await until(lambda: life.state is TaskState.RUNNING, inf)
     timeout = metadata.start_timeout
-    if metadata.reports_ready and not await until(lambda: run.is_ready, begun + timeout):
+    if metadata.reports_ready and not await until(lambda: run.is_ready, life.works_since + timeout):
         await _kill(life, f"it was not ready within start_timeout ({timeout:g} s)", end_the_run)
     while not life.over and life.run is run and metadata.watchdog < inf:
         due = life.last_beat() + metadata.watchdog
