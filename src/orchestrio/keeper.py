@@ -242,6 +242,7 @@ class Keeper(Generic[E]):
                 await life.wait_initialized()
             else:
                 await self._retire(life, own=command.own)
+                self._look_whether_finished()
                 if command.what == "remove":
                     self._forget(life)
         finally:

@@ -111,13 +111,15 @@ async def shut_down(lives: Sequence[Life]) -> list[TaskShutdownError]:
         life.next_to_shut_down = following
     if waiting:
         waiting[-1].allow_shutdown()
+    alike = len({life.entry.metadata.shutdown_timeout for life in waiting}) == 1
     await checkpoint()  # most are gone when it returns, and need no timer
     while waiting:
         life = waiting[-1]  # the one that has its turn
         timeout = life.entry.metadata.shutdown_timeout
         if not life.gone:
-            # Wait for the last turn, not for each: ten thousand wake-ups are dear.
-            final = next(life for life in waiting if not life.gone)
+            # Ten thousand wake-ups are dear: wait for the last turn, not for each, if no turn in
+            # between can be over sooner than this one.
+            final = next(life for life in waiting if not life.gone) if alike else life
             with move_on_at(life.turn_began + timeout):
                 await final.wait_gone()
         if not life.gone and current_time() >= life.turn_began + timeout:
