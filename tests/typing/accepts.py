@@ -10,22 +10,31 @@ from typing import assert_type
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
 
 from orchestrio import (
+    DEAD_LETTERS,
+    TASK_EVENTS,
     BackgroundTask,
     BroadcastReceiveStream,
     BroadcastSendStream,
     ChannelConfig,
     ChannelStatistics,
+    DeadLetter,
     EventBus,
     EventTask,
+    Group,
+    HealthReport,
     RegisteredTask,
     RestartPolicy,
+    RestartScheduled,
     Scheduler,
+    TaskContext,
+    TaskEvent,
     TaskId,
     TaskMetadata,
     TaskRegistry,
     TaskSnapshot,
     Topic,
     create_broadcast_stream,
+    current_task_context,
 )
 
 
@@ -203,3 +212,32 @@ def decorators() -> None:
     handle: Callable[[Order], Awaitable[object]] = ship
     write: Callable[[str], Awaitable[object]] = note
     print(clock, handle, write)
+
+
+def supervision() -> None:
+    scheduler = Scheduler(strategy="rest_for_one", random=lambda: 0.5)
+    storage = scheduler.group("storage", strategy="one_for_all", restart=RestartPolicy())
+    assert_type(storage, Group[Hashable])
+    assert_type(storage.group("inner"), Group[Hashable])
+    assert_type(Scheduler[Channel]().group("typed"), Group[Channel])
+    assert_type(scheduler.subscribe(TASK_EVENTS), BroadcastReceiveStream[TaskEvent])
+    assert_type(scheduler.health(), HealthReport)
+    assert_type(current_task_context(), TaskContext)
+
+    @storage.every(5, fixed="delay", timeout=1, retries=3)
+    async def tidy() -> None: ...
+
+    @storage.on(DEAD_LETTERS)
+    async def bury(letter: DeadLetter) -> None:
+        assert_type(letter.error, Exception)
+
+    @storage.on(TASK_EVENTS)
+    async def watch(event: TaskEvent) -> None:
+        match event:
+            case RestartScheduled(delay=delay):
+                assert_type(delay, float)
+            case _:
+                pass
+
+    clean: Callable[[], Awaitable[None]] = tidy
+    print(clean, bury, watch)

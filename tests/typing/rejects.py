@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from orchestrio import (
+    DEAD_LETTERS,
     BackgroundTask,
     BroadcastReceiveStream,
     BroadcastSendStream,
@@ -94,6 +95,7 @@ def settings() -> None:
     ChannelConfig(capacityy=4)  # error
     TaskMetadata(on_error="ignore")  # error
     RestartPolicy(mode="sometimes")  # error
+    RestartPolicy(max_restart=3)  # error
 
 
 class Clock(BackgroundTask):
@@ -148,3 +150,15 @@ def decorators() -> None:
 
     @scheduler.on(ORDERS, nmae="handler")  # error
     async def handle(event: Order) -> None: ...
+
+
+def supervision() -> None:
+    scheduler = Scheduler(strategy="all")  # error
+    scheduler.group("storage", strategy="one_for_two")  # error
+    scheduler.every(5, fixed="interval")  # error
+
+    @scheduler.on(DEAD_LETTERS)  # error
+    async def bury(letter: str) -> None: ...
+
+    @scheduler.every(5)  # error
+    async def tick(number: int) -> None: ...
