@@ -67,7 +67,7 @@ class EventLife(Life, Generic[T]):
         self._left = 0  # messages that nobody will handle any more
         self._gave_up = False  # whether a handler's error ended the work
         self._pausing = False  # whether it ends after the message in hand
-        self._progress = 0  # messages begun when the watchdog last looked
+        self._progress = 0  # how far it had come when the watchdog last looked
 
     @property
     @override
@@ -238,7 +238,9 @@ class EventLife(Life, Generic[T]):
     def last_beat(self) -> float:
         delivery = self._delivery
         assert delivery is not None
-        progress = delivery.started if self._workers is None else self._workers.finished
+        progress = delivery.started
+        if self._workers is not None:
+            progress += self._workers.finished
         if progress != self._progress or self.settled:
             self._progress = progress
             self.run.last_beat = current_time()

@@ -102,9 +102,9 @@ class Life(Node, ABC):
         "initialized",
         "keep_subscription",
         "last_failure",
-        "next_to_shut_down",
         "not_before",
         "over",
+        "predecessors",
         "rank",
         "recovering",
         "run",
@@ -112,6 +112,7 @@ class Life(Node, ABC):
         "starts",
         "state",
         "stuck",
+        "successors",
         "works_since",
     )
 
@@ -169,8 +170,10 @@ class Life(Node, ABC):
         self._killed: BaseException | None = None  # why it was cancelled, if that is a failure
         self._shutdown_scope: CancelScope | None = None
         self._may_shut_down = False
-        #: whose turn to shut down it is after this one
-        self.next_to_shut_down: Life | None = None
+        #: those that shut down after this one
+        self.successors: tuple[Life, ...] = ()
+        #: how many must shut down before this one
+        self.predecessors = 0
         self._turn_began = inf  # when shutdown() did
         self._cut_short: str | None = None  # why it may not finish
         #: when it began to work, on the event loop's clock
@@ -314,16 +317,26 @@ class Life(Node, ABC):
             self.cancelled = True
             self.handle.cancel()
 
+    def shut_down_after(self, other: Life) -> None:
+        """Do not let ``shutdown()`` run before that of another life.
+
+        Several may ask for that; as long as all do so in the order of start, no circle can come.
+        """
+        other.successors += (self,)
+        self.predecessors += 1
+
     def allow_shutdown(self) -> None:
-        """Let ``shutdown()`` run, now that it is this task's turn."""
+        """Let ``shutdown()`` run when it is this task's turn."""
         self._may_shut_down = True
-        self._ring()
+        if not self.predecessors:
+            self._ring()
 
     def pass_on(self) -> None:
         """Give the turn to shut down to the next life: this one is gone, or given up."""
-        if self.next_to_shut_down is not None:
-            self.next_to_shut_down.allow_shutdown()
-            self.next_to_shut_down = None
+        for life in self.successors:
+            life.predecessors -= 1
+            life.allow_shutdown()
+        self.successors = ()
 
     def give_up(self) -> None:
         """Do not let others wait for this one, which does not end."""
@@ -451,7 +464,7 @@ class Life(Node, ABC):
                     then = None
                 if self.initialized:
                     with CancelScope(shield=True) as scope:
-                        while not self._may_shut_down:
+                        while self.predecessors or not self._may_shut_down:
                             await self._next_change().wait()
                         self._shutdown_scope = scope
                         self._turn_began = current_time()

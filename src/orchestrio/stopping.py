@@ -107,8 +107,8 @@ async def shut_down(lives: Sequence[Life]) -> list[TaskShutdownError]:
             life.allow_shutdown()  # named already: it shuts down if it ends after all
             failures += life.report()
     waiting = [life for life in waiting if life.over]
-    for life, following in zip(waiting[1:], waiting, strict=False):
-        life.next_to_shut_down = following
+    for life, earlier in zip(waiting[1:], waiting, strict=False):
+        earlier.shut_down_after(life)
     if waiting:
         waiting[-1].allow_shutdown()
     alike = len({life.entry.metadata.shutdown_timeout for life in waiting}) == 1

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from math import inf
 
 from anyio import current_time, move_on_at
+from anyio.lowlevel import checkpoint
 
 from .errors import TaskExecutionError
 from .life import Life
@@ -40,9 +41,13 @@ async def watch(life: Life, end_the_run: Callable[[BaseException], None]) -> Non
     timeout = metadata.start_timeout
     if metadata.reports_ready and not await until(lambda: run.is_ready, life.works_since + timeout):
         await _kill(life, f"it was not ready within start_timeout ({timeout:g} s)", end_the_run)
+        return
     while not life.over and life.run is run and metadata.watchdog < inf:
         due = life.last_beat() + metadata.watchdog
         if await until(lambda: False, due):
+            return
+        await checkpoint()  # after a jump of the clock, many wake at once: let them beat first
+        if life.over or life.run is not run:
             return
         if current_time() >= due + metadata.watchdog:
             # Nobody could beat: the clock has jumped, or something blocked the whole event loop.
@@ -50,6 +55,7 @@ async def watch(life: Life, end_the_run: Callable[[BaseException], None]) -> Non
         elif life.last_beat() + metadata.watchdog <= current_time():
             what = f"it gave no sign of life for {metadata.watchdog:g} s, its watchdog"
             await _kill(life, what, end_the_run)
+            return
 
 
 async def _kill(life: Life, why: str, end_the_run: Callable[[BaseException], None]) -> None:
