@@ -215,7 +215,7 @@ class EventLife(Life, Generic[T]):
             extra=self.extra(missed=missed),
         )
         outlet = self._supervisor.task_events
-        if outlet.log.receivers:
+        if outlet.wanted:
             outlet.put(TaskLagged(missed=missed, **self.identity()))
         await self._task.handle_lag(missed)
 

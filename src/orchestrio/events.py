@@ -10,13 +10,13 @@ import logging
 from collections.abc import Hashable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Generic, final
+from typing import Any, Final, Generic, final
 
-from anyio import ClosedResourceError, WouldBlock
+from anyio import WouldBlock
 from typing_extensions import TypeVar
 
 from .bus import EventBus
-from .errors import EventSendError
+from .errors import EventSendError, InvalidChannelError, LifecycleError
 from .log import Log
 from .models import TaskId, TaskState
 from .streams import BroadcastSendStream, log_of
@@ -124,22 +124,35 @@ DEAD_LETTERS: Final = Topic("orchestrio.dead_letters", DeadLetter)
 
 @final
 class Outlet(Generic[T]):
-    """One of the two topics: publishes if anybody subscribes, and never gets in the way."""
+    """One of the two topics: publishes if anybody subscribes, and never gets in the way.
 
-    __slots__ = ("_sender", "_topic", "log")
+    Users may take its channel off the bus, or put one with other settings in its place.
+    """
+
+    __slots__ = ("_bus", "_sender", "_topic", "log")
 
     def __init__(self, bus: EventBus[E], topic: Topic[T]) -> None:
         bus.add_channel(topic)
+        self._bus: EventBus[Any] = bus
         self._topic = topic
-        self._sender: BroadcastSendStream[T] = bus.clone_sender(topic)
+        self._find_channel()
+
+    def _find_channel(self) -> None:
+        self._sender: BroadcastSendStream[T] = self._bus.clone_sender(self._topic)
         #: knows whether anybody would get an item, so that it need not be made otherwise
         self.log: Log[T] = log_of(self._sender)
 
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody may get an item."""
+        return self.log.receivers > 0 or self.log.shut
+
     def put(self, item: T) -> None:
         """Publish an item, if anybody gets it; what the channel refuses is logged."""
-        if not self.log.receivers:
-            return
-        with suppress(ClosedResourceError):  # the bus was closed, or the user took the channel off
+        if self.log.shut:
+            with suppress(InvalidChannelError, LifecycleError):
+                self._find_channel()
+        if self.log.receivers and not self.log.shut:
             try:
                 self._sender.send_nowait(item)
             except (WouldBlock, EventSendError):

@@ -358,7 +358,7 @@ class Keeper(Generic[E]):
         """Decide what the end of one task's work means for it and for the others."""
         self._working[life.entry.kind] -= 1
         failure = life.failure
-        if failure is not None and self.task_events.log.receivers:
+        if failure is not None and self.task_events.wanted:
             self.task_events.put(TaskFailed(error=failure, **life.identity()))
         if failure is not None and not isinstance(failure, Exception):
             self._end_the_run(failure)  # KeyboardInterrupt and its like are nobody's to mend

@@ -360,7 +360,9 @@ class Life(Node, ABC):
     def move_to(self, state: TaskState) -> None:
         """Note a change of state and tell those who wait for it."""
         outlet = self._supervisor.task_events
-        if outlet.log.receivers and state is not self.state:  # this is asked very often
+        log = outlet.log
+        # As `outlet.wanted`, which is asked so often that the call would cost.
+        if (log.receivers or log.shut) and state is not self.state:
             change = StateChanged(previous=self.state, state=state, **self.identity())
             outlet.put(change)
         self.state = state

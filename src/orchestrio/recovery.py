@@ -124,7 +124,7 @@ class Recoveries:
             "%s restarts in %.3g s: %s", life.title, delay, what, extra=life.extra(delay=delay)
         )
         outlet = self._supervisor.task_events
-        if outlet.log.receivers:
+        if outlet.wanted:
             event = RestartScheduled(delay=delay, cause=failure, **life.identity())
             outlet.put(event)
 

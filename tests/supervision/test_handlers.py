@@ -1,0 +1,333 @@
+"""Handlers that fail: time limits, retries, dead letters, and what a restart keeps of messages."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+from anyio import create_task_group, current_time
+from support import settle
+
+from orchestrio import (
+    DEAD_LETTERS,
+    Backoff,
+    ChannelConfig,
+    DeadLetter,
+    EventTask,
+    RestartPolicy,
+    Scheduler,
+    TaskExecutionError,
+    TaskState,
+    Topic,
+    current_task_context,
+)
+
+NUMBERS = Topic("numbers", int)
+EXACT = Backoff(initial_delay=1, max_delay=60, jitter=0)
+SOON = RestartPolicy(initial_delay=1, jitter=0, max_restarts=None)
+
+
+class TroubleError(Exception):
+    pass
+
+
+@pytest.fixture
+def scheduler() -> Scheduler:
+    scheduler = Scheduler()
+    scheduler.add_channel(NUMBERS, ChannelConfig(capacity=64))
+    return scheduler
+
+
+@pytest.fixture
+def letters(scheduler: Scheduler) -> list[DeadLetter]:
+    """What could not be handled."""
+    letters: list[DeadLetter] = []
+
+    @scheduler.on(DEAD_LETTERS)
+    async def bury(letter: DeadLetter) -> None:
+        letters.append(letter)
+
+    return letters
+
+
+class Fragile(EventTask[int]):
+    """Fails for some messages, as often as is said, and keeps when it was called with what."""
+
+    def __init__(self, **failures: int) -> None:
+        self.failures = {int(number.removeprefix("on_")): n for number, n in failures.items()}
+        self.calls: list[tuple[int, float]] = []
+        self.handled: list[int] = []
+
+    @property
+    def subscribed_event(self) -> Topic[int]:
+        return NUMBERS
+
+    async def handle_event(self, event: int) -> None:
+        self.calls.append((event, current_time()))
+        if self.failures.get(event, 0):
+            self.failures[event] -= 1
+            raise TroubleError(f"trouble with {event}")
+        self.handled.append(event)
+
+
+# -- retries and time limits ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_a_handler_is_called_again_after_growing_delays(
+    scheduler: Scheduler, letters: list[DeadLetter], concurrency: int
+) -> None:
+    task = Fragile(on_7=2)
+    shot = scheduler.register_event_task(
+        task, retries=2, retry_backoff=EXACT, concurrency=concurrency
+    )
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 7)
+        await anyio.sleep(100)
+        assert task.calls == [(7, 0), (7, 1), (7, 3)]
+        assert (scheduler.status(shot).handled, scheduler.status(shot).failed) == (1, 0)
+    assert letters == [], "what a retry helped is no dead letter"
+
+
+async def test_the_order_of_messages_is_kept_through_retries(scheduler: Scheduler) -> None:
+    task = Fragile(on_1=3)
+    scheduler.register_event_task(task, retries=3, retry_backoff=EXACT)
+    async with scheduler:
+        await scheduler.start()
+        for number in range(3):
+            await scheduler.publish(NUMBERS, number)
+        await anyio.sleep(100)
+    assert task.handled == [0, 1, 2]
+
+
+async def test_what_no_retry_helped_fails_and_is_a_dead_letter(
+    scheduler: Scheduler, letters: list[DeadLetter]
+) -> None:
+    task = Fragile(on_7=5)
+    scheduler.register_event_task(
+        task, name="fragile", retries=1, retry_backoff=EXACT, on_error="skip"
+    )
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 7)
+        await scheduler.publish(NUMBERS, 8)
+        await anyio.sleep(100)
+    assert task.handled == [8]
+    (letter,) = letters
+    assert (letter.task_name, letter.event, letter.message) == ("fragile", NUMBERS, 7)
+    assert (str(letter.error), letter.attempts, letter.time) == ("trouble with 7", 2, 1)
+
+
+async def test_an_attempt_ends_at_its_timeout(scheduler: Scheduler) -> None:
+    begun: list[float] = []
+
+    @scheduler.on(NUMBERS, timeout=5, retries=1, retry_backoff=EXACT)
+    async def slow(number: int) -> None:
+        begun.append(current_time())
+        await anyio.sleep(10)
+
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 1)
+        with pytest.raises(TaskExecutionError, match=r"longer than its timeout \(5 s\)") as caught:
+            await scheduler.run()
+    assert isinstance(caught.value.__cause__, TimeoutError)
+    assert begun == [0, 6]
+
+
+async def test_a_handler_quick_enough_is_not_bothered_by_its_timeout(scheduler: Scheduler) -> None:
+    done: list[int] = []
+
+    @scheduler.on(NUMBERS, timeout=5)
+    async def slow(number: int) -> None:
+        await anyio.sleep(4)
+        done.append(number)
+
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 1)
+    assert done == [1]
+
+
+async def test_a_group_from_the_handlers_own_tasks_is_the_cause(
+    scheduler: Scheduler, letters: list[DeadLetter]
+) -> None:
+    async def fail() -> None:
+        raise TroubleError
+
+    @scheduler.on(NUMBERS)
+    async def parallel(number: int) -> None:
+        async with create_task_group() as group:
+            group.start_soon(fail)
+
+    with pytest.raises(TaskExecutionError) as caught:
+        async with scheduler:
+            await scheduler.start()
+            await scheduler.publish(NUMBERS, 1)
+            await anyio.sleep_forever()
+    assert isinstance(caught.value.__cause__, ExceptionGroup)
+    assert len(letters) == 1
+
+
+async def test_a_failing_handler_of_dead_letters_does_not_feed_itself(
+    scheduler: Scheduler,
+) -> None:
+    calls: list[object] = []
+
+    @scheduler.on(DEAD_LETTERS, on_error="skip")
+    async def bury(letter: DeadLetter) -> None:
+        calls.append(letter.message)
+        raise TroubleError
+
+    scheduler.register_event_task(Fragile(on_1=1), on_error="skip")
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 1)
+        await anyio.sleep(1)
+    assert calls == [1]
+
+
+async def test_dead_letters_are_sent_to_nobody_without_harm(scheduler: Scheduler) -> None:
+    scheduler.bus.remove_channel(DEAD_LETTERS)
+    task = Fragile(on_1=1)
+    scheduler.register_event_task(task, on_error="skip")
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 1)
+        await scheduler.publish(NUMBERS, 2)
+    assert task.handled == [2]
+
+
+async def test_dead_letters_that_do_not_fit_are_in_the_log(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduler.bus.remove_channel(DEAD_LETTERS)
+    scheduler.add_channel(DEAD_LETTERS, ChannelConfig(capacity=1, overflow="error"))
+    scheduler.register_event_task(Fragile(on_1=1, on_2=1), on_error="skip")
+    with scheduler.subscribe(DEAD_LETTERS):
+        async with scheduler:
+            await scheduler.start()
+            for number in (1, 2):
+                await scheduler.publish(NUMBERS, number)
+    assert caplog.text.count("is full: not published") == 1
+
+
+# -- restarts ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_the_subscription_survives_and_the_failed_message_does_not_come_again(
+    scheduler: Scheduler, letters: list[DeadLetter], concurrency: int
+) -> None:
+    task = Fragile(on_1=1)
+    shot = scheduler.register_event_task(task, restart=SOON, concurrency=concurrency)
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 0)
+        await settle()
+        await scheduler.publish(NUMBERS, 1)
+        await settle()
+        assert scheduler.status(shot).state is TaskState.BACKING_OFF
+        await scheduler.publish(NUMBERS, 2)
+        await scheduler.publish(NUMBERS, 3)
+        assert scheduler.status(shot).unread == 2
+        await anyio.sleep(10)
+        assert sorted(task.handled) == [0, 2, 3]
+        status = scheduler.status(shot)
+        assert (status.handled, status.failed, status.unread, status.restarts) == (3, 1, 0, 1)
+    assert [letter.message for letter in letters] == [1]
+
+
+async def test_what_a_batch_still_held_is_handled_by_the_next_run(scheduler: Scheduler) -> None:
+    task = Fragile(on_1=1)
+    scheduler.register_event_task(task, restart=SOON)
+    async with scheduler:
+        await scheduler.start()
+        with scheduler.clone_sender(NUMBERS) as sender:
+            sender.send_many_nowait(range(5))
+        await anyio.sleep(10)
+    assert task.calls == [(0, 0), (1, 0), (2, 1), (3, 1), (4, 1)]
+
+
+async def test_what_is_overwritten_during_the_back_off_is_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scheduler = Scheduler()
+    scheduler.add_channel(NUMBERS, ChannelConfig(capacity=2))
+    task = Fragile(on_0=1)
+    shot = scheduler.register_event_task(task, restart=SOON)
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 0)
+        await settle()
+        for number in range(1, 6):
+            await scheduler.publish(NUMBERS, number)
+        await anyio.sleep(10)
+        status = scheduler.status(shot)
+        assert (status.handled, status.failed, status.missed) == (2, 1, 3)
+    assert task.handled == [4, 5]
+
+
+async def test_publishers_wait_for_a_task_in_back_off_if_the_channel_blocks() -> None:
+    scheduler = Scheduler()
+    scheduler.add_channel(NUMBERS, ChannelConfig(capacity=1, overflow="block"))
+    task = Fragile(on_0=1)
+    scheduler.register_event_task(task, restart=SOON)
+    async with scheduler:
+        await scheduler.start()
+        for number in range(4):
+            await scheduler.publish(NUMBERS, number)
+        assert current_time() == 1, "until the next run had made room"
+    assert task.handled == [1, 2, 3]
+
+
+async def test_on_error_restart_without_a_policy_restarts_by_the_default_one(
+    scheduler: Scheduler,
+) -> None:
+    task = Fragile(on_1=1)
+    shot = scheduler.register_event_task(task, on_error="restart")
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 1)
+        await anyio.sleep(10)
+        assert scheduler.status(shot).restarts == 1
+        assert scheduler.status(shot).state is TaskState.RUNNING
+
+
+async def test_on_error_stop_ends_the_task_whatever_the_policy(scheduler: Scheduler) -> None:
+    shot = scheduler.register_event_task(Fragile(on_1=1), on_error="stop", restart=SOON)
+    other = Fragile()
+    scheduler.register_event_task(other, name="other")
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 1)
+        status = await scheduler.wait_stopped(shot)
+        assert (status.state, status.restarts) == (TaskState.FAILED, 0)
+        await scheduler.publish(NUMBERS, 2)
+    assert other.handled == [1, 2]
+
+
+async def test_a_pool_of_workers_is_there_again_after_a_restart(scheduler: Scheduler) -> None:
+    active: list[int] = []
+    most = 0
+
+    @scheduler.on(NUMBERS, concurrency=3, restart=SOON)
+    async def work(number: int) -> None:
+        nonlocal most
+        if number == 0 and current_task_context().run == 1:
+            raise TroubleError
+        active.append(number)
+        most = max(most, len(active))
+        await anyio.sleep(1)
+        active.remove(number)
+
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 0)
+        await anyio.sleep(5)
+        for number in range(1, 10):
+            await scheduler.publish(NUMBERS, number)
+        await anyio.sleep(10)
+        (status,) = scheduler.status()
+        assert (status.handled, status.failed) == (9, 1)
+    assert most == 3
