@@ -207,7 +207,7 @@ class Keeper(Generic[E]):
             done = Event()
             restart = command.what == "restart"
             if not restart:
-                self._recoveries.give_up(life)
+                self._recoveries.retire(life)
             life.keep_subscription = restart
             if own and restart:
                 life.end()
@@ -416,7 +416,7 @@ class Keeper(Generic[E]):
         self._alarm()
 
     def _failed_while_stopping(self, life: Life, failure: Exception) -> None:
-        if life.recovering or life.policy is not None or not life.fatal:
+        if life.recovering or life.policy is not None or life.stuck or not life.fatal:
             logger.error("%s, while it was stopping", failure, exc_info=failure, extra=life.extra())
         else:
             self._end_the_run(failure)
@@ -459,7 +459,7 @@ class Keeper(Generic[E]):
         """Stop the tasks of one group, in order; the others go on."""
         lives = [life for life in lives_below(branch) if life.recovering or not life.gone]
         for life in lives:
-            self._recoveries.give_up(life)
+            self._recoveries.retire(life)
             life.skip()
         assert self._tasks is not None
         lives.sort(key=lambda life: life.rank)

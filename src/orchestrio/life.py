@@ -107,6 +107,7 @@ class Life(Node, ABC):
         "predecessors",
         "rank",
         "recovering",
+        "retired",
         "run",
         "shutdown_failures",
         "starts",
@@ -153,6 +154,8 @@ class Life(Node, ABC):
         self.last_failure: BaseException | None = None
         #: how many are stopping it just now, and must not meet its next run
         self.holders = 0
+        #: whether somebody wants it stopped, so that no restart of others brings it back
+        self.retired = False
         #: whether it ignores its cancellation
         self.stuck = False
         #: whether nobody waits for its ``shutdown()`` any more
@@ -199,6 +202,7 @@ class Life(Node, ABC):
         self._reported = 0
         self.initialized = self.over = self.recovering = self.cancelled = False
         self.fatal = True
+        self.retired = False
         self.end_asked = self._may_shut_down = self.given_up = self.keep_subscription = False
         self._shutdown_scope = self._cut_short = None
         self._turn_began = self.works_since = inf

@@ -91,6 +91,7 @@ class Recoveries:
         :param life: the life, up or not
         :return: what is to be given to `recover_by_hand`
         """
+        life.retired = False
         recovery = self._of_all([life], 0)
         if life not in recovery.lives:  # it had ended
             recovery.lives.append(life)
@@ -108,7 +109,7 @@ class Recoveries:
                 if dependant.entry.metadata.bind_to and dependant not in lives:
                     lives[dependant] = None
                     queue.append(dependant)
-        alive = [life for life in lives if life.recovering or not life.gone]
+        alive = [life for life in lives if life.recovering or not (life.gone or life.retired)]
         alive.sort(key=lambda life: life.rank)
         return Recovery(alive, current_time() + delay)
 
@@ -127,6 +128,11 @@ class Recoveries:
         if outlet.wanted:
             event = RestartScheduled(delay=delay, cause=failure, **life.identity())
             outlet.put(event)
+
+    def retire(self, life: Life) -> None:
+        """Do not start a life again, nor with others: somebody wants it stopped."""
+        self.give_up(life)
+        life.retired = True
 
     def give_up(self, life: Life) -> None:
         """Do not start a life again; a recovery that has no other to start is over."""
