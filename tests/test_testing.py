@@ -552,6 +552,7 @@ def test_timeouts_that_were_left_do_not_pile_up() -> None:
         return sum(isinstance(known, asyncio.TimerHandle) for known in gc.get_objects())
 
     async def main() -> int:
+        left = 0
         async with create_task_group() as group:
             group.start_soon(sleep, 1)  # before the timeouts would end
             for _ in range(5000):
