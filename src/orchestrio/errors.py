@@ -52,18 +52,22 @@ class _TaskError(SchedulerError):
 
 
 class TaskInitializationError(_TaskError):
-    """A task's ``initialize()`` raised or ran out of ``start_timeout``; the cause is chained.
+    """A task could not start; the cause is chained.
 
-    Nothing that follows it in the order of start was started, and what had been initialised
-    before it has been shut down again. Mend the cause and start a new scheduler.
+    Its ``initialize()`` raised or ran out of ``start_timeout``, it was not ready in that time, or
+    one that it depends on was not. In `start`, nothing that follows it in the order of start was
+    started, and what had been initialised before it has been shut down again. Mend the cause and
+    start a new scheduler.
     """
 
 
 class TaskExecutionError(_TaskError):
-    """A task's ``execute()`` or ``handle_event()`` raised, and no rule says to go on.
+    """A task failed while it worked, and no rule says to go on; the cause is chained.
 
-    The scheduler has shut down everything else in order. Mend the cause, or say with
-    ``on_error`` what a failing handler means.
+    Its ``execute()`` or ``handle_event()`` raised, its ``watchdog`` ran out, or it failed more often
+    than its restart policy allows: then the cause is an `ExceptionGroup` of all these failures.
+    The scheduler has shut down everything else in order. Mend the cause, give the task a
+    ``restart`` policy, or say with ``on_error`` what a failing handler means.
     """
 
 
