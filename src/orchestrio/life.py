@@ -253,9 +253,10 @@ class Life(Node, ABC):
     @property
     def comes_back(self) -> bool:
         """Whether it is started again if others with which it is stopped are."""
-        if self.policy is not None and self.policy.mode == "never":
-            return False
-        return self.recovering or self.failure is None
+        if self.recovering:
+            return True  # it is to be started anyway
+        never = self.policy is not None and self.policy.mode == "never"
+        return not never and self.failure is None
 
     def restart_alone(self, not_before: float) -> None:
         """Have it restart itself: nobody else is stopped or started with it.

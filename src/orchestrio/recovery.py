@@ -215,6 +215,6 @@ class Recoveries:
         life.prepare()
         try:
             life.subscribe()
-        except SchedulerError as error:  # its channel has been removed meanwhile
+        except SchedulerError as error:  # its event has ended: there is nothing to run for
+            logger.warning("%s stays stopped: %s", life.title, error, extra=life.extra())
             life.end_asked = True
-            self._end_the_run(error)

@@ -307,6 +307,29 @@ async def test_on_error_stop_ends_the_task_whatever_the_policy(scheduler: Schedu
     assert other.handled == [1, 2]
 
 
+async def test_a_task_whose_event_has_ended_stays_stopped_when_its_group_restarts(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    group = scheduler.group("group", strategy="one_for_all")
+    listener = group.register_event_task(Fragile())
+
+    @group.background(restart=SOON)
+    async def failing() -> None:
+        await anyio.sleep(1)
+        if current_task_context().run == 1:
+            raise TroubleError
+        await anyio.sleep_forever()
+
+    async with scheduler:
+        await scheduler.start()
+        scheduler.bus.remove_channel(NUMBERS)
+        await anyio.sleep(10)
+        states = {shot.name: shot.state for shot in scheduler.status()}
+        assert states == {"Fragile": TaskState.STOPPED, "failing": TaskState.RUNNING}
+        assert scheduler.status(listener).restarts == 0
+    assert "stays stopped" in caplog.text
+
+
 async def test_a_pool_of_workers_is_there_again_after_a_restart(scheduler: Scheduler) -> None:
     active: list[int] = []
     most = 0

@@ -126,7 +126,8 @@ class Model:
         for leaf in sorted(parent.affected_by(node), key=lambda leaf: leaf.rank):
             if leaf.state == "gone":
                 continue
-            if leaf in own or (leaf.rule != "never" and leaf.state != "failed"):
+            stays_down = leaf.rule == "never" or leaf.state == "failed"
+            if leaf in own or leaf.state == "waiting" or not stays_down:
                 leaf.state, leaf.due, leaf.recovery = "waiting", now + DELAY, recovery
                 recovery.append(leaf)
             else:
