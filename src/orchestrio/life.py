@@ -384,7 +384,8 @@ class Life(Node, ABC):
 
     async def wait_begun(self) -> None:
         """Wait until this run's ``initialize()`` has ended, one way or the other."""
-        await self.wait_until(lambda: self.initialized or self.over)
+        run = self.run
+        await self.wait_until(lambda: self.initialized or self.over or self.run is not run)
 
     async def wait_initialized(self) -> None:
         """Wait until ``initialize()`` has returned, or the task is done."""

@@ -165,6 +165,8 @@ class Recoveries:
             failures = await self._bring_down(lives)
         for error in failures:
             logger.error("%s", error, exc_info=error, extra={"task_name": error.task_name})
+        if not recovery.owed:
+            return  # all of them were stopped or claimed meanwhile, or none was to come back
         with recovery.scope:
             await sleep_until(recovery.not_before)
             await self._bring_up(recovery)

@@ -1006,6 +1006,37 @@ def every_hook_ran_in_its_turn(diary: Diary) -> bool:
     return all(own == ["up", "down"] * (len(own) // 2) for own in hooks.values())
 
 
+async def test_one_that_cannot_start_again_does_not_hold_up_those_after_it(
+    scheduler: Scheduler, diary: Diary
+) -> None:
+    class Unsteady(Worker):
+        async def initialize(self) -> None:
+            await super().initialize()
+            if current_task_context().run == 2:
+                raise TroubleError("not now")
+
+    group = scheduler.group("group", restart=SOON)
+    add(group, diary, "a", 1)
+    slow = RestartPolicy(initial_delay=30, jitter=0)
+    group.register_background_task(Unsteady("b", diary), name="b", restart=slow)
+    add(group, diary, "c")
+    async with scheduler:
+        await scheduler.start()
+        await anyio.sleep(100)
+        assert diary.when("up", "c") == [0, 2]
+        assert diary.when("up", "b") == [0, 2, 32]
+
+
+async def test_the_back_off_of_one_whose_group_was_stopped_does_not_hold_up_the_run(
+    scheduler: Scheduler, diary: Diary
+) -> None:
+    group = scheduler.group("group", restart=RestartPolicy(mode="never"))
+    add(group, diary, "a", 1)
+    add(group, diary, "b", 1, restart=RestartPolicy(initial_delay=50, max_delay=50, jitter=0))
+    await scheduler.run()
+    assert anyio.current_time() == 1
+
+
 @pytest.mark.parametrize("seed", range(100))
 async def test_any_tree_comes_to_rest_with_all_tasks_running(diary: Diary, seed: int) -> None:
     scheduler = any_tree(diary, random.Random(seed))
