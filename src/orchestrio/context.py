@@ -21,6 +21,7 @@ class Run:
 
     __slots__ = (
         "_ring",
+        "extra",
         "is_ready",
         "last_beat",
         "news",
@@ -32,7 +33,13 @@ class Run:
         "task_name",
     )
 
-    def __init__(self, task_id: TaskId, task_name: str, ring: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        task_id: TaskId,
+        task_name: str,
+        ring: Callable[[], None],
+        extra: Callable[[], dict[str, object]],
+    ) -> None:
         self.task_id = task_id
         self.task_name = task_name
         self.number = 0  # 1 for the first run, known when it begins
@@ -43,6 +50,7 @@ class Run:
         self.stopping: Event | None = None
         self.news: dict[str, None] | None = None  # dependencies that are back, in order
         self.news_bell: Event | None = None
+        self.extra = extra  # returns what a log record about the task carries
         self._ring = ring  # tells those who wait for a change
 
     def become_ready(self) -> None:

@@ -12,6 +12,7 @@ from anyio import (
     Event,
     create_memory_object_stream,
     create_task_group,
+    get_cancelled_exc_class,
 )
 from anyio.lowlevel import checkpoint
 from anyio.streams.memory import MemoryObjectReceiveStream
@@ -89,9 +90,19 @@ class Delivery(Generic[T]):
     def resume(self) -> None:
         """Let `run` go on after a pause, where it ended."""
         if self._held:
-            self._batch = iter(self._held)
+            self._batch = iter([*self._batch, *self._held])
             self._held = []
         self.cursor.resume()
+
+    def put_back(self, item: T) -> bool:
+        """Take an item back that was handed over and not looked at: it is the next again.
+
+        :return: whether there will be a next; not after `abandon`
+        """
+        if self.cursor.closed:
+            return False
+        self._batch = iter([item, *self._batch])
+        return True
 
     def abandon(self) -> int:
         """Close the cursor: the handler finishes what it has in hand, and `run` ends.
@@ -99,6 +110,7 @@ class Delivery(Generic[T]):
         :return: how many items were sent and will not be handed over
         """
         unread = self.unread
+        self.cursor.skip(self.cursor.overwritten)
         self.pause()
         self._start += len(self._held)  # these do not count as handed over
         self._held = []
@@ -195,11 +207,18 @@ class Workers(Generic[T]):
             `Delivery.run` did once the workers have finished
         """
         self.in_hand = 0
-        send, receive = create_memory_object_stream[T](0)
+        send, receive = create_memory_object_stream[list[T]](0)
 
         async def hand(item: T) -> None:
             self.in_hand += 1
-            await send.send(item)
+            parcel = [item]
+            try:
+                await send.send(parcel)
+            except get_cancelled_exc_class():
+                # A worker has failed. What no other has unpacked is for the next run.
+                if parcel and self._delivery.put_back(parcel.pop()):
+                    self.in_hand -= 1
+                raise
 
         ended: EndOfStream | ClosedResourceError | LaggedError = ClosedResourceError()
         try:
@@ -218,10 +237,13 @@ class Workers(Generic[T]):
         raise ended
 
     async def _work(
-        self, receive: MemoryObjectReceiveStream[T], handle: Callable[[T], Awaitable[object]]
+        self, receive: MemoryObjectReceiveStream[list[T]], handle: Callable[[T], Awaitable[object]]
     ) -> None:
         with receive:
-            async for item in receive:
+            async for parcel in receive:
+                if not parcel:
+                    continue
+                item = parcel.pop()
                 try:
                     await handle(item)
                     self.finished += 1

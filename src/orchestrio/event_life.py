@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import Any, Generic, TypeVar, cast, final
 
 from anyio import ClosedResourceError, EndOfStream, Event, current_time
@@ -223,7 +224,8 @@ class EventLife(Life, Generic[T]):
     def release(self) -> None:
         delivery = self._delivery
         if delivery is not None:
-            if self._workers is None and delivery.in_hand and not self._gave_up:
+            began = self.works_since < inf  # or what is in hand is still that of the run before
+            if began and self._workers is None and delivery.in_hand and not self._gave_up:
                 self._failed += 1  # cancelled while it was being handled
                 logger.warning(
                     "task %r was cancelled while it handled a message",
@@ -261,6 +263,6 @@ class EventLife(Life, Generic[T]):
                 handled = started - self._failed - in_hand
             facts["handled"] = handled
             facts["failed"] = started - handled - in_hand
-            facts["missed"] = delivery.cursor.missed
+            facts["missed"] = delivery.cursor.missed + delivery.cursor.overwritten
             facts["unread"] = self._left or delivery.unread
         return facts

@@ -124,7 +124,7 @@ class Life(Node, ABC):
         self._supervisor = supervisor
         self.state = TaskState.REGISTERED
         #: the run it is in, or was in last
-        self.run = Run(entry.task_id, entry.name, self._ring)
+        self.run = Run(entry.task_id, entry.name, self._ring, self.extra)
         #: how many of its runs have begun
         self.starts = 0
         #: its place in the order of start
@@ -195,7 +195,7 @@ class Life(Node, ABC):
 
     def prepare(self) -> None:
         """Make it ready to `live` once more."""
-        self.run = Run(self.entry.task_id, self.entry.name, self._ring)
+        self.run = Run(self.entry.task_id, self.entry.name, self._ring, self.extra)
         self.last_failure = self.failure
         self.failure = self._killed = None
         self.shutdown_failures = ()

@@ -369,12 +369,21 @@ class Cursor(Generic[T]):
         log.move(position, self.position)
         return batch
 
-    def lag(self, missed: int) -> None:
-        """Skip what was overwritten, and say so."""
-        log = self.log
+    @property
+    def overwritten(self) -> int:
+        """How many items it has missed and not been told of yet."""
+        return 0 if self.closed else max(0, self.log.tail - self.position - self.log.capacity)
+
+    def skip(self, missed: int) -> None:
+        """Count what was overwritten, and move past it."""
         self.position += missed
         self.missed += missed
-        log.missed += missed
+        self.log.missed += missed
+
+    def lag(self, missed: int) -> None:
+        """Skip what was overwritten, and say so."""
+        self.skip(missed)
+        log = self.log
         raise LaggedError(
             f"a receiver of {log} missed {missed} items: it fell more than {log.capacity} behind."
             " It goes on at the oldest item held. Raise the capacity, make the receiver faster,"

@@ -8,7 +8,7 @@ from typing import final
 
 from typing_extensions import override
 
-from .context import current_task_context
+from .context import current_run
 from .handling import persistent
 from .models import TaskMetadata
 from .tasks import BackgroundTask, name_of
@@ -72,5 +72,5 @@ class PeriodicTask(BackgroundTask):
 
 
 def _extra() -> dict[str, object]:
-    context = current_task_context()
-    return {"task_id": str(context.task_id), "task_name": context.task_name}
+    run = current_run.get()
+    return {} if run is None else run.extra()

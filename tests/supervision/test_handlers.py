@@ -354,3 +354,45 @@ async def test_a_pool_of_workers_is_there_again_after_a_restart(scheduler: Sched
         (status,) = scheduler.status()
         assert (status.handled, status.failed) == (9, 1)
     assert most == 3
+
+
+async def test_a_restart_loses_no_message_that_waited_for_a_worker(scheduler: Scheduler) -> None:
+    calls: list[int] = []
+
+    @scheduler.on(NUMBERS, concurrency=2, restart=SOON)
+    async def work(number: int) -> None:
+        calls.append(number)
+        if number == 0:
+            await anyio.sleep(1)
+            raise TroubleError
+        await anyio.sleep(5)
+
+    async with scheduler:
+        await scheduler.start()
+        for number in range(6):
+            await scheduler.publish(NUMBERS, number)
+        await anyio.sleep(100)
+        (status,) = scheduler.status()
+        assert (status.handled, status.failed, status.unread) == (4, 2, 0), "1 was cut off"
+    assert sorted(calls) == [0, 1, 2, 3, 4, 5]
+
+
+async def test_what_is_overwritten_is_counted_also_if_the_task_never_runs_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scheduler = Scheduler()
+    scheduler.add_channel(NUMBERS, ChannelConfig(capacity=2))
+    shot = scheduler.register_event_task(Fragile(on_0=1), restart=SOON)
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 0)
+        await settle()
+        for number in range(1, 6):
+            await scheduler.publish(NUMBERS, number)
+        counts = (0, 1, 2, 3)
+        status = scheduler.status(shot)
+        assert (status.handled, status.failed, status.unread, status.missed) == counts
+        await scheduler.stop_task(shot)
+        status = scheduler.status(shot)
+        assert (status.handled, status.failed, status.unread, status.missed) == counts
+    assert "was cancelled while it handled a message" not in caplog.text
