@@ -27,6 +27,7 @@ class Run:
         "news",
         "news_bell",
         "number",
+        "resting",
         "stop_asked",
         "stopping",
         "task_id",
@@ -46,6 +47,7 @@ class Run:
         self.is_ready = False
         self.last_beat = 0.0
         self.stop_asked = False
+        self.resting = False  # whether it waits for its next tick, and may be cancelled at once
         #: made when the task first asks for it: whoever does not ask is cancelled at once
         self.stopping: Event | None = None
         self.news: dict[str, None] | None = None  # dependencies that are back, in order

@@ -280,7 +280,7 @@ class Life(Node, ABC):
     @property
     def heeds_stopping(self) -> bool:
         """Whether it may be waited for, for some time, before it is cancelled."""
-        return self.run.stopping is not None
+        return self.run.stopping is not None and not self.run.resting
 
     def ask_to_stop(self) -> None:
         """Show that the work is to end, and tell the task if it listens."""

@@ -51,8 +51,12 @@ class PeriodicTask(BackgroundTask):
 
     @override
     async def execute(self) -> None:
-        while True:
+        run = current_run.get()
+        assert run is not None
+        while not run.stop_asked:
+            run.resting = True
             self.missed += await self._timetable.next_tick()
+            run.resting = False
             try:
                 await self._call(None)
             except Exception as error:

@@ -163,8 +163,9 @@ class Recoveries:
             for life in lives:
                 life.pause()
             failures = await self._bring_down(lives)
+        extras = {life.entry.task_id: life.extra() for life in lives} if failures else {}
         for error in failures:
-            logger.error("%s", error, exc_info=error, extra={"task_name": error.task_name})
+            logger.error("%s", error, exc_info=error, extra=extras[error.task_id])
         if not recovery.owed:
             return  # all of them were stopped or claimed meanwhile, or none was to come back
         with recovery.scope:

@@ -206,7 +206,8 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
                         if not self._keeper.is_stopping:
                             raise
                 with Notifier() as systemd:
-                    systemd.ready()
+                    if not self._keeper.is_stopping:
+                        systemd.ready()
                     alive = await self._block.start(self._feed_watchdog, systemd)
                     try:
                         await self._keeper.finished.wait()

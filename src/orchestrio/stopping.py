@@ -70,6 +70,8 @@ async def end(lives: Iterable[Life]) -> None:
         if life not in listening:
             life.end()
     for life in listening:
+        life.pause()  # an event task ends after the message in hand, or at once
+    for life in listening:
         with move_on_at(since + life.entry.metadata.stop_timeout):
             await life.wait_over()
         life.end()

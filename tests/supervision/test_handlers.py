@@ -396,3 +396,326 @@ async def test_what_is_overwritten_is_counted_also_if_the_task_never_runs_again(
         status = scheduler.status(shot)
         assert (status.handled, status.failed, status.unread, status.missed) == counts
     assert "was cancelled while it handled a message" not in caplog.text
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_every_message_is_counted_once_over_many_restarts(concurrency: int) -> None:
+    scheduler = Scheduler()
+    scheduler.add_channel(NUMBERS, ChannelConfig(capacity=4))
+
+    @scheduler.on(NUMBERS, concurrency=concurrency, restart=SOON)
+    async def work(number: int) -> None:
+        if number % 10 == 0:
+            raise TroubleError
+
+    async with scheduler:
+        await scheduler.start()
+        for published in range(1, 61):
+            await scheduler.publish(NUMBERS, published)
+            await anyio.sleep(0.15)
+            await settle()  # the handler rests now, or the task is in its back-off
+            (shot,) = scheduler.status()
+            if shot.state is TaskState.RUNNING:
+                assert shot.handled + shot.failed + shot.unread + shot.missed == published
+        await anyio.sleep(100)
+        (shot,) = scheduler.status()
+        assert shot.restarts > 1
+        assert shot.failed >= shot.restarts
+        assert shot.missed > 1
+        assert shot.handled + shot.failed + shot.missed == 60
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_a_message_that_failed_is_counted_once_if_the_task_is_stopped_in_its_back_off(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture, concurrency: int
+) -> None:
+    shot = scheduler.register_event_task(Fragile(on_1=1), restart=SOON, concurrency=concurrency)
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 1)
+        await settle()
+        assert scheduler.status(shot).state is TaskState.BACKING_OFF
+        await scheduler.stop_task(shot)
+        status = scheduler.status(shot)
+        assert (status.handled, status.failed) == (0, 1)
+    assert "while it handled a message" not in caplog.text
+
+
+async def test_a_message_that_failed_is_counted_once_if_the_next_run_cannot_start(
+    scheduler: Scheduler,
+) -> None:
+    class Unstable(Fragile):
+        async def initialize(self) -> None:
+            if current_task_context().run == 2:
+                raise TroubleError
+
+    shot = scheduler.register_event_task(Unstable(on_1=1), restart=SOON)
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 1)
+        await anyio.sleep(50)
+        await scheduler.publish(NUMBERS, 2)
+        await settle()
+        status = scheduler.status(shot)
+        assert (status.handled, status.failed, status.restarts) == (1, 1, 2)
+
+
+# -- attempts ------------------------------------------------------------------------------------------
+
+
+async def test_an_attempt_that_takes_too_long_is_cancelled_and_the_next_may_succeed(
+    scheduler: Scheduler, letters: list[DeadLetter]
+) -> None:
+    cancelled: list[float] = []
+    done: list[float] = []
+
+    @scheduler.on(NUMBERS, name="slow", timeout=5, retries=1, retry_backoff=EXACT)
+    async def slow_at_first(number: int) -> None:
+        try:
+            await anyio.sleep(4 if cancelled else 100)
+        except anyio.get_cancelled_exc_class():
+            cancelled.append(current_time())
+            raise
+        done.append(current_time())
+
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 1)
+        await anyio.sleep(50)
+        (shot,) = [shot for shot in scheduler.status() if shot.name == "slow"]
+        assert (shot.handled, shot.failed) == (1, 0)
+    assert (cancelled, done) == ([5], [10])
+    assert letters == []
+
+
+async def test_a_timeout_of_the_handlers_own_is_told_in_its_own_words(
+    scheduler: Scheduler, letters: list[DeadLetter]
+) -> None:
+    own = TimeoutError("the database is slow")
+
+    @scheduler.on(NUMBERS, timeout=5, on_error="skip")
+    async def impatient(number: int) -> None:
+        raise own
+
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 1)
+        await anyio.sleep(1)
+    assert [letter.error for letter in letters] == [own]
+
+
+async def test_each_worker_has_a_time_limit_and_retries_of_its_own(scheduler: Scheduler) -> None:
+    begun: list[tuple[int, float]] = []
+
+    @scheduler.on(
+        NUMBERS, concurrency=2, timeout=5, retries=1, retry_backoff=EXACT, on_error="skip"
+    )
+    async def slow(number: int) -> None:
+        begun.append((number, current_time()))
+        await anyio.sleep(100 if number == 1 else 3)
+
+    async with scheduler:
+        await scheduler.start()
+        for number in (1, 2, 3):
+            await scheduler.publish(NUMBERS, number)
+        await anyio.sleep(50)
+        (shot,) = scheduler.status()
+        assert (shot.handled, shot.failed) == (2, 1)
+    assert sorted(begun) == [(1, 0), (1, 6), (2, 0), (3, 3)]
+
+
+async def test_the_back_off_of_a_retry_has_jitter_from_the_schedulers_random() -> None:
+    scheduler = Scheduler(random=lambda: 0.5)
+    scheduler.add_channel(NUMBERS)
+    task = Fragile(on_7=2)
+    backoff = Backoff(initial_delay=4, multiplier=1, jitter=0.5)
+    scheduler.register_event_task(task, retries=2, retry_backoff=backoff)
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 7)
+        await anyio.sleep(50)
+    assert task.calls == [(7, 0), (7, 3), (7, 6)]
+
+
+async def test_a_stop_waits_for_the_retries_of_what_was_published(scheduler: Scheduler) -> None:
+    task = Fragile(on_7=2)
+    scheduler.register_event_task(task, retries=2, retry_backoff=EXACT, drain_timeout=5)
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 7)
+        await scheduler.shutdown()
+        assert current_time() == 3
+    assert task.handled == [7]
+
+
+async def test_a_retry_that_a_drain_does_not_wait_for_is_a_failure(scheduler: Scheduler) -> None:
+    task = Fragile(on_7=2)
+    late = Backoff(initial_delay=60, jitter=0)
+    shot = scheduler.register_event_task(task, retries=2, retry_backoff=late, drain_timeout=5)
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 7)
+        await scheduler.publish(NUMBERS, 8)
+        await settle()
+        await scheduler.shutdown()
+        assert current_time() == 5
+    assert task.calls == [(7, 0)]
+    status = scheduler.status(shot)
+    assert (status.handled, status.failed, status.unread) == (0, 1, 1)
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_on_error_stop_comes_after_the_last_attempt(
+    scheduler: Scheduler, letters: list[DeadLetter], concurrency: int
+) -> None:
+    task = Fragile(on_7=5)
+    shot = scheduler.register_event_task(
+        task, on_error="stop", retries=2, retry_backoff=EXACT, concurrency=concurrency
+    )
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 7)
+        status = await scheduler.wait_stopped(shot)
+        assert (status.state, status.failed) == (TaskState.FAILED, 1)
+        assert task.calls == [(7, 0), (7, 1), (7, 3)]
+        await anyio.sleep(1)
+    assert [letter.attempts for letter in letters] == [3]
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_on_error_restart_comes_after_the_last_attempt(
+    scheduler: Scheduler, letters: list[DeadLetter], concurrency: int
+) -> None:
+    task = Fragile(on_7=5)
+    scheduler.register_event_task(
+        task,
+        on_error="restart",
+        restart=SOON,
+        retries=1,
+        retry_backoff=EXACT,
+        concurrency=concurrency,
+    )
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 7)
+        await anyio.sleep(1.5)
+        await scheduler.publish(NUMBERS, 8)
+        await anyio.sleep(50)
+    assert task.calls == [(7, 0), (7, 1), (8, 2)]
+    assert [(letter.message, letter.attempts) for letter in letters] == [(7, 2)]
+
+
+async def test_without_a_policy_the_last_attempt_ends_the_run(scheduler: Scheduler) -> None:
+    scheduler.register_event_task(Fragile(on_7=5), retries=1, retry_backoff=EXACT)
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 7)
+        with pytest.raises(TaskExecutionError, match="trouble with 7"):
+            await scheduler.run()
+        assert current_time() == 1
+
+
+# -- dead letters --------------------------------------------------------------------------------------
+
+
+async def test_a_dead_letter_says_what_failed_where_and_when(scheduler: Scheduler) -> None:
+    shot = scheduler.register_event_task(Fragile(on_7=1), name="fragile", on_error="skip")
+    with scheduler.subscribe(DEAD_LETTERS) as letters:
+        async with scheduler:
+            await scheduler.start()
+            await anyio.sleep(3)
+            await scheduler.publish(NUMBERS, 7)
+            letter = await letters.receive()
+    assert isinstance(letter.error, TroubleError)
+    assert letter == DeadLetter(
+        task_id=shot,
+        task_name="fragile",
+        event=NUMBERS,
+        message=7,
+        error=letter.error,
+        attempts=1,
+        time=3,
+    )
+
+
+async def test_each_task_that_fails_for_a_message_sends_a_letter_of_its_own(
+    scheduler: Scheduler, letters: list[DeadLetter]
+) -> None:
+    for name in ("one", "two"):
+        scheduler.register_event_task(Fragile(on_7=1), name=name, on_error="skip")
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 7)
+        await anyio.sleep(1)
+    assert sorted(letter.task_name for letter in letters) == ["one", "two"]
+
+
+async def test_nobody_has_to_subscribe_to_dead_letters(scheduler: Scheduler) -> None:
+    task = Fragile(on_1=1)
+    scheduler.register_event_task(task, on_error="skip")
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 1)
+        await scheduler.publish(NUMBERS, 2)
+        await settle()
+        assert scheduler.bus.statistics()[DEAD_LETTERS].sent == 0
+    assert task.handled == [2]
+
+
+async def test_a_handler_of_dead_letters_may_publish_the_message_again(
+    scheduler: Scheduler,
+) -> None:
+    task = Fragile(on_1=3)
+    scheduler.register_event_task(task, on_error="skip")
+
+    @scheduler.on(DEAD_LETTERS)
+    async def again(letter: DeadLetter) -> None:
+        assert isinstance(letter.message, int)
+        await scheduler.publish(NUMBERS, letter.message)
+
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 1)
+        await anyio.sleep(1)
+    assert task.calls == [(1, 0)] * 4
+    assert task.handled == [1]
+
+
+async def test_the_group_that_a_handlers_tasks_raised_is_in_the_letter(
+    scheduler: Scheduler, letters: list[DeadLetter]
+) -> None:
+    async def fail() -> None:
+        raise TroubleError
+
+    @scheduler.on(NUMBERS, concurrency=2, on_error="skip")
+    async def parallel(number: int) -> None:
+        async with create_task_group() as group:
+            group.start_soon(fail)
+            group.start_soon(fail)
+
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 1)
+        await anyio.sleep(1)
+    (letter,) = letters
+    assert isinstance(letter.error, ExceptionGroup)
+    assert {type(error) for error in letter.error.exceptions} == {TroubleError}
+
+
+async def test_an_interrupt_in_a_handler_is_neither_retried_nor_a_dead_letter(
+    scheduler: Scheduler, letters: list[DeadLetter]
+) -> None:
+    calls: list[int] = []
+
+    @scheduler.on(NUMBERS, retries=3, on_error="skip", restart=SOON)
+    async def interrupted(number: int) -> None:
+        calls.append(number)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        async with scheduler:
+            await scheduler.start()
+            await scheduler.publish(NUMBERS, 1)
+            await anyio.sleep_forever()
+    assert calls == [1]
+    assert letters == []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Literal
+
 import anyio
 import pytest
 from anyio import current_time
@@ -9,6 +12,8 @@ from support import settle
 
 from orchestrio import (
     TASK_EVENTS,
+    BackgroundTask,
+    Backoff,
     BroadcastReceiveStream,
     ChannelConfig,
     RestartPolicy,
@@ -19,6 +24,7 @@ from orchestrio import (
     TaskExecutionError,
     TaskFailed,
     TaskLagged,
+    TaskState,
     Topic,
     current_task_context,
 )
@@ -149,3 +155,358 @@ async def test_log_records_carry_what_they_are_about(
     assert (facts["task_name"], facts["task_group"], facts["task_run"]) == ("failing", "group", 1)
     assert (facts["task_state"], facts["delay"]) == ("failed", 2)
     assert current_time() == 2
+
+
+# -- more of what is told ------------------------------------------------------------------------------
+
+
+def states_of(news: list[TaskEvent], name: str) -> list[str]:
+    """Return the states that a task went through."""
+    changes = [event for event in news if isinstance(event, StateChanged)]
+    return [change.state.value for change in changes if change.task_name == name]
+
+
+async def test_the_life_of_a_task_that_is_stopped_is_told(scheduler: Scheduler) -> None:
+    scheduler.add_channel(NUMBERS)
+
+    @scheduler.on(NUMBERS)
+    async def listen(number: int) -> None: ...
+
+    scheduler.background(name="forever")(anyio.sleep_forever)
+    with scheduler.subscribe(TASK_EVENTS) as events:
+        async with scheduler:
+            await scheduler.start()
+            await settle()
+        news = told(events)
+    whole = ["initializing", "ready", "running", "stopping", "stopped"]
+    assert states_of(news, "listen") == whole
+    assert states_of(news, "forever") == whole
+
+
+async def test_the_states_of_a_restart_follow_each_other_without_a_gap(
+    scheduler: Scheduler,
+) -> None:
+    @scheduler.background(restart=SOON)
+    async def failing() -> None:
+        if current_task_context().run < 3:
+            raise TroubleError
+
+    with scheduler.subscribe(TASK_EVENTS) as events:
+        await scheduler.run()
+        news = told(events)
+    run = ["initializing", "ready", "running"]
+    again = ["failed", "backing_off"]
+    assert states_of(news, "failing") == [*run, *again, *run, *again, *run, "completed", "stopped"]
+    changes = [event for event in news if isinstance(event, StateChanged)]
+    assert [change.previous for change in changes[1:]] == [change.state for change in changes[:-1]]
+    restarts = [event for event in news if isinstance(event, RestartScheduled)]
+    assert [(restart.time, restart.delay) for restart in restarts] == [(0, 2), (2, 4)]
+
+
+async def test_times_never_go_back_and_identities_are_those_of_the_snapshot(
+    scheduler: Scheduler,
+) -> None:
+    @scheduler.group("group").background(restart=SOON)
+    async def failing() -> None:
+        await anyio.sleep(1)
+        if current_task_context().run == 1:
+            raise TroubleError
+
+    with scheduler.subscribe(TASK_EVENTS) as events:
+        await scheduler.run()
+        news = told(events)
+    (shot,) = scheduler.status()
+    assert {(event.task_id, event.task_name, event.group) for event in news} == {
+        (shot.task_id, "failing", "group")
+    }
+    times = [event.time for event in news]
+    assert times == sorted(times)
+    assert times[-1] == current_time() == 4
+
+
+async def test_a_restart_by_hand_has_no_cause(scheduler: Scheduler) -> None:
+    scheduler.background(name="forever")(anyio.sleep_forever)
+    async with scheduler:
+        await scheduler.start()
+        with scheduler.subscribe(TASK_EVENTS) as events:
+            await scheduler.restart_task(scheduler.status()[0].task_id)
+            (restart,) = [event for event in told(events) if isinstance(event, RestartScheduled)]
+    assert (restart.cause, restart.delay, restart.group) == (None, 0, None)
+
+
+async def test_those_restarted_with_a_task_that_failed_are_told_with_its_failure(
+    scheduler: Scheduler,
+) -> None:
+    group = scheduler.group("group", strategy="one_for_all")
+
+    @group.background(restart=SOON)
+    async def failing() -> None:
+        await anyio.sleep(1)
+        if current_task_context().run == 1:
+            raise TroubleError
+
+    group.background(name="other")(anyio.sleep_forever)
+    with scheduler.subscribe(TASK_EVENTS) as events:
+        async with scheduler:
+            await scheduler.start()
+            await anyio.sleep(10)
+            news = told(events)
+    restarts = [event for event in news if isinstance(event, RestartScheduled)]
+    assert {restart.task_name for restart in restarts} == {"failing", "other"}
+    (failed,) = [event for event in news if isinstance(event, TaskFailed)]
+    assert {restart.cause for restart in restarts} == {failed.error}
+
+
+async def test_a_failure_that_ends_the_run_is_told(scheduler: Scheduler) -> None:
+    @scheduler.background()
+    async def failing() -> None:
+        raise TroubleError
+
+    with scheduler.subscribe(TASK_EVENTS) as events:
+        with pytest.raises(TaskExecutionError) as caught:
+            await scheduler.run()
+        (failed,) = [event for event in told(events) if isinstance(event, TaskFailed)]
+    assert failed.error is caught.value
+
+
+async def test_a_lag_in_a_back_off_is_told_when_it_is_over(scheduler: Scheduler) -> None:
+    scheduler.add_channel(NUMBERS, ChannelConfig(capacity=2))
+
+    @scheduler.on(NUMBERS, restart=SOON)
+    async def fragile(number: int) -> None:
+        if number == 0:
+            raise TroubleError
+
+    with scheduler.subscribe(TASK_EVENTS) as events:
+        async with scheduler:
+            await scheduler.start()
+            await scheduler.publish(NUMBERS, 0)
+            await settle()
+            for number in range(1, 6):
+                await scheduler.publish(NUMBERS, number)
+            await anyio.sleep(5)
+        (lag,) = [event for event in told(events) if isinstance(event, TaskLagged)]
+    assert (lag.missed, lag.time) == (3, 2)
+
+
+async def test_a_late_subscriber_is_told_from_then_on(scheduler: Scheduler) -> None:
+    @scheduler.background()
+    async def job() -> None:
+        await anyio.sleep(3)
+
+    async with scheduler:
+        await scheduler.start()
+        await anyio.sleep(1)
+        with scheduler.subscribe(TASK_EVENTS) as events:
+            await anyio.sleep(5)
+            assert states_of(told(events), "job") == ["completed"]
+
+
+# -- that it gets in nobody's way ----------------------------------------------------------------------
+
+
+async def test_nothing_is_published_while_nobody_subscribes(scheduler: Scheduler) -> None:
+    scheduler.background(name="job")(settle)
+    async with scheduler:
+        await scheduler.start()
+        await settle()
+        assert scheduler.bus.statistics()[TASK_EVENTS].sent == 0
+
+
+async def test_the_channel_may_be_removed_while_tasks_work(scheduler: Scheduler) -> None:
+    @scheduler.background(restart=SOON)
+    async def failing() -> None:
+        await anyio.sleep(1)
+        if current_task_context().run == 1:
+            raise TroubleError
+
+    with scheduler.subscribe(TASK_EVENTS) as events:
+        async with scheduler:
+            await scheduler.start()
+            scheduler.bus.remove_channel(TASK_EVENTS)
+            await scheduler.run()
+            assert current_time() == 4
+        assert states_of(told(events), "failing") == ["initializing", "ready", "running"]
+
+
+async def test_closing_the_bus_breaks_no_task(scheduler: Scheduler) -> None:
+    @scheduler.background(restart=SOON)
+    async def failing() -> None:
+        await anyio.sleep(1)
+        if current_task_context().run == 1:
+            raise TroubleError
+
+    with scheduler.subscribe(TASK_EVENTS):
+        async with scheduler:
+            await scheduler.start()
+            scheduler.bus.close()
+            await scheduler.run()
+            assert current_time() == 4
+    (shot,) = scheduler.status()
+    assert (shot.restarts, shot.error) == (1, None)
+
+
+@pytest.mark.parametrize("overflow", ["error", "block"])
+async def test_a_subscriber_that_does_not_read_holds_nobody_up(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture, overflow: Literal["error", "block"]
+) -> None:
+    scheduler.bus.remove_channel(TASK_EVENTS)
+    scheduler.add_channel(TASK_EVENTS, ChannelConfig(capacity=2, overflow=overflow))
+    scheduler.background(name="job")(settle)
+    with scheduler.subscribe(TASK_EVENTS) as events:
+        await scheduler.run()
+        assert states_of(told(events), "job") == ["initializing", "ready"]
+    assert scheduler.status()[0].state is TaskState.STOPPED
+    assert caplog.text.count("is full: not published") == 3
+
+
+async def test_a_listener_of_the_scheduler_that_fails_is_restarted_like_any(
+    scheduler: Scheduler,
+) -> None:
+    seen: list[str] = []
+
+    @scheduler.on(TASK_EVENTS, restart=SOON)
+    async def listen(event: TaskEvent) -> None:
+        if isinstance(event, TaskFailed) and event.task_name == "failing" and not seen:
+            seen.append("the first time")
+            raise TroubleError
+        if isinstance(event, TaskFailed):
+            seen.append(event.task_name)
+
+    @scheduler.background(restart=RestartPolicy(mode="never"))
+    async def failing() -> None:
+        raise TroubleError
+
+    async with scheduler:
+        await scheduler.start()
+        await anyio.sleep(10)
+    assert seen == ["the first time", "listen"]
+
+
+# -- the log -------------------------------------------------------------------------------------------
+
+
+def record_of(caplog: pytest.LogCaptureFixture, text: str) -> dict[str, object]:
+    """Return the fields of the only record of the library that has this in its message."""
+    (record,) = [record for record in caplog.records if text in record.getMessage()]
+    assert record.name == "orchestrio"
+    return vars(record)
+
+
+FIELDS = {"task_id", "task_name", "task_group", "task_state", "task_run"}
+
+
+async def test_the_record_of_a_lag_carries_what_it_is_about(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduler.add_channel(NUMBERS, ChannelConfig(capacity=1))
+
+    @scheduler.group("group").on(NUMBERS)
+    async def slow(number: int) -> None: ...
+
+    async with scheduler:
+        await scheduler.start()
+        for number in range(5):
+            scheduler.bus.publish_nowait(NUMBERS, number)
+        await settle()
+    facts = record_of(caplog, "lagged")
+    assert facts["task_id"] == scheduler.status()[0].task_id
+    assert (facts["task_name"], facts["task_group"]) == ("slow", "group")
+    assert (facts["task_state"], facts["task_run"], facts["missed"]) == ("running", 1, 4)
+
+
+async def test_the_record_of_a_skipped_message_carries_what_it_is_about(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduler.add_channel(NUMBERS)
+
+    @scheduler.on(NUMBERS, on_error="skip", retries=1)
+    async def failing(number: int) -> None:
+        raise TroubleError("boom")
+
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 1)
+        await anyio.sleep(20)
+    facts = record_of(caplog, "skipped a message")
+    assert (facts["task_name"], facts["task_group"], facts["task_run"]) == ("failing", None, 1)
+    assert (facts["task_state"], facts["attempts"]) == ("running", 2)
+    assert isinstance(facts["exc_info"], tuple)
+    assert isinstance(facts["exc_info"][1], TroubleError)
+
+
+async def test_the_record_of_a_retry_carries_what_it_is_about(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduler.add_channel(NUMBERS)
+    calls: list[int] = []
+
+    @scheduler.on(NUMBERS, retries=2, retry_backoff=Backoff(initial_delay=3, jitter=0))
+    async def failing(number: int) -> None:
+        calls.append(number)
+        if len(calls) == 1:
+            raise TroubleError("boom")
+
+    with caplog.at_level(logging.INFO, "orchestrio"):
+        async with scheduler:
+            await scheduler.start()
+            await scheduler.publish(NUMBERS, 1)
+            await anyio.sleep(20)
+    facts = record_of(caplog, "attempt 1 of 3 failed, the next in 3 s: TroubleError: boom")
+    assert facts.keys() >= FIELDS
+    assert (facts["task_name"], facts["attempt"], facts["delay"]) == ("failing", 1, 3)
+
+
+async def test_the_record_of_a_skipped_tick_carries_what_it_is_about(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    @scheduler.group("group").every(10, on_error="skip")
+    async def tick() -> None:
+        raise TroubleError
+
+    async with scheduler:
+        await scheduler.start()
+        await anyio.sleep(5)
+    facts = record_of(caplog, "skipped")
+    assert facts["task_name"] == "tick"
+    assert FIELDS - facts.keys() == set()
+
+
+@pytest.mark.parametrize("strategy", ["one_for_one", "one_for_all"])
+async def test_the_record_of_a_bad_shutdown_in_a_restart_carries_what_it_is_about(
+    scheduler: Scheduler,
+    caplog: pytest.LogCaptureFixture,
+    strategy: Literal["one_for_one", "one_for_all"],
+) -> None:
+    class Messy(BackgroundTask):
+        async def execute(self) -> None:
+            if current_task_context().run == 1:
+                raise TroubleError("boom")
+            await anyio.sleep_forever()
+
+        async def shutdown(self) -> None:
+            if current_task_context().run == 1:
+                raise TroubleError("messy")
+
+    group = scheduler.group("group", strategy=strategy)
+    group.register_background_task(Messy(), restart=SOON)
+    group.background(name="other")(anyio.sleep_forever)
+    async with scheduler:
+        await scheduler.start()
+        await anyio.sleep(10)
+    facts = record_of(caplog, "messy")
+    assert facts["task_name"] == "Messy"
+    assert FIELDS - facts.keys() == set()
+
+
+async def test_the_record_of_a_task_that_stays_down_carries_what_it_is_about(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    @scheduler.background(restart=RestartPolicy(mode="never"))
+    async def failing() -> None:
+        raise TroubleError
+
+    await scheduler.run()
+    facts = record_of(caplog, "the others go on")
+    assert facts.keys() >= FIELDS
+    assert (facts["task_name"], facts["task_state"]) == ("failing", "failed")
