@@ -367,7 +367,7 @@ class Keeper(Generic[E]):
                 self._failed_while_stopping(life, failure)
         elif failure is None:
             if life.policy is not None and life.policy.mode == "always":
-                self._failed(life, life.returned())
+                self._failed(life, life.execution_error(": its work has ended"))
             else:
                 self._ended(life)
         elif self.phase is Phase.STARTING and not life.initialized and life.starts <= 1:

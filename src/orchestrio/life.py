@@ -37,7 +37,7 @@ from .events import DeadLetter, Outlet, StateChanged, TaskEvent
 from .models import TaskSnapshot, TaskState
 from .registry import RegisteredTask
 from .stack import stack_of
-from .supervision import Branch, Failure, Node
+from .supervision import Branch, Node
 
 __all__ = ["Life", "Supervisor", "reason"]
 
@@ -548,9 +548,7 @@ class Life(Node, ABC):
             what = f"its {self.doing if self.initialized else 'initialize()'} {reason(error)}"
         entry = self.entry
         if self.works_since < inf and (self.run.is_ready or error is not self._killed):
-            self.failure = TaskExecutionError(
-                f"{self.title} failed: {what}", entry.task_id, entry.name
-            )
+            self.failure = self.execution_error(f" failed: {what}")
         else:
             timeout = entry.metadata.start_timeout
             if isinstance(error, TimeoutError) and not self.initialized and timeout < inf:
@@ -560,10 +558,12 @@ class Life(Node, ABC):
             )
         self.failure.__cause__ = error
 
-    def returned(self) -> Failure:
-        """Return what is counted when a task that is always to run has returned."""
-        entry = self.entry
-        return TaskExecutionError(f"{self.title}: its work has ended", entry.task_id, entry.name)
+    def execution_error(self, what: str) -> TaskExecutionError:
+        """Return an error of its work.
+
+        :param what: what happened, to be read after ``task 'web'``
+        """
+        return TaskExecutionError(f"{self.title}{what}", self.entry.task_id, self.entry.name)
 
     @property
     @abstractmethod

@@ -15,7 +15,7 @@ from anyio import CancelScope, current_time, sleep_until
 
 from .context import Run
 from .dependencies import Dependencies, lives_below
-from .errors import SchedulerError, TaskExecutionError, TaskShutdownError
+from .errors import SchedulerError, TaskShutdownError
 from .events import RestartScheduled
 from .life import Life, Supervisor
 from .stopping import drain, end, guard_shutdown, held, shut_down
@@ -194,9 +194,8 @@ class Recoveries:
         return failures
 
     def _cannot_restart(self, life: Life) -> None:
-        entry = life.entry
-        what = f"{life.title} cannot be restarted: it was cancelled, and does not end"
-        self._end_the_run(TaskExecutionError(what, entry.task_id, entry.name))
+        what = " cannot be restarted: it was cancelled, and does not end"
+        self._end_the_run(life.execution_error(what))
 
     async def _bring_up(self, recovery: Recovery) -> None:
         for life in recovery.lives:

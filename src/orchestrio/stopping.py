@@ -65,12 +65,13 @@ async def end(lives: Iterable[Life]) -> None:
     lives = [life for life in lives if not (life.over or life.gone)]
     for life in lives:
         life.ask_to_stop()
-    listening = [life for life in lives if life.heeds_stopping and not life.end_asked]
+    listening: list[Life] = []
     for life in lives:
-        if life not in listening:
+        if life.heeds_stopping and not life.end_asked:
+            life.pause()  # an event task ends after the message in hand, or at once
+            listening.append(life)
+        else:
             life.end()
-    for life in listening:
-        life.pause()  # an event task ends after the message in hand, or at once
     for life in listening:
         with move_on_at(since + life.entry.metadata.stop_timeout):
             await life.wait_over()

@@ -30,12 +30,10 @@ Failure = TaskExecutionError | TaskInitializationError
 class Restarts:
     """What a policy makes of one failure after another: the next delay, or that it is enough."""
 
-    __slots__ = ("_attempt", "_recent", "count", "policy")
+    __slots__ = ("_attempt", "_recent", "policy")
 
     def __init__(self, policy: RestartPolicy) -> None:
         self.policy = policy
-        #: how many restarts it has granted
-        self.count = 0
         self._attempt = 0  # restarts since the back-off was reset
         self._recent: deque[tuple[float, Failure]] = deque()  # in the window, with what led to them
 
@@ -61,7 +59,6 @@ class Restarts:
         if up_for >= policy.max_delay:
             self._attempt = 0
         self._attempt += 1
-        self.count += 1
         return policy.delay(self._attempt, random())
 
     def give_up(self, title: str, failure: Failure) -> TaskExecutionError:

@@ -8,7 +8,6 @@ from math import inf
 from anyio import current_time, move_on_at
 from anyio.lowlevel import checkpoint
 
-from .errors import TaskExecutionError
 from .life import Life
 from .models import TaskMetadata, TaskState
 from .stopping import wait_cancelled
@@ -64,6 +63,4 @@ async def _kill(life: Life, why: str, end_the_run: Callable[[BaseException], Non
     life.kill(TimeoutError(why))
     await wait_cancelled(life, current_time())
     if life.stuck and life.run is run:
-        entry = life.entry
-        what = f"{life.title} failed: {why}; it was cancelled, and ignores it"
-        end_the_run(TaskExecutionError(what, entry.task_id, entry.name))
+        end_the_run(life.execution_error(f" failed: {why}; it was cancelled, and ignores it"))
