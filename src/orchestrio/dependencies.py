@@ -70,7 +70,7 @@ class Dependencies:
             return []
         found = dict(self._dependants.get(life.entry.name, {}))
         branch = life.parent
-        while branch is not None:
+        while branch is not None and branch.parent is not None:  # the scheduler has no name
             found |= self._dependants.get(branch.name, {})
             branch = branch.parent
         return list(found)

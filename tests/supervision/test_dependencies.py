@@ -679,3 +679,21 @@ async def test_a_restarted_task_waits_for_a_dependency_in_back_off(
         await anyio.sleep(100)
         assert when(log, "work database") == [0, 11]
         assert when(log, "work web") == [0, 11]
+
+
+async def test_a_task_called_scheduler_is_a_task_like_any_other() -> None:
+    scheduler = Scheduler()
+    runs: list[int] = []
+    scheduler.background(name="scheduler")(anyio.sleep_forever)
+
+    @scheduler.background(depends_on=["scheduler"], bind_to=True)
+    async def bound() -> None:
+        runs.append(current_task_context().run)
+        await anyio.sleep_forever()
+
+    scheduler.background(name="other")(anyio.sleep_forever)
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.restart_task(scheduler.registry.get_by_name("other").task_id)
+        await anyio.sleep(1)
+    assert runs == [1]
