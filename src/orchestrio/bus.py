@@ -59,6 +59,21 @@ class EventBus(Generic[E]):
 
     A key is a `Topic`, which carries its payload type, or any plain hashable (an enum member, a
     string), which carries `str`. `E` narrows the plain keys: ``EventBus[MyEnum]()``.
+
+    Example::
+
+        import anyio
+
+        from orchestrio import ChannelConfig, EventBus
+
+        async def main() -> None:
+            bus = EventBus()
+            bus.add_channel("news", ChannelConfig(capacity=16, overflow="block"))
+            with bus.subscribe("news") as first, bus.subscribe("news") as second:
+                print(await bus.publish("news", "it rains"))  # 2
+                print(await first.receive(), "/", await second.receive())  # it rains / it rains
+
+        anyio.run(main)
     """
 
     __slots__ = ("_closed", "_configs", "_senders")
@@ -120,6 +135,7 @@ class EventBus(Generic[E]):
         :param event: the key
         :return: the sender
         :raises InvalidChannelError: if the event has no channel
+        :raises LifecycleError: if the bus has been closed
         """
         return self._sender(event).clone()
 
@@ -133,6 +149,7 @@ class EventBus(Generic[E]):
         :param event: the key
         :return: the receiver, to be closed by the caller; it gets the channel's `replay` first
         :raises InvalidChannelError: if the event has no channel
+        :raises LifecycleError: if the bus has been closed
         """
         return self._sender(event).subscribe()
 
@@ -147,6 +164,7 @@ class EventBus(Generic[E]):
         :param item: the payload
         :return: how many receivers it went to; 0 if ``overflow="drop_newest"`` dropped it
         :raises InvalidChannelError: if the event has no channel
+        :raises LifecycleError: if the bus has been closed
         :raises ~anyio.WouldBlock: if the channel is full and ``overflow="block"``
         :raises EventSendError: if the channel refused the item, or the item is not valid
         """
@@ -167,6 +185,7 @@ class EventBus(Generic[E]):
         :param item: the payload
         :return: how many receivers it went to; 0 if ``overflow="drop_newest"`` dropped it
         :raises InvalidChannelError: if the event has no channel
+        :raises LifecycleError: if the bus has been closed
         :raises ~anyio.ClosedResourceError: if the channel is removed while this waits for room
         :raises EventSendError: if the channel refused the item, or the item is not valid
         """

@@ -41,18 +41,22 @@ class Run:
         ring: Callable[[], None],
         extra: Callable[[], dict[str, object]],
     ) -> None:
-        self.task_id = task_id
-        self.task_name = task_name
-        self.number = 0  # 1 for the first run, known when it begins
-        self.is_ready = False
-        self.last_beat = 0.0
-        self.stop_asked = False
-        self.resting = False  # whether it waits for its next tick, and may be cancelled at once
+        self.task_id: TaskId = task_id
+        self.task_name: str = task_name
+        self.number: int = 0  # 1 for the first run, known when it begins
+        self.is_ready: bool = False
+        self.last_beat: float = 0.0
+        self.stop_asked: bool = False
+        self.resting: bool = (
+            False  # whether it waits for its next tick, and may be cancelled at once
+        )
         #: made when the task first asks for it: whoever does not ask is cancelled at once
         self.stopping: Event | None = None
         self.news: dict[str, None] | None = None  # dependencies that are back, in order
         self.news_bell: Event | None = None
-        self.extra = extra  # returns what a log record about the task carries
+        self.extra: Callable[[], dict[str, object]] = (
+            extra  # returns what a log record about the task carries
+        )
         self._ring = ring  # tells those who wait for a change
 
     def become_ready(self) -> None:
@@ -131,10 +135,12 @@ class TaskContext:
         self._run.last_beat = current_time()
 
     async def dependency_restarted(self) -> str:
-        """Wait until a task that this one depends on was restarted, and return its name.
+        """Wait until a task that this one depends on was restarted.
 
         Several restarts of one task that were not waited for are told once. A task with
         ``bind_to=True`` is restarted itself instead. If this is cancelled, nothing is lost.
+
+        :return: the name of the task that was restarted
         """
         await checkpoint()
         run = self._run
@@ -151,6 +157,29 @@ def current_task_context() -> TaskContext:
     """Return what the task that is running may ask of its surroundings.
 
     It works in the hooks and handlers of a task, and in the tasks that these start.
+
+    Example::
+
+        from anyio import Event
+
+        from orchestrio import Scheduler, current_task_context
+
+        scheduler = Scheduler()
+        working = Event()
+
+        @scheduler.background(stop_timeout=5)
+        async def worker() -> None:
+            context = current_task_context()
+            working.set()
+            await context.stopping.wait()  # up to 5 seconds to leave, before it is cancelled
+            print(context.task_name, "leaves in peace")  # worker leaves in peace
+
+        @scheduler.background()
+        async def boss() -> None:
+            await working.wait()
+            await scheduler.shutdown()
+
+        scheduler.run_sync()
 
     :return: the context of this run of the task
     :raises LifecycleError: if it is called outside a task of a scheduler

@@ -44,7 +44,7 @@ class Delivery(Generic[T]):
     __slots__ = ("_batch", "_held", "_start", "cursor", "idle")
 
     def __init__(self, cursor: Cursor[T]) -> None:
-        self.cursor = cursor
+        self.cursor: Cursor[T] = cursor
         #: set by whoever wants to know that everything has been handled; taken off when it rings
         self.idle: Event | None = None
         self._batch: Iterator[T] = _NOTHING
@@ -195,9 +195,9 @@ class Workers(Generic[T]):
         self._delivery = delivery
         self._count = count
         #: items whose handler has returned
-        self.finished = 0
+        self.finished: int = 0
         #: items that were taken and whose handler has not returned yet
-        self.in_hand = 0
+        self.in_hand: int = 0
 
     async def run(self, handle: Callable[[T], Awaitable[object]]) -> None:
         """Handle item by item until the event ends, as `Delivery.run` does.

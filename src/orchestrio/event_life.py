@@ -26,7 +26,7 @@ __all__ = ["EventLife"]
 
 T = TypeVar("T")
 
-logger = logging.getLogger("orchestrio")
+logger: logging.Logger = logging.getLogger("orchestrio")
 
 
 @final
@@ -205,7 +205,7 @@ class EventLife(Life, Generic[T]):
             )
             return
         self._gave_up = True
-        self.fatal = metadata.on_error != "stop"
+        self.fatal: bool = metadata.on_error != "stop"
         raise error
 
     async def _lagged(self, missed: int) -> None:

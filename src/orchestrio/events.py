@@ -37,21 +37,21 @@ __all__ = [
 E = TypeVar("E", bound=Hashable, default=Hashable)
 T = TypeVar("T")
 
-logger = logging.getLogger("orchestrio")
+logger: logging.Logger = logging.getLogger("orchestrio")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskEvent:
     """Something that happened to a task; which, its class says."""
 
-    #: identity of the task
     task_id: TaskId
-    #: its name
+    """Identity of the task."""
     task_name: str
-    #: the group it is in, ``"outer/inner"`` if nested; `None` for a task of the scheduler itself
+    """Its name."""
     group: str | None
-    #: when it happened, in seconds on the event loop's clock
+    """The group it is in, ``"outer/inner"`` if nested; `None` for one of the scheduler itself."""
     time: float
+    """When it happened, in seconds on the event loop's clock."""
 
 
 @final
@@ -59,10 +59,10 @@ class TaskEvent:
 class StateChanged(TaskEvent):
     """A task went from one state to another."""
 
-    #: where it stood
     previous: TaskState
-    #: where it stands now
+    """Where it stood."""
     state: TaskState
+    """Where it stands now."""
 
 
 @final
@@ -70,10 +70,10 @@ class StateChanged(TaskEvent):
 class RestartScheduled(TaskEvent):
     """A task will be restarted: it failed, or another did with which it is restarted."""
 
-    #: how many seconds after its end at the earliest
     delay: float
-    #: what made it necessary; `None` if somebody asked for it
+    """How many seconds after its end at the earliest."""
     cause: BaseException | None
+    """What made it necessary; `None` if somebody asked for it."""
 
 
 @final
@@ -81,8 +81,8 @@ class RestartScheduled(TaskEvent):
 class TaskLagged(TaskEvent):
     """An event task was too slow, and messages were overwritten before it read them."""
 
-    #: how many, exactly
     missed: int
+    """How many, exactly."""
 
 
 @final
@@ -90,8 +90,8 @@ class TaskLagged(TaskEvent):
 class TaskFailed(TaskEvent):
     """A task failed; what that means for others, its policy says."""
 
-    #: a `SchedulerError` that names the task, or a `KeyboardInterrupt` and its like
     error: BaseException
+    """A `SchedulerError` that names the task, or a `KeyboardInterrupt` and its like."""
 
 
 @final
@@ -99,27 +99,27 @@ class TaskFailed(TaskEvent):
 class DeadLetter:
     """A message whose handler failed for good, after all retries."""
 
-    #: identity of the task that could not handle it
     task_id: TaskId
-    #: its name
+    """Identity of the task that could not handle it."""
     task_name: str
-    #: the event it was published on
+    """Its name."""
     event: object
-    #: the message as it was published
+    """The event it was published on."""
     message: object
-    #: what the handler raised the last time
+    """The message as it was published."""
     error: Exception
-    #: how often the handler was called with it
+    """What the handler raised the last time."""
     attempts: int
-    #: when it failed for good, in seconds on the event loop's clock
+    """How often the handler was called with it."""
     time: float
+    """When it failed for good, in seconds on the event loop's clock."""
 
 
-#: What happens to the tasks of a scheduler: each item is one of the subclasses of `TaskEvent`.
 TASK_EVENTS: Final = Topic("orchestrio.task_events", TaskEvent)
+"""What happens to the tasks of a scheduler: each item is one of the subclasses of `TaskEvent`."""
 
-#: The messages that no retry helped.
 DEAD_LETTERS: Final = Topic("orchestrio.dead_letters", DeadLetter)
+"""The messages that no retry helped."""
 
 
 @final

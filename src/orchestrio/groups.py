@@ -30,32 +30,58 @@ __all__ = ["Group", "TaskOptions"]
 
 E = TypeVar("E", bound=Hashable, default=Hashable)
 T = TypeVar("T")
+R = TypeVar("R", bound=Awaitable[object])
 B = TypeVar("B", bound=Callable[[], Awaitable[object]])
 
 _DEFAULTS: Final = TaskMetadata()
 
 
 class TaskOptions(TypedDict, total=False):
-    """The fields of `TaskMetadata` as keywords; all times are in seconds."""
+    """The fields of `TaskMetadata` as keywords; all times are in seconds.
+
+    For functions of your own that pass them on: ``def mine(**options: Unpack[TaskOptions])``.
+    """
 
     name: str
+    """Unique in its scheduler; the name of the class or function, numbered, if not given."""
     description: str
+    """What the task is for, in the user's words."""
     tags: Iterable[str]
+    """Labels of the user's own, kept in the order given."""
     restart: RestartPolicy | None
+    """When a task that ended runs again; `None`: never, and a failure is one of its group."""
     depends_on: Iterable[str]
+    """Names of the tasks that are initialised and ready before this one, and shut down after it."""
     bind_to: bool
+    """Whether this task is restarted whenever one that it depends on is."""
     significant: bool
+    """Whether its group, or at the top the run, ends when this task ends: a "main" task."""
     concurrency: int
+    """How many messages one event task handles at a time; with more than 1, order is not kept."""
     timeout: float
+    """How long one attempt at handling a message may take."""
     retries: int
+    """How often a handler that failed is called with the same message again."""
     retry_backoff: Backoff
+    """How long to wait before each of these."""
     on_error: OnError | None
+    """What a handler that raised, for the last time, means; `None` leaves it to `restart`."""
     reports_ready: bool
+    """Whether the task says itself when it is ready, with ``current_task_context().ready()``."""
     watchdog: float
+    """How long the task may do without ``current_task_context().beat()`` before it is taken for
+    hung and fails; an event task also beats by handling messages, or by having none.
+    """
     start_timeout: float
+    """How long ``initialize()``, becoming ready, or waiting for its dependencies may take, each."""
     stop_timeout: float
+    """How long it may take to heed ``current_task_context().stopping`` before it is cancelled, and
+    then to end before it is reported as stuck.
+    """
     drain_timeout: float
+    """How long an event task may go on handling what was published before it was stopped."""
     shutdown_timeout: float
+    """How long ``shutdown()`` may take."""
 
 
 class Group(Generic[E]):
@@ -65,6 +91,21 @@ class Group(Generic[E]):
     registration and stop in reverse. `strategy` says who is restarted when one of them is. A task
     that fails more often than its policy allows, or has none, is a failure of its group; and to
     that, the policy of the group applies.
+
+    Example::
+
+        from orchestrio import RestartPolicy, Scheduler, current_task_context
+
+        scheduler = Scheduler()
+        storage = scheduler.group("storage", strategy="one_for_all")
+
+        @storage.background(restart=RestartPolicy(initial_delay=0))
+        async def database() -> None:
+            if current_task_context().run == 1:
+                raise ConnectionError("lost")
+            print("connected again")  # connected again
+
+        scheduler.run_sync()
     """
 
     def __init__(self, branch: Branch, keeper: Keeper[E], bus: EventBus[E]) -> None:
@@ -223,12 +264,14 @@ class Group(Generic[E]):
     @overload
     def on(
         self, event: Topic[T], **options: Unpack[TaskOptions]
-    ) -> Callable[[Callable[[T], Awaitable[object]]], Callable[[T], Awaitable[object]]]: ...
+    ) -> Callable[[Callable[[T], R]], Callable[[T], R]]: ...
     @overload
     def on(
         self, event: E, **options: Unpack[TaskOptions]
-    ) -> Callable[[Callable[[str], Awaitable[object]]], Callable[[str], Awaitable[object]]]: ...
-    def on(self, event: Any, **options: Unpack[TaskOptions]) -> Any:
+    ) -> Callable[[Callable[[str], R]], Callable[[str], R]]: ...
+    def on(
+        self, event: Topic[T] | E, **options: Unpack[TaskOptions]
+    ) -> Callable[[Callable[[Any], R]], Callable[[Any], R]]:
         """Register the decorated async function as the handler of an event.
 
         :param event: the key
@@ -239,9 +282,7 @@ class Group(Generic[E]):
         :raises ~pydantic.ValidationError: if an option is not valid
         """
 
-        def register(
-            function: Callable[[object], Awaitable[object]],
-        ) -> Callable[[object], Awaitable[object]]:
+        def register(function: Callable[[Any], R]) -> Callable[[Any], R]:
             self.register_event_task(EventFunction(event, function), **options)
             return function
 

@@ -15,7 +15,7 @@ __all__ = ["persistent"]
 
 T = TypeVar("T")
 
-logger = logging.getLogger("orchestrio")
+logger: logging.Logger = logging.getLogger("orchestrio")
 
 
 def persistent(

@@ -40,12 +40,7 @@ from .bus import EventBus
 from .context import current_run
 from .dependencies import Dependencies, lives_below
 from .errors import LifecycleError, SchedulerError, TaskShutdownError
-from .events import (
-    DEAD_LETTERS,
-    TASK_EVENTS,
-    Outlet,
-    TaskFailed,
-)
+from .events import DEAD_LETTERS, TASK_EVENTS, DeadLetter, Outlet, TaskEvent, TaskFailed
 from .life import Life
 from .models import Strategy, TaskId
 from .recovery import Recoveries
@@ -58,7 +53,7 @@ __all__ = ["Command", "Keeper", "Phase"]
 
 E = TypeVar("E", bound=Hashable, default=Hashable)
 
-logger = logging.getLogger("orchestrio")
+logger: logging.Logger = logging.getLogger("orchestrio")
 
 
 class Phase(Enum):
@@ -102,22 +97,22 @@ class Keeper(Generic[E]):
         self._alarm = alarm  # called when a task has failed
         self.random = random
         #: the tree of groups, whose root is the scheduler itself
-        self.root = Branch("scheduler", None, strategy)
+        self.root: Branch = Branch("scheduler", None, strategy)
         #: groups by name
         self.groups: dict[str, Branch] = {}
-        self.phase = Phase.NEW
+        self.phase: Phase = Phase.NEW
         #: all lives, in order of registration
         self.lives: dict[TaskId, Life] = {}
         #: set when there is nothing more to run for, or a stop was asked for
-        self.finished = Event()
+        self.finished: Event = Event()
         #: set when everything has stopped
-        self.stopped = Event()
+        self.stopped: Event = Event()
         #: what ended the run and has not been raised yet
         self.failures: list[BaseException] = []
         #: what went wrong after the work and has not been raised yet
         self.shutdown_failures: list[TaskShutdownError] = []
-        self.task_events = Outlet(bus, TASK_EVENTS)
-        self.dead_letters = Outlet(bus, DEAD_LETTERS)
+        self.task_events: Outlet[TaskEvent] = Outlet(bus, TASK_EVENTS)
+        self.dead_letters: Outlet[DeadLetter] = Outlet(bus, DEAD_LETTERS)
         self._started: dict[TaskId, Life] = {}  # in order of start
         self._ranks = 0  # how many were ever started
         self._dependencies = Dependencies(registry.get_by_name, self.lives, self.groups)

@@ -41,7 +41,7 @@ from .supervision import Branch, Node
 
 __all__ = ["Life", "Supervisor", "reason"]
 
-logger = logging.getLogger("orchestrio")
+logger: logging.Logger = logging.getLogger("orchestrio")
 
 _NOT_BEGUN: Final = (TaskState.REGISTERED, TaskState.BACKING_OFF)
 
@@ -120,15 +120,15 @@ class Life(Node, ABC):
     def __init__(self, entry: RegisteredTask, parent: Branch, supervisor: Supervisor) -> None:
         metadata = entry.metadata
         super().__init__(f"task {entry.name!r}", parent, metadata.policy, metadata.significant)
-        self.entry = entry
+        self.entry: RegisteredTask = entry
         self._supervisor = supervisor
-        self.state = TaskState.REGISTERED
+        self.state: TaskState = TaskState.REGISTERED
         #: the run it is in, or was in last
-        self.run = Run(entry.task_id, entry.name, self._ring, self.extra)
+        self.run: Run = Run(entry.task_id, entry.name, self._ring, self.extra)
         #: how many of its runs have begun
-        self.starts = 0
+        self.starts: int = 0
         #: its place in the order of start
-        self.rank = 0
+        self.rank: int = 0
         #: the tasks that must be ready before it works
         self.dependencies: tuple[Life, ...] = ()
         #: what ended the work, if something went wrong
@@ -137,38 +137,38 @@ class Life(Node, ABC):
         self.shutdown_failures: tuple[TaskShutdownError, ...] = ()
         self._reported = 0  # how many of them
         #: whether ``initialize()`` has returned, so that ``shutdown()`` is owed
-        self.initialized = False
+        self.initialized: bool = False
         #: whether the work has come to its end, for whatever reason
-        self.over = False
+        self.over: bool = False
         #: whether `live` is not running: not yet, or no more
-        self.gone = True
+        self.gone: bool = True
         #: whether another run will follow this one
-        self.recovering = False
+        self.recovering: bool = False
         #: whether it restarts itself, since no other life is concerned
-        self.alone = False
+        self.alone: bool = False
         #: when its next run may begin, in seconds on the event loop's clock
-        self.not_before = 0.0
+        self.not_before: float = 0.0
         #: whether its task of the event loop was cancelled, and cannot go on
-        self.cancelled = False
+        self.cancelled: bool = False
         #: what ended the run before this one
         self.last_failure: BaseException | None = None
         #: how many are stopping it just now, and must not meet its next run
-        self.holders = 0
+        self.holders: int = 0
         #: whether somebody wants it stopped, so that no restart of others brings it back
-        self.retired = False
+        self.retired: bool = False
         #: whether it ignores its cancellation
-        self.stuck = False
+        self.stuck: bool = False
         #: whether nobody waits for its ``shutdown()`` any more
-        self.given_up = False
+        self.given_up: bool = False
         #: whether its failure concerns others; not if ``on_error="stop"`` says so
-        self.fatal = True
+        self.fatal: bool = True
         #: whether a subscription outlives the work, for the next run
-        self.keep_subscription = False
+        self.keep_subscription: bool = False
         self.context: Context = copy_context()
         #: the task of the event loop that it lives in
         self.handle: TaskHandle[None] | None = None
         #: whether the scheduler has asked for the end of the work
-        self.end_asked = False
+        self.end_asked: bool = False
         self._changed: Event | None = None
         self._killed: BaseException | None = None  # why it was cancelled, if that is a failure
         self._shutdown_scope: CancelScope | None = None
@@ -176,11 +176,11 @@ class Life(Node, ABC):
         #: those that shut down after this one
         self.successors: tuple[Life, ...] = ()
         #: how many must shut down before this one
-        self.predecessors = 0
+        self.predecessors: int = 0
         self._turn_began = inf  # when shutdown() did
         self._cut_short: str | None = None  # why it may not finish
         #: when it began to work, on the event loop's clock
-        self.works_since = inf
+        self.works_since: float = inf
 
     # -- what the keeper tells it --------------------------------------------------------------
 

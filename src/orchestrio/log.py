@@ -28,32 +28,32 @@ __all__ = ["BUDGET", "ChannelStatistics", "Cursor", "Log"]
 
 T = TypeVar("T")
 
-#: How many items a stream hands over without letting other tasks run.
 BUDGET: Final = 256
+"""How many items a stream hands over without letting other tasks run."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelStatistics:
     """How one channel stands at one moment. All numbers count items, streams or tasks."""
 
-    #: how many items the log may hold
     capacity: int
-    #: items held now
+    """How many items the log may hold."""
     buffered: int
-    #: items stored since the channel was made
+    """Items held now."""
     sent: int
-    #: items that ``overflow="drop_newest"`` did not store
+    """Items stored since the channel was made."""
     dropped: int
-    #: items that receivers were told they missed, added up over all receivers
+    """Items that ``overflow="drop_newest"`` did not store."""
     missed: int
-    #: open send streams
+    """Items that receivers were told they missed, added up over all receivers."""
     senders: int
-    #: open receive streams
+    """Open send streams."""
     receivers: int
-    #: tasks blocked in ``send()``
+    """Open receive streams."""
     tasks_waiting_send: int
-    #: tasks waiting in a receive
+    """Tasks blocked in ``send()``."""
     tasks_waiting_receive: int
+    """Tasks waiting in a receive."""
 
 
 @final
@@ -101,32 +101,32 @@ class Log(Generic[T]):
         *,
         owned: bool = False,
     ) -> None:
-        self.capacity = config.capacity
+        self.capacity: int = config.capacity
         self.overflow: Overflow = config.overflow
-        self.replay = config.replay
-        self.require_receivers = config.require_receivers
-        self.event = event
-        self.owned = owned  # by a bus, which closes all senders in the end
-        self.check = check
+        self.replay: int = config.replay
+        self.require_receivers: bool = config.require_receivers
+        self.event: object = event
+        self.owned: bool = owned  # by a bus, which closes all senders in the end
+        self.check: Callable[[T], T] | None = check
         self.items: list[T] = []
-        self.origin = 0
-        self.tail = 0
-        self.kept = 0  # with replay: items before this number are released already
-        self.senders = 0
-        self.receivers = 0
-        self.caught_up = 0  # receivers that have read everything
-        self.dropped = 0
-        self.refused = False  # whether the last item sent was dropped
-        self.missed = 0
+        self.origin: int = 0
+        self.tail: int = 0
+        self.kept: int = 0  # with replay: items before this number are released already
+        self.senders: int = 0
+        self.receivers: int = 0
+        self.caught_up: int = 0  # receivers that have read everything
+        self.dropped: int = 0
+        self.refused: bool = False  # whether the last item sent was dropped
+        self.missed: int = 0
         self.bell: Event | None = None  # what receivers wait on; made by the first that waits
         self.vacated: Event | None = None  # what wait_no_receivers() waits on
         self.blocked: deque[Event] = deque()  # senders waiting for room, in order
         # Only a log that must not overwrite unread items has to know its slowest receiver:
         # `behind` counts the receivers at each cursor, `floor` is the lowest cursor.
         self.behind: dict[int, int] | None = None if self.overflow == "drop_oldest" else {}
-        self.floor = 0
-        self.shut = False  # closed as a whole by its owner, the bus
-        self.fast = False  # whether a send may skip `admit`
+        self.floor: int = 0
+        self.shut: bool = False  # closed as a whole by its owner, the bus
+        self.fast: bool = False  # whether a send may skip `admit`
         self.home: tuple[EventLoopToken, int] | None = None
         self.settle()
 
@@ -329,12 +329,12 @@ class Cursor(Generic[T]):
     __slots__ = ("closed", "fast", "halted", "log", "missed", "position")
 
     def __init__(self, log: Log[T], position: int) -> None:
-        self.log = log
-        self.position = position
-        self.missed = 0
-        self.closed = False
-        self.halted = False  # whether there is nothing to read here: closed, or paused
-        self.fast = log.behind is None  # whether reading need not be told to blocked senders
+        self.log: Log[T] = log
+        self.position: int = position
+        self.missed: int = 0
+        self.closed: bool = False
+        self.halted: bool = False  # whether there is nothing to read here: closed, or paused
+        self.fast: bool = log.behind is None  # whether reading need not be told to blocked senders
         log.attach(position)
 
     @property

@@ -2,7 +2,7 @@
 
 import math
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, Self, TypeAlias, final
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias, final
 
 from pydantic import (
     AfterValidator,
@@ -32,20 +32,20 @@ __all__ = [
     "TaskState",
 ]
 
-#: What a full channel does with one more item.
 Overflow: TypeAlias = Literal["drop_oldest", "block", "drop_newest", "error"]
+"""What a full channel does with one more item."""
 
-#: What a handler that raised means for its task.
 OnError: TypeAlias = Literal["restart", "skip", "stop"]
+"""What a handler that raised means for its task."""
 
-#: Which ends of a task are followed by another run; Erlang/OTP's temporary, transient, permanent.
 RestartMode: TypeAlias = Literal["never", "on_failure", "always"]
+"""Which ends of a task another run follows; Erlang/OTP's temporary, transient, permanent."""
 
-#: Who is restarted with a task or group that is: nobody, all of its group, or those after it.
 Strategy: TypeAlias = Literal["one_for_one", "one_for_all", "rest_for_one"]
+"""Who is restarted with a task or group that is: nobody, all of its group, or those after it."""
 
-#: Background tasks run; event tasks get each message of the event they subscribe to.
 TaskKind: TypeAlias = Literal["background", "event"]
+"""Background tasks run; event tasks get each message of the event they subscribe to."""
 
 # An index into a log must stay a machine word; beyond it a capacity is a mistake, not a wish.
 _MAX_CAPACITY = 2**31 - 1
@@ -57,18 +57,20 @@ def _not_nan(value: float) -> float:
     return value
 
 
-#: A span of time in seconds, zero or more; infinity means no limit.
 Seconds: TypeAlias = Annotated[float, Field(strict=True, ge=0), AfterValidator(_not_nan)]
+"""A span of time in seconds, zero or more; infinity means no limit."""
 
-#: A span of time in seconds that has an end.
 FiniteSeconds: TypeAlias = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+"""A span of time in seconds that has an end."""
 
-#: A span of time in seconds in which something is to happen; infinity means never mind.
 Deadline: TypeAlias = Annotated[float, Field(strict=True, gt=0), AfterValidator(_not_nan)]
+"""A span of time in seconds in which something is to happen; infinity means never mind."""
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        frozen=True, extra="forbid", ser_json_inf_nan="constants"
+    )
 
 
 @final
@@ -90,39 +92,39 @@ class TaskId(str):
 class TaskState(StrEnum):
     """Where a task stands in its life."""
 
-    #: known to the registry, not yet started
     REGISTERED = "registered"
-    #: inside ``initialize()``
+    """Known to the registry, not yet started."""
     INITIALIZING = "initializing"
-    #: initialised, waiting for the others
+    """Inside ``initialize()``."""
     READY = "ready"
-    #: ``execute()`` runs, or messages are being awaited and handled
+    """Initialised, waiting for the others."""
     RUNNING = "running"
-    #: ended and shut down, waiting for its restart
+    """``execute()`` runs, or messages are being awaited and handled."""
     BACKING_OFF = "backing_off"
-    #: ``execute()`` returned or the event ended; ``shutdown()`` comes when the task is stopped
+    """Ended and shut down, waiting for its restart."""
     COMPLETED = "completed"
-    #: asked to stop: handling what is left, or waiting for its turn to shut down
+    """``execute()`` returned or the event ended; ``shutdown()`` comes when the task is stopped."""
     STOPPING = "stopping"
-    #: after ``shutdown()``, or never started
+    """Asked to stop: handling what is left, or waiting for its turn to shut down."""
     STOPPED = "stopped"
-    #: one of its hooks or handlers raised
+    """After ``shutdown()``, or never started."""
     FAILED = "failed"
+    """One of its hooks or handlers raised."""
 
 
 class ChannelConfig(_Model):
     """Settings of one channel of a bus."""
 
-    #: how many items the log holds: exact, at least 1; an event task has up to 256 more in hand
     capacity: Annotated[int, Field(strict=True, ge=1, le=_MAX_CAPACITY)] = 1024
-    #: what the channel is for, in the user's words
+    """How many items the log holds: exact, at least 1; an event task has up to 256 more in hand."""
     description: str = ""
-    #: what happens to one item more than `capacity`
+    """What the channel is for, in the user's words."""
     overflow: Overflow = "drop_oldest"
-    #: how many of the last items a new subscriber gets first, at most `capacity`
+    """What happens to one item more than `capacity`."""
     replay: Annotated[int, Field(strict=True, ge=0)] = 0
-    #: whether sending to nobody is an `EventSendError`
+    """How many of the last items a new subscriber gets first, at most `capacity`."""
     require_receivers: Annotated[bool, Field(strict=True)] = False
+    """Whether sending to nobody is an `EventSendError`."""
 
     @field_validator("replay")
     @classmethod
@@ -142,14 +144,14 @@ class Backoff(_Model):
     (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
     """
 
-    #: the first wait, before jitter, in seconds
     initial_delay: FiniteSeconds = 1.0
-    #: the longest wait, in seconds
+    """The first wait, before jitter, in seconds."""
     max_delay: FiniteSeconds = 60.0
-    #: by how much each wait is longer than the one before
+    """The longest wait, in seconds."""
     multiplier: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
-    #: which share of a wait is random, from 0 (none of it) to 1 (all of it)
+    """By how much each wait is longer than the one before."""
     jitter: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Which share of a wait is random, from 0 (none of it) to 1 (all of it)."""
 
     def delay(self, attempt: int, random: float) -> float:
         """Return how long to wait before an attempt.
@@ -172,58 +174,62 @@ class RestartPolicy(Backoff):
     supervisors of Erlang/OTP, except that each task and each group has a count of its own.
     """
 
-    #: ``"on_failure"``: after a failure (OTP: transient). ``"always"``: also after it returned
-    #: (permanent). ``"never"``: it stays ended; a failure is reported and the others go on
-    #: (temporary).
     mode: RestartMode = "on_failure"
-    #: how many restarts `within` that time; one more failure is a failure of its group, or at the
-    #: top, of the run. `None` sets no limit
+    """``"on_failure"``: after a failure (OTP: transient). ``"always"``: also after it returned
+    (permanent). ``"never"``: it stays ended; a failure is reported and the others go on
+    (temporary).
+    """
     max_restarts: Annotated[int, Field(strict=True, ge=0)] | None = 5
-    #: the time in which `max_restarts` are counted, a window that slides, in seconds
+    """How many restarts `within` that time; one more failure is a failure of its group, or at the
+    top, of the run. `None` sets no limit.
+    """
     within: Deadline = 60.0
+    """The time in which `max_restarts` are counted, a window that slides, in seconds."""
 
 
 class TaskMetadata(_Model):
     """Description of a task, given when it is registered. All times are in seconds."""
 
-    #: unique in its scheduler; the name of the class or function, numbered, if not given
     name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    #: what the task is for, in the user's words
+    """Unique in its scheduler; the name of the class or function, numbered, if not given."""
     description: str = ""
-    #: labels of the user's own, kept in the order given
+    """What the task is for, in the user's words."""
     tags: tuple[str, ...] = ()
-    #: when a task that ended runs again; `None`: never, and a failure is one of its group
+    """Labels of the user's own, kept in the order given."""
     restart: RestartPolicy | None = None
-    #: names of the tasks that are initialised and ready before this one, and shut down after it
+    """When a task that ended runs again; `None`: never, and a failure is one of its group."""
     depends_on: tuple[str, ...] = ()
-    #: whether this task is restarted whenever one that it depends on is
+    """Names of the tasks that are initialised and ready before this one, and shut down after it."""
     bind_to: Annotated[bool, Field(strict=True)] = False
-    #: whether its group, or at the top the run, ends when this task ends: a "main" task
+    """Whether this task is restarted whenever one that it depends on is."""
     significant: Annotated[bool, Field(strict=True)] = False
-    #: how many messages one event task handles at a time; with more than 1, order is not kept
+    """Whether its group, or at the top the run, ends when this task ends: a "main" task."""
     concurrency: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 1
-    #: how long one attempt at handling a message may take
+    """How many messages one event task handles at a time; with more than 1, order is not kept."""
     timeout: Deadline = math.inf
-    #: how often a handler that failed is called with the same message again
+    """How long one attempt at handling a message may take."""
     retries: Annotated[int, Field(strict=True, ge=0)] = 0
-    #: how long to wait before each of these
+    """How often a handler that failed is called with the same message again."""
     retry_backoff: Backoff = Backoff(initial_delay=0.1, max_delay=10.0)
-    #: what a handler that raised, for the last time, means; `None` leaves it to `restart`
+    """How long to wait before each of these."""
     on_error: OnError | None = None
-    #: whether the task says itself when it is ready, with ``current_task_context().ready()``
+    """What a handler that raised, for the last time, means; `None` leaves it to `restart`."""
     reports_ready: Annotated[bool, Field(strict=True)] = False
-    #: how long the task may do without ``current_task_context().beat()`` before it is taken for
-    #: hung and fails; an event task also beats by handling messages, or by having none
+    """Whether the task says itself when it is ready, with ``current_task_context().ready()``."""
     watchdog: Deadline = math.inf
-    #: how long ``initialize()``, becoming ready, or waiting for its dependencies may take, each
+    """How long the task may do without ``current_task_context().beat()`` before it is taken for
+    hung and fails; an event task also beats by handling messages, or by having none.
+    """
     start_timeout: Seconds = math.inf
-    #: how long it may take to heed ``current_task_context().stopping`` before it is cancelled, and
-    #: then to end before it is reported as stuck
+    """How long ``initialize()``, becoming ready, or waiting for its dependencies may take, each."""
     stop_timeout: Seconds = 10.0
-    #: how long an event task may go on handling what was published before it was stopped
+    """How long it may take to heed ``current_task_context().stopping`` before it is cancelled, and
+    then to end before it is reported as stuck.
+    """
     drain_timeout: Seconds = 10.0
-    #: how long ``shutdown()`` may take
+    """How long an event task may go on handling what was published before it was stopped."""
     shutdown_timeout: Seconds = 10.0
+    """How long ``shutdown()`` may take."""
 
     @model_validator(mode="after")
     def _rules_agree(self) -> Self:
@@ -245,44 +251,44 @@ _DEFAULT_POLICY: Final = RestartPolicy()
 class TaskSnapshot(_Model):
     """How one task stands at one moment."""
 
-    #: identity of the task
     task_id: TaskId
-    #: its name
+    """Identity of the task."""
     name: str
-    #: background or event
+    """Its name."""
     kind: TaskKind
-    #: the group it is in, ``"outer/inner"`` if nested; `None` for a task of the scheduler itself
+    """Background or event."""
     group: str | None = None
-    #: where it stands in its life
+    """The group it is in, ``"outer/inner"`` if nested; `None` for one of the scheduler itself."""
     state: TaskState
-    #: what it was registered with
+    """Where it stands in its life."""
     metadata: TaskMetadata
-    #: the event it subscribes to, in words; `None` for a background task
+    """What it was registered with."""
     event: str | None = None
-    #: whether it works and, if it reports that itself, has said that it is ready
+    """The event it subscribes to, in words; `None` for a background task."""
     ready: bool = False
-    #: whether it ignores its cancellation: only the end of the process will end it
+    """Whether it works and, if it reports that itself, has said that it is ready."""
     stuck: bool = False
-    #: how often the scheduler restarted it after it had ended
+    """Whether it ignores its cancellation: only the end of the process will end it."""
     restarts: int = 0
-    #: messages handled, or ticks of a periodic task done, without an error
+    """How often the scheduler restarted it after it had ended."""
     handled: int = 0
-    #: messages or ticks whose handler raised
+    """Messages handled, or ticks of a periodic task done, without an error."""
     failed: int = 0
-    #: messages overwritten before this task read them (lag), or ticks of a periodic task skipped
+    """Messages or ticks whose handler raised."""
     missed: int = 0
-    #: messages published and not handled yet
+    """Messages overwritten before this task read them, or ticks of a periodic task skipped."""
     unread: int = 0
-    #: what ended it, in words; `None` if nothing did
+    """Messages published and not handled yet."""
     error: str | None = None
+    """What ended it, in words; `None` if nothing did."""
 
 
 class HealthReport(_Model):
     """How a scheduler and its tasks are, for a probe such as those of Kubernetes."""
 
-    #: whether it runs, starts or stops, and no task is stuck; if not, only a new process helps
     live: bool
-    #: whether it has started, is not stopping, and each of its tasks is ready or has completed
+    """Whether it runs, starts or stops, and no task is stuck; if not, only a new process helps."""
     ready: bool
-    #: how each task stands, in the order of registration
+    """Whether it has started, is not stopping, and each of its tasks is ready or has completed."""
     tasks: tuple[TaskSnapshot, ...]
+    """How each task stands, in the order of registration."""

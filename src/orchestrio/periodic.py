@@ -16,7 +16,7 @@ from .timetables import Timetable
 
 __all__ = ["PeriodicTask"]
 
-logger = logging.getLogger("orchestrio")
+logger: logging.Logger = logging.getLogger("orchestrio")
 
 
 @final
@@ -38,11 +38,11 @@ class PeriodicTask(BackgroundTask):
         self._on_error = metadata.on_error
         self._call = persistent(self._tick, metadata, random, _extra)
         #: ticks done
-        self.handled = 0
+        self.handled: int = 0
         #: ticks that raised
-        self.failed = 0
+        self.failed: int = 0
         #: ticks that were skipped, since the one before took too long
-        self.missed = 0
+        self.missed: int = 0
 
     @property
     @override

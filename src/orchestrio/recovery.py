@@ -23,7 +23,7 @@ from .supervision import Branch, Failure, Node
 
 __all__ = ["Recoveries"]
 
-logger = logging.getLogger("orchestrio")
+logger: logging.Logger = logging.getLogger("orchestrio")
 
 
 @final

@@ -24,14 +24,14 @@ _serial = count(1)
 class RegisteredTask:
     """A task, what it is called, and what it was registered with."""
 
-    #: its identity
     task_id: TaskId
-    #: its name, unique in the registry
+    """Its identity."""
     name: str
-    #: the task itself
+    """Its name, unique in the registry."""
     task: Task
-    #: what it was registered with
+    """The task itself."""
     metadata: TaskMetadata
+    """What it was registered with."""
 
     @property
     def event(self) -> object:

@@ -6,7 +6,6 @@ This is what users talk to. What happens to the tasks, and in which order, is th
 from __future__ import annotations
 
 import logging
-import random as randomness
 import signal
 import threading
 from collections.abc import (
@@ -18,6 +17,7 @@ from collections.abc import (
     Mapping,
 )
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from random import random as uniform
 from typing import Any, Literal, Self, final, overload
 
 import anyio
@@ -47,7 +47,7 @@ __all__ = ["Scheduler"]
 E = TypeVar("E", bound=Hashable, default=Hashable)
 T = TypeVar("T")
 
-logger = logging.getLogger("orchestrio")
+logger: logging.Logger = logging.getLogger("orchestrio")
 
 
 @final
@@ -61,19 +61,38 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
     raised to whoever waits in `start`, `run` or `shutdown`; if nobody does, the body of the
     ``async with`` block is cancelled and the block raises it.
 
+    Example::
+
+        from orchestrio import Scheduler, Topic
+
+        TICKS = Topic("ticks", int)
+        scheduler = Scheduler()
+        scheduler.add_channel(TICKS)
+
+        @scheduler.background()
+        async def clock() -> None:
+            await scheduler.publish(TICKS, 1)
+
+        @scheduler.on(TICKS)
+        async def show(number: int) -> None:
+            print("tick", number)  # tick 1
+
+        scheduler.run_sync()
+
     :param strategy: who is restarted with one of its own tasks or groups; see `group`
-    :param random: returns numbers from 0 up to 1, for the jitter of delays
+    :param random: returns numbers from 0 up to 1, for the jitter of delays; `random.random` if not
+        given
     """
 
     def __init__(
         self,
         *,
         strategy: Strategy = "one_for_one",
-        random: Callable[[], float] = randomness.random,
+        random: Callable[[], float] | None = None,
     ) -> None:
         self._registry = TaskRegistry[E]()
         bus = EventBus[E]()
-        keeper = Keeper(self._registry, bus, self._alarm, strategy, random)
+        keeper = Keeper(self._registry, bus, self._alarm, strategy, random or uniform)
         super().__init__(keeper.root, keeper, bus)
         self._listeners = 0  # calls that will raise a failure, so that the body need not be told
         self._block: TaskGroup | None = None  # around the body of the `async with` block
@@ -98,38 +117,79 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
     def add_channel(self, event: Topic[T], config: ChannelConfig | None = None) -> None: ...
     @overload
     def add_channel(self, event: E, config: ChannelConfig | None = None) -> None: ...
-    def add_channel(self, event: Any, config: ChannelConfig | None = None) -> None:
-        """Open a channel for an event; see `EventBus.add_channel`."""
+    def add_channel(self, event: Topic[T] | E, config: ChannelConfig | None = None) -> None:
+        """Open a channel for an event on the scheduler's bus.
+
+        :param event: the key: a `Topic`, or a plain hashable for `str`
+        :param config: its settings; those of ``ChannelConfig()`` if not given
+        :raises InvalidChannelError: if the event has a channel already
+        :raises LifecycleError: if the scheduler has stopped
+        """
         self._bus.add_channel(event, config)
 
     @overload
     def clone_sender(self, event: Topic[T]) -> BroadcastSendStream[T]: ...
     @overload
     def clone_sender(self, event: E) -> BroadcastSendStream[str]: ...
-    def clone_sender(self, event: Any) -> Any:
-        """Return a sender of the event's channel; see `EventBus.clone_sender`."""
+    def clone_sender(
+        self, event: Topic[T] | E
+    ) -> BroadcastSendStream[T] | BroadcastSendStream[str]:
+        """Return a sender of the event's channel: the fastest way to publish often.
+
+        The scheduler closes it when it stops; closing it earlier is allowed.
+
+        :param event: the key
+        :return: the sender
+        :raises InvalidChannelError: if the event has no channel
+        :raises LifecycleError: if the scheduler has stopped
+        """
         return self._bus.clone_sender(event)
 
     @overload
     def subscribe(self, event: Topic[T]) -> BroadcastReceiveStream[T]: ...
     @overload
     def subscribe(self, event: E) -> BroadcastReceiveStream[str]: ...
-    def subscribe(self, event: Any) -> Any:
-        """Return a new receiver of the event; see `EventBus.subscribe`."""
+    def subscribe(
+        self, event: Topic[T] | E
+    ) -> BroadcastReceiveStream[T] | BroadcastReceiveStream[str]:
+        """Return a new receiver of the event; it gets all that is published from now on.
+
+        :param event: the key
+        :return: the receiver, to be closed by the caller; it gets the channel's `replay` first
+        :raises InvalidChannelError: if the event has no channel
+        :raises LifecycleError: if the scheduler has stopped
+        """
         return self._bus.subscribe(event)
 
     @overload
     async def publish(self, event: Topic[T], item: T) -> int: ...
     @overload
     async def publish(self, event: E, item: str) -> int: ...
-    async def publish(self, event: Any, item: Any) -> int:
-        """Publish one item and return how many receivers it went to; see `EventBus.publish`."""
+    async def publish(self, event: Topic[T] | E, item: Any) -> int:
+        """Publish one item, waiting for room if ``overflow="block"``.
+
+        If this is cancelled, the item was not sent.
+
+        :param event: the key
+        :param item: the payload
+        :return: how many receivers it went to; 0 if ``overflow="drop_newest"`` dropped it
+        :raises InvalidChannelError: if the event has no channel
+        :raises LifecycleError: if the scheduler has stopped
+        :raises ~anyio.ClosedResourceError: if the channel is removed while this waits for room
+        :raises EventSendError: if the channel refused the item, or the item is not valid
+        """
         return await self._bus.publish(event, item)
 
     # -- lifecycle -----------------------------------------------------------------------------
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
+        """Own the tasks while the ``async with`` block runs; leaving it stops them all in order.
+
+        :raises LifecycleError: if the scheduler was entered before
+        :raises TaskExecutionError: if a task failed and nobody was told yet
+        :raises ExceptionGroup: of the `TaskShutdownError` of each ``shutdown()`` that failed
+        """
         if self._keeper.phase is not Phase.NEW:
             raise LifecycleError("a scheduler lives once: make a new one to run again")
         error: BaseException | None = None

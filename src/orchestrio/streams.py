@@ -13,8 +13,8 @@ A receiver that falls more than `capacity` items behind is told exactly how many
 to refuse, or to fail instead (`overflow`).
 
 Every ``await`` here is a checkpoint on a budget: an operation that need not wait lets other tasks
-run after at most 256 items, and no more than half a log full. All operations are atomic under cancellation: an item was sent or it
-was not, was returned or is still to be read.
+run after at most 256 items, and no more than half a log full. All operations are atomic under
+cancellation: an item was sent or it was not, was returned or is still to be read.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ T_co = TypeVar("T_co", covariant=True)
 class ReceiverStatistics:
     """How one receiver of a channel stands at one moment."""
 
-    #: items still to be read
     unread: int
-    #: items this receiver was told it missed
+    """Items still to be read."""
     missed: int
-    #: the channel it reads
+    """Items this receiver was told it missed."""
     channel: ChannelStatistics
+    """The channel it reads."""
 
 
 class _Half(ABC):
@@ -67,8 +67,8 @@ class _Half(ABC):
     _log: Log[Any]
     _closed: bool
 
-    #: whether somebody else closes it in the end
     _is_looked_after = False
+    """Whether somebody else closes it in the end."""
 
     @abstractmethod
     def close(self) -> None:
@@ -447,6 +447,20 @@ class create_broadcast_stream(tuple[BroadcastSendStream[T], BroadcastReceiveStre
     """Create a broadcast channel; return its first sender and its first receiver.
 
     Say what it carries in brackets: ``create_broadcast_stream[Order](capacity=64)``.
+
+    Example::
+
+        import anyio
+
+        from orchestrio import create_broadcast_stream
+
+        async def main() -> None:
+            send, first = create_broadcast_stream[int](capacity=16)
+            with send, first, first.clone() as second:
+                await send.send(7)
+                print(await first.receive(), await second.receive())  # 7 7
+
+        anyio.run(main)
 
     :param capacity: how many items the log holds: exact, at least 1
     :param overflow: what happens to one item more: ``"drop_oldest"`` (a slow receiver lags and is

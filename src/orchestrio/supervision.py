@@ -33,7 +33,7 @@ class Restarts:
     __slots__ = ("_attempt", "_recent", "policy")
 
     def __init__(self, policy: RestartPolicy) -> None:
-        self.policy = policy
+        self.policy: RestartPolicy = policy
         self._attempt = 0  # restarts since the back-off was reset
         self._recent: deque[tuple[float, Failure]] = deque()  # in the window, with what led to them
 
@@ -89,14 +89,14 @@ class Node:
         self, title: str, parent: Branch | None, policy: RestartPolicy | None, significant: bool
     ) -> None:
         #: what messages call it, such as ``task 'web'``
-        self.title = title
+        self.title: str = title
         #: the group that it is in; `None` for the scheduler itself
-        self.parent = parent
+        self.parent: Branch | None = parent
         #: when it runs again; `None`: never, and its failure is one of its group
-        self.policy = policy
-        self.restarts = None if policy is None else Restarts(policy)
+        self.policy: RestartPolicy | None = policy
+        self.restarts: Restarts | None = None if policy is None else Restarts(policy)
         #: whether its group ends when it does
-        self.significant = significant
+        self.significant: bool = significant
 
 
 @final
@@ -114,7 +114,7 @@ class Branch(Node):
         significant: bool = False,
     ) -> None:
         super().__init__(f"group {name!r}", parent, policy, significant)
-        self.name = name
+        self.name: str = name
         self.strategy = strategy
         #: its name after those of the groups around it; `None` for the scheduler itself
         self.path: str | None = None

@@ -10,7 +10,7 @@ from typing import Final, Self, final
 
 __all__ = ["Notifier"]
 
-logger = logging.getLogger("orchestrio")
+logger: logging.Logger = logging.getLogger("orchestrio")
 
 _LONGEST_STATUS: Final = 1000  # characters; systemd ignores a datagram of more than 4096 bytes
 

@@ -41,7 +41,27 @@ class Task(ABC):
 
 
 class BackgroundTask(Task):
-    """A task that runs for as long as it has work."""
+    """A task that runs for as long as it has work.
+
+    Example::
+
+        from orchestrio import BackgroundTask, Scheduler
+
+        class Countdown(BackgroundTask):
+            async def initialize(self) -> None:
+                self.left = 3
+
+            async def execute(self) -> None:
+                while self.left:
+                    self.left -= 1
+
+            async def shutdown(self) -> None:
+                print(self.left, "left")  # 0 left
+
+        scheduler = Scheduler()
+        scheduler.register_background_task(Countdown(), name="countdown")
+        scheduler.run_sync()
+    """
 
     @abstractmethod
     async def execute(self) -> None:
@@ -53,7 +73,38 @@ class BackgroundTask(Task):
 
 
 class EventTask(Task, Generic[T]):
-    """A task that gets each message of the event it subscribes to, one at a time, in order."""
+    """A task that gets each message of the event it subscribes to, one at a time, in order.
+
+    Example::
+
+        from orchestrio import EventTask, Scheduler, Topic
+
+        NUMBERS = Topic("numbers", int)
+
+        class Adder(EventTask[int]):
+            total = 0
+
+            @property
+            def subscribed_event(self) -> Topic[int]:
+                return NUMBERS
+
+            async def handle_event(self, event: int) -> None:
+                self.total += event
+
+            async def shutdown(self) -> None:
+                print(self.total)  # 6
+
+        scheduler = Scheduler()
+        scheduler.add_channel(NUMBERS)
+        scheduler.register_event_task(Adder())
+
+        @scheduler.background()
+        async def count() -> None:
+            for number in (1, 2, 3):
+                await scheduler.publish(NUMBERS, number)
+
+        scheduler.run_sync()
+    """
 
     @property
     def handler(self) -> Callable[[T], Awaitable[object]]:

@@ -1,12 +1,7 @@
 """When periodic work is due: at a fixed rate, after a fixed delay, or by a cron expression.
 
-A `Timetable` belongs to one loop of work in one event loop, and waits for one tick after another:
-
-    while True:
-        missed = await timetable.next_tick()
-        await work()
-
-What all of them hold to: ticks never pile up, those that cannot happen any more are counted once;
+A `Timetable` belongs to one loop of work in one event loop: `next_tick` waits for a tick, then the
+work is done, and so on. What all of them hold to: ticks never pile up, those that cannot happen any more are counted once;
 the first call decides on a tick, and a cancelled call takes nothing of it away: the next call waits
 for the same tick, and returns at once if it came due meanwhile.
 """

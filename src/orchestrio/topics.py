@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any, Generic, final, overload
+from typing import Any, Generic, cast, final, overload
 
 from typing_extensions import TypeVar
 
@@ -19,14 +19,36 @@ class Topic(Generic[T]):
     Two topics are the same event if key and payload are equal. A topic hashes like any key, but
     to a type checker it is not a `collections.abc.Hashable`: that is what keeps a topic out of
     the overloads for plain keys, so that publishing a `str` on a ``Topic[Order]`` is an error.
+
+    Example::
+
+        import anyio
+
+        from orchestrio import EventBus, Topic
+
+        PRICES = Topic("prices", float)
+
+        async def main() -> None:
+            bus = EventBus()
+            bus.add_channel(PRICES)
+            with bus.subscribe(PRICES) as prices:
+                await bus.publish(PRICES, 9.5)
+                print(await prices.receive())  # 9.5
+
+        anyio.run(main)
+
+    :param key: what the event is called, unique on its bus
+    :param payload: type of each item; a type checker wants a class here, so for a union write
+        ``Topic("orders", cast("type[Order | Refund]", Order | Refund))``
+    :param validate: whether Pydantic checks each item, strictly, before anyone sees it
     """
 
-    #: what the event is called, unique on its bus
     key: Hashable
-    #: type of each item
+    """What the event is called, unique on its bus."""
     payload: type[T]
-    #: whether Pydantic checks each item, strictly, before anyone sees it
+    """Type of each item."""
     validate: bool = field(compare=False)
+    """Whether Pydantic checks each item, strictly, before anyone sees it."""
     _hash: int = field(repr=False, compare=False)
 
     @overload
@@ -52,4 +74,6 @@ class Topic(Generic[T]):
         return self._hash
 
     def __str__(self) -> str:
-        return f"{self.key} ({getattr(self.payload, '__name__', self.payload)})"
+        # Not of all payloads is it true that they are classes: list[int], say.
+        payload = cast("object", self.payload)
+        return f"{self.key} ({payload.__name__ if isinstance(payload, type) else payload})"

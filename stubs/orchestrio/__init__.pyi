@@ -47,7 +47,7 @@ from .streams import (
     ReceiverStatistics as ReceiverStatistics,
     create_broadcast_stream as create_broadcast_stream,
 )
-from .tasks import BackgroundTask as BackgroundTask, EventTask as EventTask
+from .tasks import BackgroundTask as BackgroundTask, EventTask as EventTask, Task as Task
 from .topics import Topic as Topic
 
 __version__: str

@@ -12,6 +12,7 @@ __all__ = ["Group", "TaskOptions"]
 
 E = TypeVar("E", bound=Hashable, default=Hashable)
 T = TypeVar("T")
+R = TypeVar("R", bound=Awaitable[object])
 B = TypeVar("B", bound=Callable[[], Awaitable[object]])
 
 class TaskOptions(TypedDict, total=False):
@@ -71,8 +72,8 @@ class Group(Generic[E]):
     @overload
     def on(
         self, event: Topic[T], **options: Unpack[TaskOptions]
-    ) -> Callable[[Callable[[T], Awaitable[object]]], Callable[[T], Awaitable[object]]]: ...
+    ) -> Callable[[Callable[[T], R]], Callable[[T], R]]: ...
     @overload
     def on(
         self, event: E, **options: Unpack[TaskOptions]
-    ) -> Callable[[Callable[[str], Awaitable[object]]], Callable[[str], Awaitable[object]]]: ...
+    ) -> Callable[[Callable[[str], R]], Callable[[str], R]]: ...

@@ -35,7 +35,7 @@ class VirtualTimeSelector(DefaultSelector):
 
     def __init__(self, io_grace: float) -> None:
         super().__init__()
-        self.now = 0.0
+        self.now: float = 0.0
         self.own_files = 0
         self.executor_jobs = 0
         self._io_grace = io_grace
