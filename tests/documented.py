@@ -1,0 +1,102 @@
+"""The programs that the README and the docstrings show, and how to run them."""
+
+from __future__ import annotations
+
+import ast
+import re
+import runpy
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import orchestrio
+
+README = Path(__file__).parent.parent / "README.md"
+PACKAGE = Path(orchestrio.__file__).parent
+FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+#: What follows a line that ends with two colons and is indented by more.
+LITERAL = re.compile(r"^( *)(?:\S.*)?::\n\n((?:\1 +\S.*\n|\n)+)", re.MULTILINE)
+
+#: How an example says which backend it runs on, and how it would say trio.
+ON_TRIO = {
+    "run_sync()": 'run_sync("trio")',
+    'virtual_time("asyncio")': 'virtual_time("trio")',
+    "anyio.run(main)": 'anyio.run(main, backend="trio")',
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """A block of Python, where it begins, and what it says that it prints."""
+
+    file: Path
+    line: int
+    source: str
+    output: str
+
+    def __str__(self) -> str:
+        return f"{self.file.stem}{self.line}"
+
+    @property
+    def is_program(self) -> bool:
+        """Whether it runs by itself; others are for a server or for pytest to run."""
+        return any(start in self.source for start in ON_TRIO)
+
+    def write(self, folder: Path, backend: str = "asyncio") -> Path:
+        """Write it to a file, at the same line numbers, so that tracebacks can be followed."""
+        source = self.source
+        if backend == "trio":
+            for plain, on_trio in ON_TRIO.items():
+                source = source.replace(plain, on_trio)
+        program = folder / f"{self}.py"
+        program.write_text("\n" * (self.line - 1) + source, encoding="utf-8")
+        return program
+
+    def run_on(self, backend: str, folder: Path) -> None:
+        """Run it, as ``python`` would."""
+        runpy.run_path(str(self.write(folder, backend)), run_name="__main__")
+
+
+def readme_blocks() -> list[tuple[str, str, int]]:
+    """Return each block of the README: its language, its text, and the line it begins at."""
+    text = README.read_text(encoding="utf-8")
+    return [
+        (block[1], block[2], text.count("\n", 0, block.start(2)) + 1)
+        for block in FENCED.finditer(text)
+    ]
+
+
+def readme_examples() -> list[Example]:
+    """Return the Python blocks of the README; a block of text after one is what it prints."""
+    blocks = readme_blocks()
+    found: list[Example] = []
+    for (language, source, line), following in zip(blocks, [*blocks[1:], None], strict=True):
+        if language == "python":
+            output = following[1] if following is not None and following[0] == "text" else ""
+            found.append(Example(README, line, source, output))
+    return found
+
+
+def docstrings(module: Path) -> Iterator[tuple[str, int]]:
+    """Yield each docstring of a module as it is written, and the line it begins at."""
+    text = module.read_text("utf-8")
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, documented) and ast.get_docstring(node) is not None:
+            first = node.body[0]
+            yield ast.get_source_segment(text, first, padded=True) or "", first.lineno
+
+
+def docstring_examples() -> list[Example]:
+    """Return the literal blocks of the docstrings; a comment after a ``print`` is what it prints."""
+    found: list[Example] = []
+    for module in sorted(PACKAGE.rglob("*.py")):
+        for text, line in docstrings(module):
+            for block in LITERAL.finditer(text):
+                source = textwrap.dedent(block[2])
+                output = re.findall(r"^ *print\(.*\)  # (.+)$", source, re.MULTILINE)
+                at = line + text.count("\n", 0, block.start(2))
+                found.append(Example(module, at, source, "".join(f"{said}\n" for said in output)))
+    return found
