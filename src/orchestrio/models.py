@@ -67,10 +67,9 @@ Deadline: TypeAlias = Annotated[float, Field(strict=True, gt=0), AfterValidator(
 """A span of time in seconds in which something is to happen; infinity means never mind."""
 
 
-class _Model(BaseModel):
-    model_config: ClassVar[ConfigDict] = ConfigDict(
-        frozen=True, extra="forbid", ser_json_inf_nan="constants"
-    )
+# Frozen by a keyword of the class, here and below: that is where type checkers look for it.
+class _Model(BaseModel, frozen=True):
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
 
 @final
@@ -112,7 +111,7 @@ class TaskState(StrEnum):
     """One of its hooks or handlers raised."""
 
 
-class ChannelConfig(_Model):
+class ChannelConfig(_Model, frozen=True):
     """Settings of one channel of a bus."""
 
     capacity: Annotated[int, Field(strict=True, ge=1, le=_MAX_CAPACITY)] = 1024
@@ -135,7 +134,7 @@ class ChannelConfig(_Model):
         return value
 
 
-class Backoff(_Model):
+class Backoff(_Model, frozen=True):
     """How long to wait before the next attempt: longer each time, up to a cap, with jitter.
 
     The n-th wait is ``initial_delay * multiplier ** (n - 1)``, at most `max_delay`. Of that, the
@@ -167,7 +166,7 @@ class Backoff(_Model):
         return whole * (1 - self.jitter * random)
 
 
-class RestartPolicy(Backoff):
+class RestartPolicy(Backoff, frozen=True):
     """When a task that ended runs again, how soon, and how often before that is too often.
 
     Given to a group, it says the same of the group as a whole. Semantics are those of the
@@ -187,7 +186,7 @@ class RestartPolicy(Backoff):
     """The time in which `max_restarts` are counted, a window that slides, in seconds."""
 
 
-class TaskMetadata(_Model):
+class TaskMetadata(_Model, frozen=True):
     """Description of a task, given when it is registered. All times are in seconds."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
@@ -248,7 +247,7 @@ class TaskMetadata(_Model):
 _DEFAULT_POLICY: Final = RestartPolicy()
 
 
-class TaskSnapshot(_Model):
+class TaskSnapshot(_Model, frozen=True):
     """How one task stands at one moment."""
 
     task_id: TaskId
@@ -283,7 +282,7 @@ class TaskSnapshot(_Model):
     """What ended it, in words; `None` if nothing did."""
 
 
-class HealthReport(_Model):
+class HealthReport(_Model, frozen=True):
     """How a scheduler and its tasks are, for a probe such as those of Kubernetes."""
 
     live: bool

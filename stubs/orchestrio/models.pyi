@@ -26,7 +26,7 @@ RestartMode: TypeAlias = Literal["never", "on_failure", "always"]
 Strategy: TypeAlias = Literal["one_for_one", "one_for_all", "rest_for_one"]
 TaskKind: TypeAlias = Literal["background", "event"]
 
-class _Model(BaseModel):
+class _Model(BaseModel, frozen=True):
     model_config: ClassVar[ConfigDict]
 
 @final
@@ -47,65 +47,65 @@ class TaskState(StrEnum):
     STOPPED = "stopped"
     FAILED = "failed"
 
-class ChannelConfig(_Model):
-    capacity: int
-    description: str
-    overflow: Overflow
-    replay: int
-    require_receivers: bool
+class ChannelConfig(_Model, frozen=True):
+    capacity: int = 1024
+    description: str = ""
+    overflow: Overflow = "drop_oldest"
+    replay: int = 0
+    require_receivers: bool = False
 
-class Backoff(_Model):
-    initial_delay: float
-    max_delay: float
-    multiplier: float
-    jitter: float
+class Backoff(_Model, frozen=True):
+    initial_delay: float = 1.0
+    max_delay: float = 60.0
+    multiplier: float = 2.0
+    jitter: float = 1.0
     def delay(self, attempt: int, random: float) -> float: ...
 
-class RestartPolicy(Backoff):
-    mode: RestartMode
-    max_restarts: int | None
-    within: float
+class RestartPolicy(Backoff, frozen=True):
+    mode: RestartMode = "on_failure"
+    max_restarts: int | None = 5
+    within: float = 60.0
 
-class TaskMetadata(_Model):
-    name: str | None
-    description: str
-    tags: tuple[str, ...]
-    restart: RestartPolicy | None
-    depends_on: tuple[str, ...]
-    bind_to: bool
-    significant: bool
-    concurrency: int
-    timeout: float
-    retries: int
-    retry_backoff: Backoff
-    on_error: OnError | None
-    reports_ready: bool
-    watchdog: float
-    start_timeout: float
-    stop_timeout: float
-    drain_timeout: float
-    shutdown_timeout: float
+class TaskMetadata(_Model, frozen=True):
+    name: str | None = None
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    restart: RestartPolicy | None = None
+    depends_on: tuple[str, ...] = ()
+    bind_to: bool = False
+    significant: bool = False
+    concurrency: int = 1
+    timeout: float = ...
+    retries: int = 0
+    retry_backoff: Backoff = ...
+    on_error: OnError | None = None
+    reports_ready: bool = False
+    watchdog: float = ...
+    start_timeout: float = ...
+    stop_timeout: float = 10.0
+    drain_timeout: float = 10.0
+    shutdown_timeout: float = 10.0
     @property
     def policy(self) -> RestartPolicy | None: ...
 
-class TaskSnapshot(_Model):
+class TaskSnapshot(_Model, frozen=True):
     task_id: TaskId
     name: str
     kind: TaskKind
-    group: str | None
+    group: str | None = None
     state: TaskState
     metadata: TaskMetadata
-    event: str | None
-    ready: bool
-    stuck: bool
-    restarts: int
-    handled: int
-    failed: int
-    missed: int
-    unread: int
-    error: str | None
+    event: str | None = None
+    ready: bool = False
+    stuck: bool = False
+    restarts: int = 0
+    handled: int = 0
+    failed: int = 0
+    missed: int = 0
+    unread: int = 0
+    error: str | None = None
 
-class HealthReport(_Model):
+class HealthReport(_Model, frozen=True):
     live: bool
     ready: bool
     tasks: tuple[TaskSnapshot, ...]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import assert_type
+from typing import assert_type, cast
 
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
 
@@ -26,6 +26,7 @@ from orchestrio import (
     RestartPolicy,
     RestartScheduled,
     Scheduler,
+    Task,
     TaskContext,
     TaskEvent,
     TaskId,
@@ -61,6 +62,7 @@ def topics() -> None:
     assert_type(Topic[int]("count", int, validate=True), Topic[int])
     assert_type(ORDERS.payload, type[Order])
     assert_type(ORDERS.validate, bool)
+    assert_type(Topic("any", cast("type[Order | int]", Order | int)), Topic[Order | int])
     prices: dict[Topic[Order], int] = {ORDERS: 1}
     assert_type(prices[ORDERS], int)
 
@@ -208,6 +210,8 @@ def decorators() -> None:
     async def note(text: str) -> int:
         return len(text)
 
+    both: list[Task] = [Collector(), Words()]
+    assert_type(both[0].default_name, str)
     clock: Callable[[], Awaitable[None]] = tick
     handle: Callable[[Order], Awaitable[object]] = ship
     write: Callable[[str], Awaitable[object]] = note

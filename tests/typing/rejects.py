@@ -96,6 +96,9 @@ def settings() -> None:
     TaskMetadata(on_error="ignore")  # error
     RestartPolicy(mode="sometimes")  # error
     RestartPolicy(max_restart=3)  # error
+    TaskMetadata("clock")  # error
+    ChannelConfig().capacity = 5  # error
+    TaskMetadata(name="clock").name = "watch"  # error
 
 
 class Clock(BackgroundTask):
