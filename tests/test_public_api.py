@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import pydoc
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import is_dataclass
 from enum import Enum
 from graphlib import TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -135,6 +137,118 @@ def test_a_public_method_is_documented_in_a_sentence(name: str) -> None:
 
 def test_methods_are_found_to_be_documented() -> None:
     assert {"Scheduler.run", "EventBus.publish", "BroadcastReceiveStream.clone"} <= set(METHODS)
+
+
+CALLS = {
+    name: value
+    for name, value in (METHODS | OBJECTS).items()
+    if inspect.isfunction(value) or inspect.ismethod(value)
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_public_call_says_what_it_takes_and_what_it_returns(name: str) -> None:
+    documented = inspect.getdoc(CALLS[name]) or ""
+    signature = inspect.signature(CALLS[name])
+    expected = {f":param {parameter}:" for parameter in signature.parameters if parameter != "self"}
+    if signature.return_annotation not in {None, "None"} and not documented.startswith("Return "):
+        expected.add(":return:")
+    assert {words for words in expected if words not in documented} == set()
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_error_says_where_it_comes_from_and_what_to_do(name: str) -> None:
+    documented = inspect.getdoc(CLASSES[name]) or ""
+    assert re.search(r"^Cause: \S", documented, re.MULTILINE)
+    assert re.search(r"^Cure: \S", documented, re.MULTILINE)
+
+
+def documented_names(module: Path) -> dict[str, str]:
+    """The names with a docstring below them, which is where editors look for it."""
+    found: dict[str, str] = {}
+    tree = ast.parse(module.read_text("utf-8"))
+    bodies = [("", tree.body)]
+    bodies += [(f"{node.name}.", node.body) for node in tree.body if isinstance(node, ast.ClassDef)]
+    for owner, body in bodies:
+        for statement, below in pairwise(body):
+            if isinstance(statement, (ast.Assign, ast.AnnAssign)):
+                target = (
+                    statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
+                )
+                if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                    found[f"{owner}{ast.unparse(target)}"] = inspect.cleandoc(
+                        str(below.value.value)
+                    )
+    return found
+
+
+DOCUMENTED = {name: text for module in MODULES for name, text in documented_names(module).items()}
+FIELDS = [
+    f"{name}.{field}"
+    for name, cls in CLASSES.items()
+    if issubclass(cls, (BaseModel, Enum, dict)) or is_dataclass(cls)
+    for field in (
+        [member.name for member in cls] if issubclass(cls, Enum) else vars(cls)["__annotations__"]
+    )
+    if not field.startswith("_") and field != "model_config"
+]
+CONSTANTS = [name for name, value in PUBLIC.items() if name not in OBJECTS]
+
+
+@pytest.mark.parametrize("name", FIELDS + CONSTANTS)
+def test_a_public_field_or_constant_is_documented(name: str) -> None:
+    assert DOCUMENTED[name]
+
+
+def test_fields_and_constants_are_found_to_be_documented() -> None:
+    assert {"ChannelConfig.overflow", "TaskState.READY", "DeadLetter.error", "Topic.key"} <= {
+        *FIELDS
+    }
+    assert {"TASK_EVENTS", "Overflow"} <= {*CONSTANTS}
+
+
+def test_an_option_is_documented_as_the_field_of_the_metadata_is() -> None:
+    options = typing.get_type_hints(orchestrio.TaskOptions)
+    assert set(options) == set(orchestrio.TaskMetadata.model_fields)
+    different = [
+        name
+        for name in options
+        if DOCUMENTED[f"TaskOptions.{name}"] != DOCUMENTED[f"TaskMetadata.{name}"]
+    ]
+    assert different == []
+
+
+def test_the_help_on_the_scheduler_reads_well() -> None:
+    text = pydoc.plain(pydoc.render_doc(orchestrio.Scheduler))
+    assert text.startswith("Python Library Documentation: class Scheduler in module orchestrio\n")
+    assert re.findall(r".* at 0x.*|.*\bAny\b.*|.*orchestrio\.\w+\..*", text) == []
+    for method in ("add_channel", "background", "on", "publish", "run_sync", "status"):
+        assert re.search(rf"^ \|  (?:async )?{method}\(self.*\n \|      [A-Z]", text, re.MULTILINE)
+
+
+# -- generics --------------------------------------------------------------------------------
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+def test_generic_classes_work_at_run_time() -> None:
+    scheduler = orchestrio.Scheduler[Colour](strategy="one_for_all")
+    scheduler.add_channel(Colour.RED)
+    assert list(scheduler.bus.channels) == [
+        orchestrio.TASK_EVENTS,
+        orchestrio.DEAD_LETTERS,
+        Colour.RED,
+    ]
+    assert orchestrio.EventBus[Colour]().channels == {}
+    assert len(orchestrio.TaskRegistry[Colour]()) == 0
+    assert orchestrio.Topic[int]("count", int) == orchestrio.Topic("count", int)
+    send, receive = orchestrio.create_broadcast_stream[int](capacity=2)
+    with send, receive:
+        send.send_nowait(1)
+        assert receive.receive_nowait() == 1
+    assert typing.get_args(orchestrio.EventTask[int]) == (int,)
 
 
 @pytest.mark.parametrize("name", [path.relative_to(PACKAGE).as_posix() for path in MODULES])

@@ -271,7 +271,7 @@ class Group(Generic[E]):
     ) -> Callable[[Callable[[str], R]], Callable[[str], R]]: ...
     def on(
         self, event: Topic[T] | E, **options: Unpack[TaskOptions]
-    ) -> Callable[[Callable[[Any], R]], Callable[[Any], R]]:
+    ) -> Callable[[Callable[..., R]], Callable[..., R]]:
         """Register the decorated async function as the handler of an event.
 
         :param event: the key
@@ -282,7 +282,7 @@ class Group(Generic[E]):
         :raises ~pydantic.ValidationError: if an option is not valid
         """
 
-        def register(function: Callable[[Any], R]) -> Callable[[Any], R]:
+        def register(function: Callable[..., R]) -> Callable[..., R]:
             self.register_event_task(EventFunction(event, function), **options)
             return function
 

@@ -18,7 +18,7 @@ from collections.abc import (
 )
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from random import random as uniform
-from typing import Any, Literal, Self, final, overload
+from typing import Any, Literal, Self, cast, final, overload
 
 import anyio
 from anyio import (
@@ -165,7 +165,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
     async def publish(self, event: Topic[T], item: T) -> int: ...
     @overload
     async def publish(self, event: E, item: str) -> int: ...
-    async def publish(self, event: Topic[T] | E, item: Any) -> int:
+    async def publish(self, event: Topic[T] | E, item: T | str) -> int:
         """Publish one item, waiting for room if ``overflow="block"``.
 
         If this is cancelled, the item was not sent.
@@ -178,7 +178,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         :raises ~anyio.ClosedResourceError: if the channel is removed while this waits for room
         :raises EventSendError: if the channel refused the item, or the item is not valid
         """
-        return await self._bus.publish(event, item)
+        return await self._bus.publish(event, cast("Any", item))
 
     # -- lifecycle -----------------------------------------------------------------------------
 
