@@ -26,6 +26,9 @@ ON_TRIO = {
     "anyio.run(main)": 'anyio.run(main, backend="trio")',
 }
 
+#: What in an example shows that it is for something else to run.
+RUNS_UNDER = {"def test_": "pytest", "lifespan=": "a server", "watchdog=": "systemd"}
+
 
 @dataclass(frozen=True)
 class Example:
@@ -40,9 +43,9 @@ class Example:
         return f"{self.file.stem}{self.line}"
 
     @property
-    def is_program(self) -> bool:
-        """Whether it runs by itself; others are for a server or for pytest to run."""
-        return any(start in self.source for start in ON_TRIO)
+    def runs_under(self) -> str | None:
+        """What runs it, if it is not a program that ends by itself."""
+        return next((name for mark, name in RUNS_UNDER.items() if mark in self.source), None)
 
     def write(self, folder: Path, backend: str = "asyncio") -> Path:
         """Write it to a file, at the same line numbers, so that tracebacks can be followed."""

@@ -1,0 +1,233 @@
+"""The how-tos of the README for other people's programs: servers, systemd, tokio's names."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from documented import README, Example, readme_blocks, readme_examples
+
+import orchestrio
+from orchestrio import create_broadcast_stream
+
+IN_TIME = 30.0
+"""How long a process may take to start or to end, in seconds."""
+
+only_posix = pytest.mark.skipif(sys.platform == "win32", reason="needs SIGTERM")
+
+
+def the_example_under(what: str) -> Example:
+    (example,) = [example for example in readme_examples() if example.runs_under == what]
+    return example
+
+
+# -- Starlette -------------------------------------------------------------------------------
+
+
+class Server:
+    """A real server of the README's application, on a port of its own choice."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.address = self._wait_for_address()
+
+    def _wait_for_address(self) -> str:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if match := re.search(r"http://127\.0\.0\.1:[1-9]\d*", line):
+                return match[0]
+        raise AssertionError(f"the server did not start: exit code {self.process.wait()}")
+
+    def ask(self, path: str, method: str = "GET") -> tuple[int, object]:
+        request = urllib.request.Request(self.address + path, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=IN_TIME) as response:
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+    def stop(self) -> str:
+        """Stop it as a service manager would, and return what it printed."""
+        self.process.send_signal(signal.SIGTERM)
+        printed, _ = self.process.communicate(timeout=IN_TIME)
+        return printed
+
+
+@contextmanager
+def serving(example: Example, command: list[str], folder: Path) -> Iterator[Server]:
+    (folder / "shop.py").write_text(example.source, "utf-8")
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", *command],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield Server(process)
+        finally:
+            process.kill()
+
+
+UVICORN = ["uvicorn", "shop:app", "--port", "0", "--no-access-log"]
+HYPERCORN = ["hypercorn", "shop:app", "-k", "trio", "--bind", "127.0.0.1:0"]
+
+
+@only_posix
+@pytest.mark.parametrize("command", [UVICORN, HYPERCORN], ids=["asyncio", "trio"])
+def test_the_application_publishes_what_it_is_sent(command: list[str], tmp_path: Path) -> None:
+    with serving(the_example_under("a server"), command, tmp_path) as server:
+        for number in range(3):
+            assert server.ask(f"/orders/{number}", "POST") == (202, {"receivers": 1})
+        status, report = server.ask("/health")
+        assert status == 200
+        assert isinstance(report, dict)
+        assert report["ready"]
+        assert [task["name"] for task in report["tasks"]] == ["ship"]
+        assert server.stop() == "shipped 0\nshipped 1\nshipped 2\nstopped\n"
+
+
+@pytest.fixture
+def failing() -> Example:
+    """The application with a handler that fails at the order of number 0."""
+    example = the_example_under("a server")
+    source = example.source.replace('"shipped", number', "1 / number")
+    assert source != example.source
+    return replace(example, source=source)
+
+
+@only_posix
+def test_the_health_of_the_application_tells_of_a_failure(failing: Example, tmp_path: Path) -> None:
+    with serving(failing, UVICORN, tmp_path) as server:
+        assert server.ask("/health")[0] == 200
+        assert server.ask("/orders/0", "POST")[0] == 202
+        while (answer := server.ask("/health"))[0] == 200:
+            pass  # the handler has not failed yet
+        status, report = answer
+        assert status == 503
+        assert isinstance(report, dict)
+        assert not report["ready"]
+        assert "ZeroDivisionError" in report["tasks"][0]["error"]
+
+
+@only_posix
+def test_hypercorn_on_trio_ends_with_a_failure(failing: Example, tmp_path: Path) -> None:
+    with serving(failing, HYPERCORN, tmp_path) as server:
+        assert server.ask("/orders/0", "POST")[0] == 202
+        _, complaints = server.process.communicate(timeout=IN_TIME)
+        assert "TaskExecutionError: task 'ship' failed" in complaints
+
+
+def test_the_readme_has_the_commands_that_serve_the_application() -> None:
+    text = README.read_text("utf-8")
+    assert "`uvicorn shop:app`" in text
+    assert "`hypercorn shop:app -k trio`" in text
+
+
+# -- systemd ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unit() -> configparser.SectionProxy:
+    """The service of the README, as systemd would read it."""
+    (text,) = [text for language, text, _ in readme_blocks() if language == "ini"]
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # as documented
+    parser.read_string(text)
+    return parser["Service"]
+
+
+@only_posix
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_service_tells_systemd_how_it_is(
+    backend: str, unit: configparser.SectionProxy, tmp_path: Path
+) -> None:
+    assert unit["Type"] == "notify"
+    program = the_example_under("systemd").write(tmp_path, backend)
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        manager.settimeout(IN_TIME)
+        environment = os.environ | {
+            "NOTIFY_SOCKET": address,
+            "WATCHDOG_USEC": str(int(unit["WatchdogSec"]) * 1_000_000),
+        }
+        with subprocess.Popen(
+            [sys.executable, program], env=environment, stdout=subprocess.PIPE, text=True
+        ) as service:
+            assert manager.recv(4096) == b"READY=1"
+            assert manager.recv(4096) == b"WATCHDOG=1"
+            service.terminate()
+            assert manager.recv(4096) == b"STOPPING=1"
+            printed, _ = service.communicate(timeout=IN_TIME)
+    assert service.returncode == 0
+    assert printed.startswith("polled\n")
+    assert printed.endswith("polled\nfinished in order\n")
+
+
+def test_the_service_has_the_time_that_its_tasks_may_take(
+    unit: configparser.SectionProxy,
+) -> None:
+    match = re.search(r"stop_timeout=(\d+)", the_example_under("systemd").source)
+    assert match
+    defaults = orchestrio.TaskMetadata()
+    longest = float(match[1]) + defaults.drain_timeout + defaults.shutdown_timeout
+    assert longest <= float(unit["TimeoutStopSec"])
+
+
+# -- tokio -----------------------------------------------------------------------------------
+
+
+def names_beside_those_of_tokio() -> list[str]:
+    """What the second column of the table has of our streams, such as ``send.clone``."""
+    text = README.read_text("utf-8")
+    table = text[text.index("| tokio | orchestrio |") :].partition("\n\n")[0]
+    ours = [line.split(" | ", 1)[1] for line in table.splitlines()[2:]]
+    return sorted(set(re.findall(r"\b(?:send|receive)(?:\.\w+(?:\(\))?)+", "\n".join(ours))))
+
+
+@pytest.mark.parametrize("name", names_beside_those_of_tokio())
+def test_a_name_beside_one_of_tokio_is_there(name: str) -> None:
+    send, receive = create_broadcast_stream[int](2)
+    with send, receive:
+        found: object = {"send": send, "receive": receive}[name.split(".")[0]]
+        for part in name.split(".")[1:]:
+            found = getattr(found, part.removesuffix("()"))
+            if part == "statistics()":
+                assert callable(found)
+                found = found()
+
+
+def test_there_are_names_beside_those_of_tokio() -> None:
+    assert {"send.subscribe()", "receive.resubscribe()", "send.statistics().buffered"} <= {
+        *names_beside_those_of_tokio()
+    }
+
+
+def test_the_streams_count_as_those_of_tokio_do() -> None:
+    send, receive = create_broadcast_stream[int](2)
+    with send, receive, receive.clone() as other:
+        send.send_nowait(1)
+        assert (send.statistics().receivers, send.statistics().buffered) == (2, 1)
+        receive.receive_nowait()
+        assert (len(receive), len(other)) == (0, 1)
+        assert send.statistics().buffered == 1  # until the last receiver has read it
+        other.receive_nowait()
+        assert send.statistics().buffered == 0
+        assert receive.statistics().channel.senders == 1
+        send.close()
+        assert receive.statistics().channel.senders == 0
