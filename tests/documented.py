@@ -27,7 +27,12 @@ ON_TRIO = {
 }
 
 #: What in an example shows that it is for something else to run.
-RUNS_UNDER = {"def test_": "pytest", "lifespan=": "a server", "watchdog=": "systemd"}
+RUNS_UNDER = {
+    "def test_": "pytest",
+    "lifespan=": "a server",
+    "watchdog=": "systemd",
+    "redis://": "Redis",
+}
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextvars import ContextVar
-from typing import Final, final
+from typing import Any, Final, final
 
 from anyio import Event, current_time
 from anyio.lowlevel import checkpoint
 
+from .bus import EventBus
 from .errors import LifecycleError
 from .models import TaskId
 
@@ -21,6 +22,7 @@ class Run:
 
     __slots__ = (
         "_ring",
+        "bus",
         "extra",
         "is_ready",
         "last_beat",
@@ -38,11 +40,13 @@ class Run:
         self,
         task_id: TaskId,
         task_name: str,
+        bus: EventBus[Any],
         ring: Callable[[], None],
         extra: Callable[[], dict[str, object]],
     ) -> None:
         self.task_id: TaskId = task_id
         self.task_name: str = task_name
+        self.bus: EventBus[Any] = bus  # of its scheduler
         self.number: int = 0  # 1 for the first run, known when it begins
         self.is_ready: bool = False
         self.last_beat: float = 0.0
@@ -102,6 +106,11 @@ class TaskContext:
     def task_name(self) -> str:
         """Name of the task."""
         return self._run.task_name
+
+    @property
+    def bus(self) -> EventBus[Hashable]:
+        """The bus of the task's scheduler."""
+        return self._run.bus
 
     @property
     def run(self) -> int:

@@ -76,6 +76,11 @@ class Delivery(Generic[T]):
         """Whether an item was handed over and the handler has not returned from it."""
         return self._batch is not _NOTHING
 
+    @property
+    def number(self) -> int:
+        """The number in the log of the item that was handed over last."""
+        return self.cursor.position - self._in_batch - 1
+
     def ring(self) -> None:
         """Tell whoever waits for this delivery to come to rest to look again."""
         if self.idle is not None:
@@ -199,24 +204,24 @@ class Workers(Generic[T]):
         #: items that were taken and whose handler has not returned yet
         self.in_hand: int = 0
 
-    async def run(self, handle: Callable[[T], Awaitable[object]]) -> None:
+    async def run(self, handle: Callable[[T, int], Awaitable[object]]) -> None:
         """Handle item by item until the event ends, as `Delivery.run` does.
 
-        :param handle: awaited with each item; if it raises, the other workers are cancelled
+        :param handle: awaited with each item and its number; if it raises, the other workers are cancelled
         :raises BaseException: what `handle` raised, in a group if several did, or else what
             `Delivery.run` did once the workers have finished
         """
         self.in_hand = 0
-        send, receive = create_memory_object_stream[list[T]](0)
+        send, receive = create_memory_object_stream[list[tuple[T, int]]](0)
 
         async def hand(item: T) -> None:
             self.in_hand += 1
-            parcel = [item]
+            parcel = [(item, self._delivery.number)]
             try:
                 await send.send(parcel)
             except get_cancelled_exc_class():
                 # A worker has failed. What no other has unpacked is for the next run.
-                if parcel and self._delivery.put_back(parcel.pop()):
+                if parcel and self._delivery.put_back(parcel.pop()[0]):
                     self.in_hand -= 1
                 raise
 
@@ -237,15 +242,17 @@ class Workers(Generic[T]):
         raise ended
 
     async def _work(
-        self, receive: MemoryObjectReceiveStream[list[T]], handle: Callable[[T], Awaitable[object]]
+        self,
+        receive: MemoryObjectReceiveStream[list[tuple[T, int]]],
+        handle: Callable[[T, int], Awaitable[object]],
     ) -> None:
         with receive:
             async for parcel in receive:
                 if not parcel:
                     continue
-                item = parcel.pop()
+                item, number = parcel.pop()
                 try:
-                    await handle(item)
+                    await handle(item, number)
                     self.finished += 1
                 finally:
                     del item  # or this frame would keep it while it waits

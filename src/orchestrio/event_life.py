@@ -11,6 +11,7 @@ from anyio import ClosedResourceError, EndOfStream, Event, current_time
 from anyio.lowlevel import checkpoint
 from typing_extensions import override
 
+from .acknowledgement import Reader
 from .delivery import Delivery, Workers
 from .errors import LaggedError
 from .events import DEAD_LETTERS, DeadLetter, TaskLagged
@@ -41,6 +42,7 @@ class EventLife(Life, Generic[T]):
         "_left",
         "_pausing",
         "_progress",
+        "_reader",
         "_skipped",
         "_stream",
         "_subscribe",
@@ -68,6 +70,7 @@ class EventLife(Life, Generic[T]):
         self._left = 0  # messages that nobody will handle any more
         self._gave_up = False  # whether a handler's error ended the work
         self._pausing = False  # whether it ends after the message in hand
+        self._reader: Reader | None = None  # as whom it acknowledges what it has handled
         self._progress = 0  # how far it had come when the watchdog last looked
 
     @property
@@ -96,6 +99,10 @@ class EventLife(Life, Generic[T]):
         delivery = self._delivery
         if delivery is not None and not delivery.cursor.closed:
             self._left = delivery.abandon()
+            acknowledgements = delivery.cursor.log.acknowledgements
+            if self._reader is not None and acknowledgements is not None:
+                acknowledgements.leave(self._reader)
+                self._reader = None
             if self._stream is not None:
                 self._stream.close()
             if self._left and self.state is not TaskState.REGISTERED:
@@ -143,9 +150,31 @@ class EventLife(Life, Generic[T]):
     def work(self) -> Awaitable[None]:
         delivery = self._delivery
         assert delivery is not None
+        acknowledgements = delivery.cursor.log.acknowledgements
+        if acknowledgements is not None and self._reader is None:
+            self._reader = acknowledgements.join()
         if self._workers is not None:
             return self._work_in_pool(self._workers)
-        return delivery.run(self._handle, self._go_on_after)
+        handle = self._handle if self._reader is None else self._handle_and_acknowledge
+        return delivery.run(handle, self._go_on_after)
+
+    async def _handle_and_acknowledge(self, item: T) -> None:
+        assert self._delivery is not None
+        number = self._delivery.number
+        try:
+            await self._handle(item)
+        except BaseException as error:
+            self._acknowledge(number, error)
+            raise
+        self._acknowledge(number)
+
+    def _acknowledge(self, number: int, error: BaseException | None = None) -> None:
+        """Tell a bridge, if there is one, whether a message has been handled."""
+        delivery = self._delivery
+        if self._reader is not None and delivery is not None:
+            acknowledgements = delivery.cursor.log.acknowledgements
+            assert acknowledgements is not None
+            acknowledgements.settle(self._reader, number, error)
 
     async def _work_in_pool(self, workers: Workers[T]) -> None:
         while True:
@@ -172,11 +201,17 @@ class EventLife(Life, Generic[T]):
             return False
         raise error
 
-    async def _handle_in_pool(self, item: T) -> None:
+    async def _handle_in_pool(self, item: T, number: int) -> None:
         try:
             await self._handle(item)
         except Exception as error:
+            self._acknowledge(number, error)
             self._handler_raised(error, item)
+        except BaseException as error:
+            self._acknowledge(number, error)
+            raise
+        else:
+            self._acknowledge(number)
 
     def _handler_raised(self, error: Exception, item: T) -> None:
         """Apply ``on_error``: return to go on with the next message, or raise."""

@@ -93,7 +93,7 @@ class Keeper(Generic[E]):
         random: Callable[[], float],
     ) -> None:
         self.registry = registry
-        self._bus = bus  # closed when everything has stopped
+        self.bus: EventBus[E] = bus  # closed when everything has stopped
         self._alarm = alarm  # called when a task has failed
         self.random = random
         #: the tree of groups, whose root is the scheduler itself
@@ -172,7 +172,7 @@ class Keeper(Generic[E]):
                         with CancelScope(shield=True):
                             await self._stop_all()
             finally:
-                self._bus.close()
+                self.bus.close()
                 for life in self._started.values():
                     self.shutdown_failures += life.report()  # of those that ended after all
                 for life in self.lives.values():

@@ -31,6 +31,7 @@ from anyio import (
     sleep_until,
 )
 
+from .bus import EventBus
 from .context import Run, current_run
 from .errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
 from .events import DeadLetter, Outlet, StateChanged, TaskEvent
@@ -52,6 +53,11 @@ class Supervisor(Protocol):
     @property
     def random(self) -> Callable[[], float]:
         """The source of randomness for delays."""
+        ...
+
+    @property
+    def bus(self) -> EventBus[Any]:
+        """What the tasks publish on."""
         ...
 
     @property
@@ -124,7 +130,7 @@ class Life(Node, ABC):
         self._supervisor = supervisor
         self.state: TaskState = TaskState.REGISTERED
         #: the run it is in, or was in last
-        self.run: Run = Run(entry.task_id, entry.name, self._ring, self.extra)
+        self.run: Run = Run(entry.task_id, entry.name, supervisor.bus, self._ring, self.extra)
         #: how many of its runs have begun
         self.starts: int = 0
         #: its place in the order of start
@@ -195,7 +201,9 @@ class Life(Node, ABC):
 
     def prepare(self) -> None:
         """Make it ready to `live` once more."""
-        self.run = Run(self.entry.task_id, self.entry.name, self._ring, self.extra)
+        self.run = Run(
+            self.entry.task_id, self.entry.name, self._supervisor.bus, self._ring, self.extra
+        )
         self.last_failure = self.failure
         self.failure = self._killed = None
         self.shutdown_failures = ()

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Generic, cast, final
+from typing import Any, Final, Generic, cast, final
 
 from anyio import ClosedResourceError, EndOfStream, Event, NoEventLoopError, WouldBlock
 from anyio.lowlevel import EventLoopToken, current_token
 from typing_extensions import TypeVar
 
+from .acknowledgement import Acknowledgements
 from .errors import EventSendError, LaggedError
 from .models import ChannelConfig, Overflow
 
@@ -66,12 +67,15 @@ class Log(Generic[T]):
     """
 
     __slots__ = (
+        "acknowledgements",
         "behind",
         "bell",
         "blocked",
         "capacity",
         "caught_up",
         "check",
+        "confirmation",
+        "detour",
         "dropped",
         "event",
         "fast",
@@ -127,15 +131,30 @@ class Log(Generic[T]):
         self.floor: int = 0
         self.shut: bool = False  # closed as a whole by its owner, the bus
         self.fast: bool = False  # whether a send may skip `admit`
+        #: where sends go instead, if a bridge has taken over what reaches the receivers here
+        self.detour: Log[Any] | None = None
+        #: awaited with the number of each item before ``send()`` returns
+        self.confirmation: Callable[[int], Awaitable[None]] | None = None
+        #: who is told that an item has been handled, if anybody wants to know
+        self.acknowledgements: Acknowledgements | None = None
         self.home: tuple[EventLoopToken, int] | None = None
         self.settle()
 
     # -- sending ---------------------------------------------------------------------------
 
+    @property
+    def destination(self) -> Log[Any]:
+        """Where a send goes."""
+        return self if self.detour is None else self.detour
+
     def settle(self) -> None:
         """Find out, when receivers come or go, whether sends need a closer look."""
         self.fast = (
-            self.receivers > 0 and self.behind is None and self.check is None and not self.shut
+            self.receivers > 0
+            and self.behind is None
+            and self.check is None
+            and self.detour is None
+            and not self.shut
         )
 
     def admit(self, item: T) -> T:
@@ -297,6 +316,8 @@ class Log(Generic[T]):
             self.senders = 0
             self.settle()
             self.wake_everybody()
+            if self.detour is not None:
+                self.detour.shut_down()
 
     def wake_everybody(self) -> None:
         self.ring()

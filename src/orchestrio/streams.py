@@ -22,6 +22,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, final
@@ -156,7 +157,7 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
             log.ring()
 
     def _send_by_the_rules(self, item: T) -> None:
-        log = self._log
+        log = self._log.destination
         item = log.admit(item)
         if log.blocked or log.is_full():  # those who wait for room go first
             log.refused = True
@@ -178,15 +179,19 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
             self._budget = self._slice
             await checkpoint()
         self._budget -= 1
-        if log.overflow == "block" and (log.blocked or log.is_full()) and not self._closed:
-            item = log.admit(item)
-            await self._send_in_turn(item)
+        if log.detour is not None:
+            log = log.detour
+        while log.overflow == "block" and (log.blocked or log.is_full()) and not self._closed:
+            if await self._send_in_turn(log, log.admit(item)):
+                break
+            log = log.destination
         else:
             self.send_nowait(item)
+        if log.confirmation is not None:
+            await log.confirmation(log.tail - 1)
 
-    async def _send_in_turn(self, item: T) -> None:
-        """Wait for room behind the senders that came first."""
-        log = self._log
+    async def _send_in_turn(self, log: Log[T], item: T) -> bool:
+        """Wait for room behind the senders that came first; return whether the item was sent."""
         ticket = Event()
         log.blocked.append(ticket)
         try:
@@ -194,15 +199,18 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
                 await ticket.wait()
                 if self._closed or log.shut:
                     raise ClosedResourceError
+                if log.detour is not None:
+                    return False  # a bridge has come in between
                 log.demand_receivers()
                 if log.blocked[0] is ticket and not log.is_full():
                     log.append(item)
                     self._budget = self._slice
-                    return
+                    return True
                 # Woken for nothing (another stream was closed, a replay took the room): an
                 # event rings once, so wait for another in the same place.
-                place = log.blocked.index(ticket)
-                log.blocked[place] = ticket = Event()
+                again = Event()
+                log.blocked[log.blocked.index(ticket)] = again
+                ticket = again
         finally:
             log.blocked.remove(ticket)
             log.wake_sender()
@@ -223,6 +231,7 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
         log = self._log
         batch = list(items)
         if not log.fast:
+            log = log.destination
             batch = [log.admit(item) for item in batch]
             if log.behind is not None and log.receivers:
                 room = 0 if log.blocked else log.room()
@@ -262,10 +271,11 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
                 "send_from_thread() in the event loop's own thread would wait for itself: call"
                 " send_nowait(), or await send(), there"
             )
-        try:
-            from_thread.run_sync(self.send_nowait, item, token=token)
-        except WouldBlock:
-            from_thread.run(self.send, item, token=token)
+        if self._log.destination.confirmation is None:
+            with suppress(WouldBlock):
+                from_thread.run_sync(self.send_nowait, item, token=token)
+                return
+        from_thread.run(self.send, item, token=token)
 
     def clone(self) -> BroadcastSendStream[T]:
         """Make another sender of the same channel, to be closed on its own.
@@ -508,7 +518,7 @@ def create_sender(
 
 def reached(sender: BroadcastSendStream[T]) -> int:
     """Return how many receivers got the item sent just now; 0 if it was dropped. For the bus."""
-    log = sender._log  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
+    log = log_of(sender).destination
     return 0 if log.refused else log.receivers
 
 

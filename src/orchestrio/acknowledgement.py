@@ -1,0 +1,79 @@
+"""`Acknowledgements`: who has handled which item of a log, for a bridge that must know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import final
+
+__all__ = ["Acknowledgements", "Reader"]
+
+
+@final
+class Reader:
+    """One event task that is to handle every item of a log."""
+
+    __slots__ = ()
+
+
+@final
+class Acknowledgements:
+    """Tells when every event task that was to handle an item has done so, or has not.
+
+    Items are known by their numbers in the log. All this happens in one event loop.
+
+    :param settled: called with the number of an item and what went wrong, `None` if nothing did
+    :param changed: called when readers come or go
+    """
+
+    __slots__ = ("_changed", "_errors", "_settled", "_waiting", "readers")
+
+    def __init__(
+        self,
+        settled: Callable[[int, BaseException | None], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self.readers: set[Reader] = set()
+        self._settled = settled
+        self._changed = changed
+        self._waiting: dict[int, set[Reader]] = {}
+        self._errors: dict[int, BaseException] = {}
+
+    def join(self) -> Reader:
+        """Count one more reader: what is expected from now on waits for it."""
+        reader = Reader()
+        self.readers.add(reader)
+        self._changed()
+        return reader
+
+    def leave(self, reader: Reader) -> None:
+        """Count one reader less: what it had still to handle, it will not."""
+        self.readers.discard(reader)
+        for number in [number for number, who in self._waiting.items() if reader in who]:
+            self.settle(reader, number, LookupError("its event task has ended"))
+        self._changed()
+
+    def expect(self, number: int) -> None:
+        """Wait for all present readers to settle an item."""
+        self._waiting[number] = set(self.readers)
+        if not self.readers:
+            self._end(number, LookupError("no event task is there to handle it"))
+
+    def settle(self, reader: Reader, number: int, error: BaseException | None) -> None:
+        """Note that a reader has done what it will with an item.
+
+        :param reader: who
+        :param number: the item; nothing happens for one that was not expected
+        :param error: why it was not handled; `None` if it was
+        """
+        waiting = self._waiting.get(number)
+        if waiting is None or reader not in waiting:
+            return
+        waiting.discard(reader)
+        if error is not None:
+            self._errors.setdefault(number, error)
+        if not waiting:
+            self._end(number, self._errors.pop(number, None))
+
+    def _end(self, number: int, error: BaseException | None) -> None:
+        del self._waiting[number]
+        self._settled(number, error)

@@ -1,0 +1,108 @@
+"""`Detour`: how a bridge takes over a channel, so that neither senders nor receivers notice.
+
+A channel of a bus is one log. With a detour it is two: what is sent goes to an outgoing log, which
+only the bridge reads; what the receivers get is what the bridge delivers to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, Generic, TypeVar, cast, final
+
+from anyio import ClosedResourceError, Event
+
+from .acknowledgement import Acknowledgements
+from .bus import EventBus
+from .errors import LifecycleError
+from .log import Cursor, Log
+from .models import ChannelConfig
+from .streams import log_of
+
+__all__ = ["Detour"]
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@final
+class Detour(Generic[T, U]):
+    """The two ends of a channel that a bridge has taken over, for as long as the bus lives.
+
+    The outgoing log has the capacity and the overflow policy of the channel: senders feel a slow
+    bridge as they would a slow receiver.
+
+    :param bus: the bus
+    :param event: the event; it has a channel
+    :param admit: called with each item in the sender's own task; returns what to store for the
+        bridge, or raises `EventSendError`
+    :raises InvalidChannelError: if the event has no channel
+    :raises LifecycleError: if another bridge has taken it over
+    """
+
+    __slots__ = ("_front", "outgoing")
+
+    def __init__(self, bus: EventBus[Hashable], event: Any, admit: Callable[[T], U]) -> None:
+        with bus.clone_sender(event) as sender:
+            front = cast("Log[T]", log_of(sender))
+        if front.detour is not None:
+            raise LifecycleError(f"{front} has a bridge already: one is all that it can have")
+        check = front.check
+
+        def check_and_admit(item: T) -> U:
+            return admit(item if check is None else check(item))
+
+        outbox = Log[Any](
+            ChannelConfig(capacity=front.capacity, overflow=front.overflow),
+            event,
+            cast("Callable[[Any], Any]", check_and_admit),
+            owned=True,
+        )
+        outbox.senders = 1
+        self.outgoing: Cursor[U] = Cursor(outbox, 0)
+        self._front = front
+        front.senders += 1  # the bridge is one, so receivers do not end with the last local sender
+        front.detour = outbox
+        front.settle()
+        front.wake_everybody()  # those who wait for room do so in the outgoing log from now on
+
+    def acknowledge(self, acknowledgements: Acknowledgements) -> None:
+        """Have event tasks tell when they have handled an item.
+
+        It holds for tasks whose work begins after this.
+        """
+        self._front.acknowledgements = acknowledgements
+
+    def confirm(self, confirmation: Callable[[int], Awaitable[None]]) -> None:
+        """Let no ``send()`` return before the item is safe.
+
+        :param confirmation: awaited with the number of the item in the outgoing log
+        """
+        self.outgoing.log.confirmation = confirmation
+
+    @property
+    def capacity(self) -> int:
+        """How many items the receivers' log holds."""
+        return self._front.capacity
+
+    async def deliver(self, item: T) -> int:
+        """Give an item to all receivers; wait for room unless the channel overwrites or drops.
+
+        :param item: the item
+        :return: its number in the receivers' log
+        :raises ~anyio.ClosedResourceError: if the channel has been closed
+        """
+        front = self._front
+        while front.overflow in ("block", "error") and front.is_full() and not front.shut:
+            ticket = Event()
+            front.blocked.append(ticket)
+            try:
+                await ticket.wait()
+            finally:
+                front.blocked.remove(ticket)
+        if front.shut:
+            raise ClosedResourceError
+        if front.is_full():
+            front.refuse()
+        else:
+            front.append(item)
+        return front.tail - 1

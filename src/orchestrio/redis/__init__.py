@@ -1,0 +1,19 @@
+"""The same bus in several processes, over the streams of Redis or Valkey: `RedisBridge`.
+
+Needs the extra: ``pip install 'orchestrio[redis]'``.
+"""
+
+try:
+    import coredis as _coredis
+except ImportError:  # pragma: no cover  # a test runs this in an interpreter of its own
+    raise ImportError(
+        "orchestrio.redis needs coredis, which is an extra: pip install 'orchestrio[redis]'"
+    ) from None
+
+from .bridge import BridgeStatistics as BridgeStatistics, RedisBridge as RedisBridge
+from .connection import RedisSettings as RedisSettings
+from .envelope import traceparent as traceparent
+
+for _value in (BridgeStatistics, RedisBridge, RedisSettings):
+    _value.__module__ = __name__
+del _coredis

@@ -1,0 +1,347 @@
+"""`RedisBridge`: a task through which the channels of a bus go on in other processes."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeAlias, final
+from urllib.parse import quote
+from uuid import uuid4
+
+from anyio import sleep
+from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import override
+
+from ..bridging import Detour
+from ..context import current_task_context
+from ..models import Backoff
+from ..tasks import BackgroundTask
+from ..topics import Topic
+from .channels import Broadcast, Channel, Compete
+from .connection import (
+    TROUBLE,
+    Connection,
+    RedisSettings,
+    Refused,
+    connected,
+    together,
+)
+from .envelope import Format
+from .outbox import Database, DiskOutbox, MemoryOutbox
+
+__all__ = ["BridgeStatistics", "RedisBridge"]
+
+logger: logging.Logger = logging.getLogger("orchestrio")
+
+Mode: TypeAlias = Literal["broadcast", "compete"]
+
+_BACKOFF: Final = Backoff(initial_delay=0.1, max_delay=5.0)
+
+
+class _Options(BaseModel, frozen=True):
+    """What is checked of the options of a bridge."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    namespace: Annotated[str, Field(min_length=1, max_length=200)]
+    mode: Mode
+    group: Annotated[str, Field(min_length=1, max_length=200)]
+    outbox: Path | None
+    max_bytes: Annotated[int, Field(strict=True, ge=1)]
+    max_length: Annotated[int, Field(strict=True, ge=1)]
+    prefetch: Annotated[int, Field(strict=True, ge=1, le=10_000)]
+    claim_after: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    max_deliveries: Annotated[int, Field(strict=True, ge=1)]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class BridgeStatistics:
+    """How a bridge stands at one moment; all numbers but `unsent` and `in_hand` count up."""
+
+    connected: bool
+    """Whether the server answered when it was last asked something."""
+    outages: int
+    """How often it stopped answering."""
+    sent: int
+    """Messages that the server has taken."""
+    unsent: int
+    """Messages published here that have not reached the server."""
+    received: int
+    """Messages from the server given to the receivers here."""
+    in_hand: int
+    """Messages that handlers here have and have not acknowledged."""
+    acknowledged: int
+    """Messages handled here and acknowledged."""
+    failed: int
+    """Deliveries to handlers here that failed; the message is delivered again."""
+    buried: int
+    """Messages moved to the dead letters from here."""
+    missed: int
+    """Messages that never came through: trimmed in the server before they were read, or
+    overwritten here before they were sent.
+    """
+
+
+@final
+class RedisBridge(BackgroundTask):
+    """A task that carries topics between processes, over streams of Redis (7 or later) or Valkey.
+
+    Every process registers one with the same `namespace`. Publishers and handlers stay as they
+    are: what is published in any of them goes to the server, and from there to the receivers in
+    all of them, in one order. That holds for the process that publishes too: its own receivers
+    get a message when the server has it, once. What comes in is on the channel as ever.
+
+    - ``mode="broadcast"``: every process gets every message.
+    - ``mode="compete"``: each message is handled in one process. It is acknowledged when its event
+      tasks have handled it. If they fail, or the process dies, it is delivered again after
+      `claim_after` seconds, to whoever is there; after `max_deliveries` it is moved to the stream
+      of dead letters. A message may be handled twice, and is never lost: *at least once*.
+
+    Register it before the tasks that handle and publish, and do not restart it by hand: while it
+    is away, what is published waits in the outbox. That has the capacity and the overflow policy
+    of the channel, so a server that is slow or away is felt as a slow receiver is: with
+    ``overflow="block"`` publishers wait. With ``outbox="some.db"`` it is on disk, and what
+    ``publish()`` or ``send()`` has accepted outlives a crash of this process as well.
+
+    Example::
+
+        from orchestrio import Scheduler, Topic
+        from orchestrio.redis import RedisBridge
+
+        ORDERS = Topic("orders", int)
+        scheduler = Scheduler()
+        scheduler.add_channel(ORDERS)
+        scheduler.register_background_task(
+            RedisBridge("redis://localhost:6379/0", topics=[ORDERS], namespace="shop")
+        )
+
+        @scheduler.background()
+        async def shop() -> None:
+            await scheduler.publish(ORDERS, 7)
+
+        @scheduler.on(ORDERS)
+        async def ship(number: int) -> None:
+            print("ship", number)  # ship 7
+            await scheduler.shutdown()
+
+        scheduler.run_sync()
+
+    :param url: a URL such as ``redis://user:password@host:6379/0``, ``rediss://`` with TLS or
+        ``unix:///path``; or `RedisSettings`
+    :param topics: what to carry: topics whose payload has JSON by Pydantic, or plain `str` keys;
+        each has a channel on the bus
+    :param namespace: keeps programs apart that share a server
+    :param mode: whether every process gets every message, or they compete
+    :param group: with ``"compete"``: those that compete with each other; each group gets all
+    :param outbox: path of an SQLite file that keeps what is published until the server has it
+    :param max_bytes: how long a payload may be as JSON; a longer one is refused at publish
+    :param max_length: with ``"broadcast"``: about how many messages the server keeps of a topic for
+        those that are slow or away
+    :param prefetch: with ``"compete"``: how many messages of a topic this process has in hand
+    :param claim_after: with ``"compete"``: for how long, in seconds, nothing is heard of the
+        consumer of a message before another takes it over
+    :param max_deliveries: with ``"compete"``: how often a message is delivered at most
+    :raises ~pydantic.ValidationError: if an option is not valid; it names the field
+    :raises ValueError: if the URL is none, or no topic is given
+    :raises InvalidChannelError: if a topic cannot leave the process
+    """
+
+    def __init__(
+        self,
+        url: str | RedisSettings,
+        *,
+        topics: Sequence[Topic[Any] | str],
+        namespace: str,
+        mode: Mode = "broadcast",
+        group: str = "workers",
+        outbox: str | Path | None = None,
+        max_bytes: int = 1_000_000,
+        max_length: int = 100_000,
+        prefetch: int = 64,
+        claim_after: float = 30.0,
+        max_deliveries: int = 5,
+    ) -> None:
+        self._settings = RedisSettings.from_url(url) if isinstance(url, str) else url
+        options = _Options.model_validate(
+            {
+                "namespace": namespace,
+                "mode": mode,
+                "group": group,
+                "outbox": outbox,
+                "max_bytes": max_bytes,
+                "max_length": max_length,
+                "prefetch": prefetch,
+                "claim_after": claim_after,
+                "max_deliveries": max_deliveries,
+            }
+        )
+        self._options = options
+        if isinstance(topics, str) or not topics:
+            raise ValueError("topics is a list of at least one topic")
+        self._formats = [Format[Any](topic, options.max_bytes) for topic in topics]
+        self._database = None if options.outbox is None else Database(options.outbox)
+        self._origin = uuid4().hex
+        self._channels: list[Channel[Any]] = []
+        self._connected = False
+        self._outages = 0
+
+    @property
+    @override
+    def default_name(self) -> str:
+        return f"redis-{self._options.mode}"
+
+    def statistics(self) -> BridgeStatistics:
+        """Return how the bridge stands now.
+
+        :return: numbers over all its topics
+        """
+        channels = self._channels
+        return BridgeStatistics(
+            connected=self._connected,
+            outages=self._outages,
+            sent=sum(channel.sent for channel in channels),
+            unsent=sum(channel.outbox.unsent for channel in channels),
+            received=sum(channel.received for channel in channels),
+            in_hand=sum(channel.in_hand for channel in channels),
+            acknowledged=sum(channel.acknowledged for channel in channels),
+            failed=sum(channel.failed for channel in channels),
+            buried=sum(channel.buried for channel in channels),
+            missed=sum(channel.missed for channel in channels),
+        )
+
+    # -- life ----------------------------------------------------------------------------------
+
+    @override
+    async def initialize(self) -> None:
+        if self._database is not None:
+            await self._database.open()
+            self._origin = self._database.origin
+        if not self._channels:
+            self._channels = [self._take_over(format) for format in self._formats]
+        for channel in self._channels:
+            if isinstance(channel.outbox, DiskOutbox):
+                await channel.outbox.load()
+        await self._keep(self._join)
+
+    def _take_over(self, format: Format[Any]) -> Channel[Any]:
+        options = self._options
+        context = current_task_context()
+        detour = Detour[Any, Any](context.bus, format.event, format.pack)
+        place = f"{{{quote(options.namespace, safe='')}:{quote(format.name, safe='')}}}"
+
+        def seal(parcel: Any, number: int) -> bytes:
+            return format.seal(parcel, self._origin, number)
+
+        if self._database is None:
+            outbox: MemoryOutbox | DiskOutbox = MemoryOutbox(detour.outgoing, seal)
+        else:
+            outbox = DiskOutbox(detour.outgoing, seal, self._database, format.name)
+            detour.confirm(outbox.wait_safe)
+        if options.mode == "broadcast":
+            return Broadcast(
+                place, format, detour, outbox, self._origin, max_length=options.max_length
+            )
+        return Compete(
+            place,
+            format,
+            detour,
+            outbox,
+            self._origin,
+            group=options.group,
+            consumer=uuid4().hex,
+            prefetch=min(options.prefetch, detour.capacity),
+            claim_after=options.claim_after,
+            max_deliveries=options.max_deliveries,
+        )
+
+    async def _join(self, connection: Connection) -> None:
+        for channel in self._channels:
+            await channel.join(connection)
+
+    @override
+    async def execute(self) -> None:
+        jobs = [partial(self._keep, use) for use in (self._send, self._receive, self._look_after)]
+        spools = [
+            channel.outbox.spool
+            for channel in self._channels
+            if isinstance(channel.outbox, DiskOutbox)
+        ]
+        await together(*jobs, *spools)
+
+    @override
+    async def shutdown(self) -> None:
+        """Send what is left, acknowledge what was handled, and leave."""
+        try:
+            for channel in self._channels:
+                if isinstance(channel.outbox, DiskOutbox):
+                    await channel.outbox.spool_rest()
+            if self._channels:
+                await self._keep(self._finish, once=self._database is not None)
+        finally:
+            unsent = sum(channel.outbox.unsent for channel in self._channels)
+            if unsent:
+                where = "wait on disk" if self._database else "are in memory alone"
+                logger.warning(
+                    "%d messages have not reached %s: they %s", unsent, self._settings, where
+                )
+            if self._database is not None:
+                await self._database.close()
+
+    async def _finish(self, connection: Connection) -> None:
+        for channel in self._channels:
+            await channel.finish(connection)
+
+    # -- sessions ------------------------------------------------------------------------------
+
+    async def _keep(
+        self, use: Callable[[Connection], Awaitable[None]], *, once: bool = False
+    ) -> None:
+        """Have sessions with the server, one after the other, until one comes to its end."""
+        attempt = 0
+        while True:
+            answers = False
+            try:
+                async with connected(self._settings) as connection:
+                    await connection.ping()
+                    answers = True
+                    self._is_up()
+                    await use(connection)
+                    return
+            except TROUBLE as error:
+                # A connection that broke is worth a new one soon; a server that is away, or
+                # refuses what it is asked, needs time.
+                attempt = 1 if answers and not isinstance(error, Refused) else attempt + 1
+                self._is_down(error)
+                if once:
+                    return
+                await sleep(_BACKOFF.delay(attempt, random.random()))
+
+    def _is_up(self) -> None:
+        if not self._connected:
+            self._connected = True
+            logger.info("%s answers", self._settings)
+
+    def _is_down(self, error: Exception) -> None:
+        if self._connected or not self._outages:
+            self._connected = False
+            self._outages += 1
+            logger.warning(
+                "%s does not answer, and is asked again: %s: %s",
+                self._settings,
+                type(error).__name__,
+                error,
+            )
+
+    async def _send(self, connection: Connection) -> None:
+        await together(*(partial(channel.send, connection) for channel in self._channels))
+
+    async def _receive(self, connection: Connection) -> None:
+        await together(*(partial(channel.receive, connection) for channel in self._channels))
+
+    async def _look_after(self, connection: Connection) -> None:
+        await together(*(partial(channel.look_after, connection) for channel in self._channels))

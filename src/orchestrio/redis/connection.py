@@ -1,0 +1,307 @@
+"""A session with a Redis server: how to reach it, and the few things that are asked of it.
+
+What goes wrong comes in two kinds. `TROUBLE` passes: the server is away, slow, full or about to be
+replaced, and whoever asked tries again in a new session. Anything else (a wrong password, a right
+that is missing, a key of another type) is for the user to see.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from hashlib import sha1
+from typing import Annotated, Any, Final, Self, cast, final
+from urllib.parse import unquote, urlsplit
+
+from anyio import BrokenResourceError, ClosedResourceError, create_task_group
+from coredis import Redis
+from coredis.exceptions import (
+    ConnectionError as RedisConnectionError,
+    NoScriptError,
+    ReadOnlyError,
+    ResponseError,
+    StreamConsumerGroupError,
+    UnblockedError,
+)
+from coredis.retry import NoRetryPolicy
+from coredis.typing import StringT, ValueT
+from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr
+
+__all__ = [
+    "TROUBLE",
+    "Connection",
+    "Entry",
+    "RedisSettings",
+    "Refused",
+    "Script",
+    "connected",
+    "together",
+]
+
+#: How long a read waits in the server, in seconds. Long enough to cost nothing, short enough that
+#: a connection that is dead and does not know it is noticed.
+BLOCK: Final = 2.0
+
+_FULL: Final = ("OOM ", "NOREPLICAS ", "MASTERDOWN ", "TRYAGAIN ", "CLUSTERDOWN ")
+
+
+class Refused(Exception):
+    """The server is there, and does not take this now: its memory is full, or a replica is away."""
+
+
+TROUBLE: Final = (
+    RedisConnectionError,
+    Refused,
+    TimeoutError,
+    OSError,
+    ClosedResourceError,
+    BrokenResourceError,
+)
+
+
+class RedisSettings(BaseModel, frozen=True):
+    """How to reach a Redis server, for those who do not want it all in one URL.
+
+    Secrets are shown as stars wherever it is printed, and are never logged.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    host: str = "localhost"
+    """Name or address of the server."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 6379
+    """Its TCP port."""
+    socket: str | None = None
+    """Path of a Unix socket to use instead."""
+    database: Annotated[int, Field(ge=0)] = 0
+    """Number of the database."""
+    username: str | None = None
+    """Name of the ACL user; that of the server's default user if not given."""
+    password: SecretStr | None = None
+    """Its password."""
+    tls: bool = False
+    """Whether to encrypt; the certificate and the name of the host are verified."""
+    tls_ca: FilePath | None = None
+    """Certificates to trust, as a PEM file; those of the system if not given."""
+    tls_certificate: FilePath | None = None
+    """Certificate to show to the server, as a PEM file with its key."""
+    connect_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
+    """How long connecting may take, in seconds."""
+    response_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
+    """How long an answer may take before the connection is given up, in seconds."""
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Read a URL: ``redis://user:password@host:port/database``, ``rediss://`` or ``unix://``.
+
+        :param url: the URL; signs with a meaning in URLs are written as ``%40`` and the like
+        :return: the settings
+        :raises ValueError: if it is no such URL; the message does not repeat it
+        """
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            parts, port = None, None
+        if parts is None or parts.scheme not in ("redis", "rediss", "unix"):
+            raise ValueError(
+                "not a URL of a Redis server: it looks like redis://user:password@host:6379/0,"
+                " rediss://... with TLS, or unix:///path, with special signs as %40 and the like"
+            )
+        if parts.query or parts.fragment:
+            raise ValueError(
+                "the URL of a Redis server has no options here: use RedisSettings for them"
+            )
+        found: dict[str, object] = {
+            "username": unquote(parts.username) if parts.username else None,
+            "password": unquote(parts.password) if parts.password else None,
+        }
+        if parts.scheme == "unix":
+            return cls.model_validate(found | {"socket": unquote(parts.path)})
+        database = parts.path.strip("/")
+        if not parts.hostname or not (database == "" or database.isdecimal()):
+            raise ValueError("the URL of a Redis server has a host, and a number as its path")
+        return cls.model_validate(
+            found
+            | {
+                "host": parts.hostname,
+                "port": port or 6379,
+                "database": int(database or 0),
+                "tls": parts.scheme == "rediss",
+            }
+        )
+
+    def __str__(self) -> str:
+        place = self.socket or f"{self.host}:{self.port}"
+        return f"Redis at {place}, database {self.database}"
+
+    def client(self) -> Redis[bytes]:
+        """Return a new client of the server; it does nothing until it is entered."""
+        context: ssl.SSLContext | None = None
+        if self.tls:
+            context = ssl.create_default_context(cafile=self.tls_ca)
+            if self.tls_certificate is not None:
+                context.load_cert_chain(self.tls_certificate)
+        return Redis(
+            host=self.host,
+            port=self.port,
+            unix_socket_path=self.socket,
+            db=self.database,
+            username=self.username,
+            password=None if self.password is None else self.password.get_secret_value(),
+            ssl_context=context,
+            connect_timeout=self.connect_timeout,
+            # The answer to a read that waits in the server comes up to that much later.
+            stream_timeout=self.response_timeout + BLOCK,
+            decode_responses=False,
+            # What was sent may have been done: only the bridge knows what is safe to do again.
+            retry_policy=NoRetryPolicy(),
+        )
+
+
+@final
+class Script:
+    """A Lua script that the server runs as one step."""
+
+    def __init__(self, source: str) -> None:
+        self.source: str = source
+        self.digest: str = sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a stream, as read."""
+
+    identifier: bytes
+    fields: Mapping[bytes, bytes]
+
+
+@final
+class Connection:
+    """What a bridge asks of a server."""
+
+    def __init__(self, client: Redis[bytes]) -> None:
+        self._client = client
+
+    async def ping(self) -> None:
+        """Make sure that the server answers."""
+        await self._client.ping()
+
+    async def run(
+        self, script: Script, keys: Sequence[str], args: Sequence[str | bytes | int]
+    ) -> Any:
+        """Run a script, and teach it to the server first if it does not know it.
+
+        :param script: the script
+        :param keys: the keys it works on
+        :param args: its arguments
+        :return: what it returns
+        """
+        names = cast("list[StringT]", list(keys))
+        values = cast("list[ValueT]", list(args))
+        try:
+            try:
+                return await self._client.evalsha(script.digest, names, values)
+            except NoScriptError:
+                return await self._client.eval(script.source, names, values)
+        except ReadOnlyError as error:
+            raise Refused(str(error)) from None
+        except ResponseError as error:
+            if str(error).startswith(_FULL):
+                raise Refused(str(error).partition("\n")[0]) from None
+            raise
+
+    async def read(
+        self, positions: Mapping[str, bytes], count: int
+    ) -> list[tuple[str, list[Entry]]]:
+        """Wait for what comes after some positions in some streams, but not for long.
+
+        :param positions: the identifier of the last entry that was read, by stream
+        :param count: how many entries of each stream at most
+        :return: streams with their new entries, if there are any
+        """
+        found = await self._client.xread(
+            cast("Mapping[str | bytes, ValueT]", positions), count=count, block=int(BLOCK * 1000)
+        )
+        return _entries(found)
+
+    async def read_group(
+        self, group: str, consumer: str, streams: Sequence[str], count: int
+    ) -> list[tuple[str, list[Entry]]]:
+        """Wait for entries that nobody of a group has got, but not for long.
+
+        :param group: the consumer group
+        :param consumer: who asks
+        :param streams: the streams
+        :param count: how many entries of each stream at most
+        :return: streams with entries that now are this consumer's to handle
+        """
+        try:
+            found = await self._client.xreadgroup(
+                group, consumer, dict.fromkeys(streams, ">"), count=count, block=int(BLOCK * 1000)
+            )
+        except (StreamConsumerGroupError, UnblockedError) as error:
+            # Somebody has deleted the stream: a new session makes it anew.
+            raise Refused(str(error)) from None
+        return _entries(found)
+
+
+def _entries(found: Mapping[bytes, Sequence[Any]] | None) -> list[tuple[str, list[Entry]]]:
+    if found is None:
+        return []
+    return [
+        (name.decode(), [Entry(entry.identifier, entry.field_values) for entry in entries])
+        for name, entries in found.items()
+    ]
+
+
+async def together(*jobs: Callable[[], Awaitable[object]]) -> None:
+    """Do several things at once; the first that fails cancels the others, and is raised alone."""
+
+    async def do(job: Callable[[], Awaitable[object]]) -> None:
+        await job()
+
+    try:
+        async with create_task_group() as group:
+            for job in jobs:
+                group.start_soon(do, job)
+    except BaseExceptionGroup as group:
+        errors = list(_each(group))
+        # What passes must not hide what does not.
+        raise next((it for it in errors if not isinstance(it, TROUBLE)), errors[0]) from None
+
+
+def _each(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _each(error)
+        else:
+            yield error
+
+
+@asynccontextmanager
+async def connected(settings: RedisSettings) -> AsyncGenerator[Connection]:
+    """Have a session with a server; each is a client of its own, since one that broke may leak.
+
+    An exception leaves it as it was raised, not in a group.
+
+    :param settings: the server
+    :return: the connection
+    """
+    client = settings.client()
+    failure: Exception | None = None
+    try:
+        async with client:
+            try:
+                yield Connection(client)
+            except Exception as error:
+                failure = error
+    except BaseExceptionGroup as group:
+        if failure is None and not group.split(TROUBLE)[1]:
+            raise Refused("the connection was lost") from group
+        raise
+    if failure is not None:
+        raise failure

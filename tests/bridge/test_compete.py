@@ -1,0 +1,301 @@
+"""``mode="compete"``: each message is handled in one process, at least once."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from anyio import Event, fail_after, sleep_forever
+from processes import IN_TIME, Inbox, process, until
+from redis_server import RedisServer
+
+from orchestrio import Scheduler, TaskInitializationError, Topic
+from orchestrio.redis import RedisBridge
+
+JOBS = Topic("jobs", int)
+STREAM = "{test:jobs}"
+
+
+def bridge(
+    server: RedisServer,
+    *,
+    prefetch: int = 64,
+    claim_after: float = 30.0,
+    max_deliveries: int = 5,
+) -> RedisBridge:
+    return RedisBridge(
+        server.url,
+        topics=[JOBS],
+        namespace="test",
+        mode="compete",
+        prefetch=prefetch,
+        claim_after=claim_after,
+        max_deliveries=max_deliveries,
+    )
+
+
+def pending(server: RedisServer, group: str = "workers") -> int:
+    found = server.ask("XPENDING", STREAM, group)
+    assert isinstance(found, list)
+    assert isinstance(found[0], int)
+    return found[0]
+
+
+async def test_each_message_is_handled_in_one_process(server: RedisServer) -> None:
+    inboxes = [Inbox[int]() for _ in range(3)]
+    bridges = [bridge(server, prefetch=8) for _ in range(3)]
+    async with (
+        process(bridges[0], JOBS, inboxes[0].put) as publisher,
+        process(bridges[1], JOBS, inboxes[1].put),
+        process(bridges[2], JOBS, inboxes[2].put),
+    ):
+        for number in range(1000):
+            await publisher.publish(JOBS, number)
+        await until(lambda: sum(one.statistics().acknowledged for one in bridges) == 1000)
+        assert pending(server) == 0
+    handled = Counter(item for inbox in inboxes for item in inbox.items)
+    assert handled == Counter(range(1000))
+    assert all(inbox.items == sorted(inbox.items) for inbox in inboxes)
+
+
+async def test_each_group_gets_all(server: RedisServer) -> None:
+    mail, stock = Inbox[int](), Inbox[int]()
+
+    def of(group: str) -> RedisBridge:
+        return RedisBridge(server.url, topics=[JOBS], namespace="test", mode="compete", group=group)
+
+    async with process(of("mail"), JOBS, mail.put), process(of("stock"), JOBS, stock.put) as here:
+        for number in range(10):
+            await here.publish(JOBS, number)
+        assert await mail.wait_for(10) == await stock.wait_for(10) == list(range(10))
+
+
+async def test_a_group_begins_with_what_nobody_has_handled(server: RedisServer) -> None:
+    async with process(bridge(server), JOBS) as publisher:  # nobody handles jobs here
+        for number in range(10):
+            await publisher.publish(JOBS, number)
+    inbox = Inbox[int]()
+    async with process(bridge(server), JOBS, inbox.put):
+        assert await inbox.wait_for(10) == list(range(10))
+
+
+async def test_a_message_is_acknowledged_after_it_was_handled(server: RedisServer) -> None:
+    begun, go = Event(), Event()
+
+    async def handle(number: int) -> None:
+        begun.set()
+        await go.wait()
+
+    carrier = bridge(server)
+    async with process(carrier, JOBS, handle) as publisher:
+        await publisher.publish(JOBS, 1)
+        with fail_after(IN_TIME):
+            await begun.wait()
+        assert carrier.statistics().in_hand == 1
+        assert pending(server) == 1
+        go.set()
+        await until(lambda: pending(server) == 0)
+        assert carrier.statistics().acknowledged == 1
+
+
+async def test_a_process_takes_no_more_than_it_may_have_in_hand(server: RedisServer) -> None:
+    go = Event()
+
+    async def handle(number: int) -> None:
+        await go.wait()
+
+    carrier = bridge(server, prefetch=3)
+    async with process(carrier, JOBS, handle) as publisher:
+        for number in range(10):
+            await publisher.publish(JOBS, number)
+        await until(lambda: pending(server) == 3)
+        go.set()
+        await until(lambda: carrier.statistics().acknowledged == 10)
+
+
+async def test_what_is_handled_during_the_stop_is_acknowledged(server: RedisServer) -> None:
+    begun, go = Event(), Event()
+    carrier = bridge(server)
+
+    async def handle(number: int) -> None:
+        begun.set()
+        await go.wait()
+
+    async with Scheduler() as scheduler:
+        scheduler.add_channel(JOBS)
+        scheduler.register_background_task(carrier)
+        scheduler.on(JOBS)(handle)
+        waiting = Event()
+
+        @scheduler.background()
+        async def producer() -> None:
+            try:
+                waiting.set()
+                await sleep_forever()
+            finally:
+                go.set()  # the stop has begun: the handler may end
+
+        await scheduler.start()
+        await scheduler.publish(JOBS, 1)
+        with fail_after(IN_TIME):
+            await begun.wait()
+            await waiting.wait()
+
+    assert pending(server) == 0
+    assert carrier.statistics().acknowledged == 1
+    assert server.ask("XINFO", "CONSUMERS", STREAM, "workers") == []
+
+
+async def test_a_failed_message_is_delivered_again(server: RedisServer) -> None:
+    attempts = Inbox[int]()
+
+    async def handle(number: int) -> None:
+        await attempts.put(number)
+        if len(attempts.items) == 1:
+            raise OSError("not now")
+
+    carrier = bridge(server, claim_after=0.2)
+    async with process(carrier, JOBS, handle) as publisher:
+        await publisher.publish(JOBS, 1)
+        assert await attempts.wait_for(2) == [1, 1]
+        await until(lambda: pending(server) == 0)
+        assert carrier.statistics().failed == 1
+        assert carrier.statistics().acknowledged == 1
+
+
+async def test_a_message_that_always_fails_goes_to_the_dead_letters(server: RedisServer) -> None:
+    attempts, good = Inbox[int](), Inbox[int]()
+
+    async def handle(number: int) -> None:
+        if number == 13:
+            await attempts.put(number)
+            raise OSError("never")
+        await good.put(number)
+
+    carrier = bridge(server, claim_after=0.1, max_deliveries=3)
+    async with process(carrier, JOBS, handle) as publisher:
+        for number in (12, 13, 14):
+            await publisher.publish(JOBS, number)
+        await until(lambda: carrier.statistics().buried == 1)
+        assert good.items == [12, 14]
+    assert len(attempts.items) == 3
+    (dead,) = server.entries(f"{STREAM}:dead")
+    assert b'"data":13' in dead["m"]
+    assert dead["deliveries"] == b"3"
+    assert dead["group"] == b"workers"
+    assert dead["error"] == b"it was delivered 3 times. OSError: never"
+    assert pending(server) == 0
+
+
+async def test_a_message_that_is_none_goes_to_the_dead_letters(server: RedisServer) -> None:
+    inbox = Inbox[int]()
+    async with process(bridge(server), JOBS, inbox.put) as publisher:
+        server.ask("XADD", STREAM, "*", "m", '{"v":2}')
+        await publisher.publish(JOBS, 1)
+        assert await inbox.wait_for(1) == [1]
+        await until(lambda: pending(server) == 0)
+    (dead,) = server.entries(f"{STREAM}:dead")
+    assert dead["m"] == b'{"v":2}'
+
+
+async def test_a_handler_that_takes_long_keeps_its_message(server: RedisServer) -> None:
+    began = Inbox[int]()
+    go = Event()
+
+    async def handle(number: int) -> None:
+        await began.put(number)
+        await go.wait()
+
+    bridges = [bridge(server, claim_after=0.15) for _ in range(2)]
+    async with (
+        process(bridges[0], JOBS, handle) as publisher,
+        process(bridges[1], JOBS, handle),
+    ):
+        await publisher.publish(JOBS, 1)
+        await began.wait_for(1)
+        seen = server.ask("XPENDING", STREAM, "workers", "-", "+", 1)
+        for _ in range(10):  # ten times as long as it takes to be claimed
+            await until(lambda: idle(server) > 20)
+            await until(lambda: idle(server) < 20)
+        assert began.items == [1]
+        assert seen is not None
+        go.set()
+        await until(lambda: pending(server) == 0)
+
+
+def idle(server: RedisServer) -> int:
+    """For how many milliseconds nothing was heard of the consumer of the message."""
+    found = server.ask("XPENDING", STREAM, "workers", "-", "+", 1)
+    assert isinstance(found, list)
+    entry = found[0]
+    assert isinstance(entry, list)
+    assert isinstance(entry[2], int)
+    return entry[2]
+
+
+async def test_what_all_have_handled_is_trimmed(server: RedisServer) -> None:
+    inbox = Inbox[int]()
+    async with process(bridge(server), JOBS, inbox.put) as publisher:
+        for number in range(1000):
+            await publisher.publish(JOBS, number)
+        await inbox.wait_for(1000)
+    assert server.ask("XLEN", STREAM) in range(1, 200)  # the server trims by whole nodes
+
+
+async def test_a_process_without_a_handler_takes_nothing(server: RedisServer) -> None:
+    inbox = Inbox[int]()
+    async with process(bridge(server), JOBS) as publisher, process(bridge(server), JOBS, inbox.put):
+        for number in range(100):
+            await publisher.publish(JOBS, number)
+        assert await inbox.wait_for(100) == list(range(100))
+
+
+async def test_workers_of_one_task_acknowledge_each_message(server: RedisServer) -> None:
+    carrier = bridge(server)
+    done: list[int] = []
+    async with Scheduler() as scheduler:
+        scheduler.add_channel(JOBS)
+        scheduler.register_background_task(carrier)
+
+        @scheduler.on(JOBS, concurrency=4, on_error="skip")
+        async def work(number: int) -> None:
+            if number % 10 == 0:
+                raise ValueError("a tenth fails")
+            done.append(number)
+
+        await scheduler.start()
+        for number in range(100):
+            await scheduler.publish(JOBS, number)
+        await until(lambda: carrier.statistics().acknowledged == 90)
+        assert carrier.statistics().failed == 10
+        assert pending(server) == 10
+    assert sorted(done) == [number for number in range(100) if number % 10]
+
+
+async def test_a_message_is_done_when_all_event_tasks_have_handled_it(server: RedisServer) -> None:
+    carrier, go = bridge(server), Event()
+    quick = Inbox[int]()
+    async with Scheduler() as scheduler:
+        scheduler.add_channel(JOBS)
+        scheduler.register_background_task(carrier)
+        scheduler.on(JOBS)(quick.put)
+
+        @scheduler.on(JOBS)
+        async def slow(number: int) -> None:
+            await go.wait()
+
+        await scheduler.start()
+        await scheduler.publish(JOBS, 1)
+        await quick.wait_for(1)
+        assert carrier.statistics().in_hand == 1
+        go.set()
+        await until(lambda: carrier.statistics().acknowledged == 1)
+
+
+async def test_a_second_bridge_of_one_channel_is_refused(server: RedisServer) -> None:
+    async with Scheduler() as scheduler:
+        scheduler.add_channel(JOBS)
+        scheduler.register_background_task(bridge(server))
+        scheduler.register_background_task(bridge(server))
+        with pytest.raises(TaskInitializationError, match="has a bridge already"):
+            await scheduler.start()
