@@ -277,7 +277,7 @@ async def together(*jobs: Callable[[], Awaitable[object]]) -> None:
 def _each(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
-            yield from _each(error)
+            yield from _each(cast("BaseExceptionGroup[BaseException]", error))
         else:
             yield error
 
