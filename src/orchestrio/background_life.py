@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable
 from typing import Any, final
 
 from typing_extensions import override
 
+from .errors import LifecycleError
 from .life import Life, Supervisor
 from .periodic import PeriodicTask
 from .registry import RegisteredTask
@@ -14,6 +16,8 @@ from .supervision import Branch
 from .tasks import BackgroundTask
 
 __all__ = ["BackgroundLife"]
+
+logger: logging.Logger = logging.getLogger("orchestrio")
 
 
 @final
@@ -35,7 +39,36 @@ class BackgroundLife(Life):
 
     @override
     def work(self) -> Awaitable[None]:
+        if self.entry.metadata.singleton:
+            return self._work_alone()
         return self._task.execute()
+
+    async def _work_alone(self) -> None:
+        """Work while no other process of the cluster does, again and again if the lease is lost."""
+        leases = self._supervisor.surroundings.leases
+        if leases is None:
+            raise LifecycleError(
+                "singleton=True needs to know of the other processes: register a RedisBridge"
+            )
+        while not await leases.while_held(self.entry.name, self._work_under):
+            logger.warning(
+                "task %r has lost its lease, and was cancelled: it waits for another",
+                self.entry.name,
+                extra=self.extra(),
+            )
+
+    async def _work_under(self, token: int) -> None:
+        self.run.fencing_token = token
+        logger.info(
+            "task %r has the lease, with fencing token %d",
+            self.entry.name,
+            token,
+            extra=self.extra(fencing_token=token),
+        )
+        try:
+            await self._task.execute()
+        finally:
+            self.run.fencing_token = None
 
     @override
     def _fail(self, error: BaseException) -> None:

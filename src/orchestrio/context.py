@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from contextvars import ContextVar
-from typing import Any, Final, final
+from typing import Any, Final, Protocol, final
 
 from anyio import Event, current_time
 from anyio.lowlevel import checkpoint
@@ -13,7 +13,39 @@ from .bus import EventBus
 from .errors import LifecycleError
 from .models import TaskId
 
-__all__ = ["Run", "TaskContext", "current_run", "current_task_context"]
+__all__ = [
+    "Leases",
+    "Run",
+    "Surroundings",
+    "TaskContext",
+    "current_run",
+    "current_task_context",
+]
+
+
+class Leases(Protocol):
+    """What lets a task run in one process of a cluster alone; a bridge provides it."""
+
+    async def while_held(self, name: str, work: Callable[[int], Awaitable[None]]) -> bool:
+        """Wait for the lease of a name, and work for as long as it is held.
+
+        :param name: what the lease is for
+        :param work: called with the fencing token; cancelled when the lease is lost
+        :return: whether the work came to its end; otherwise the lease was lost
+        """
+        ...
+
+
+@final
+class Surroundings:
+    """What all tasks of a scheduler share."""
+
+    __slots__ = ("bus", "leases")
+
+    def __init__(self, bus: EventBus[Any]) -> None:
+        self.bus: EventBus[Any] = bus
+        #: set by a bridge, once it is initialised
+        self.leases: Leases | None = None
 
 
 @final
@@ -22,8 +54,8 @@ class Run:
 
     __slots__ = (
         "_ring",
-        "bus",
         "extra",
+        "fencing_token",
         "is_ready",
         "last_beat",
         "news",
@@ -32,6 +64,7 @@ class Run:
         "resting",
         "stop_asked",
         "stopping",
+        "surroundings",
         "task_id",
         "task_name",
     )
@@ -40,13 +73,14 @@ class Run:
         self,
         task_id: TaskId,
         task_name: str,
-        bus: EventBus[Any],
+        surroundings: Surroundings,
         ring: Callable[[], None],
         extra: Callable[[], dict[str, object]],
     ) -> None:
         self.task_id: TaskId = task_id
         self.task_name: str = task_name
-        self.bus: EventBus[Any] = bus  # of its scheduler
+        self.surroundings: Surroundings = surroundings
+        self.fencing_token: int | None = None  # of the lease that it works under
         self.number: int = 0  # 1 for the first run, known when it begins
         self.is_ready: bool = False
         self.last_beat: float = 0.0
@@ -110,7 +144,26 @@ class TaskContext:
     @property
     def bus(self) -> EventBus[Hashable]:
         """The bus of the task's scheduler."""
-        return self._run.bus
+        return self._run.surroundings.bus
+
+    @property
+    def fencing_token(self) -> int:
+        """The number of the lease that a task with ``singleton=True`` works under.
+
+        Each lease of a name has a higher one than the lease before. Give it to whatever the task
+        changes, and have that refuse a lower one than it has seen: so a process that was thought
+        dead, and has not noticed yet, does no harm (https://martin.kleppmann.com/2016/02/08/
+        how-to-do-distributed-locking.html).
+
+        :raises LifecycleError: if the task works under no lease
+        """
+        token = self._run.fencing_token
+        if token is None:
+            raise LifecycleError(
+                f"task {self.task_name!r} works under no lease: only execute() of a background"
+                " task with singleton=True does"
+            )
+        return token
 
     @property
     def run(self) -> int:

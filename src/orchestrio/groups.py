@@ -66,6 +66,10 @@ class TaskOptions(TypedDict, total=False):
     """How long to wait before each of these."""
     on_error: OnError | None
     """What a handler that raised, for the last time, means; `None` leaves it to `restart`."""
+    singleton: bool
+    """Whether one process of a cluster alone runs it, by a lease; for background tasks, with a
+    `RedisBridge`. ``execute()`` waits for the lease, and is cancelled when it is lost.
+    """
     reports_ready: bool
     """Whether the task says itself when it is ready, with ``current_task_context().ready()``."""
     watchdog: float
@@ -188,16 +192,22 @@ class Group(Generic[E]):
         :param options: the fields of one
         :return: its identity
         :raises InvalidChannelError: if its event has no channel (after `start`)
-        :raises LifecycleError: as `register_background_task` does
+        :raises LifecycleError: as `register_background_task` does, or if it is a ``singleton``
         :raises ~pydantic.ValidationError: if an option is not valid; it names the field
         """
 
         def subscribe() -> BroadcastReceiveStream[T]:
             return self._bus.subscribe(cast("Topic[T]", task.subscribed_event))
 
+        described = _described(metadata, options)
+        if described.singleton:
+            raise LifecycleError(
+                f"an event task cannot be a singleton, as {described.name or task.default_name!r}"
+                ' is to be: bridge its topic with mode="compete"'
+            )
         return self._register(
             task,
-            _described(metadata, options),
+            described,
             lambda entry: EventLife(entry, task, subscribe, self._branch, self._keeper),
         )
 

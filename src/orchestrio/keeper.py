@@ -37,7 +37,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 from typing_extensions import TypeVar
 
 from .bus import EventBus
-from .context import current_run
+from .context import Surroundings, current_run
 from .dependencies import Dependencies, lives_below
 from .errors import LifecycleError, SchedulerError, TaskShutdownError
 from .events import DEAD_LETTERS, TASK_EVENTS, DeadLetter, Outlet, TaskEvent, TaskFailed
@@ -93,7 +93,7 @@ class Keeper(Generic[E]):
         random: Callable[[], float],
     ) -> None:
         self.registry = registry
-        self.bus: EventBus[E] = bus  # closed when everything has stopped
+        self._bus = bus  # closed when everything has stopped
         self._alarm = alarm  # called when a task has failed
         self.random = random
         #: the tree of groups, whose root is the scheduler itself
@@ -111,6 +111,7 @@ class Keeper(Generic[E]):
         self.failures: list[BaseException] = []
         #: what went wrong after the work and has not been raised yet
         self.shutdown_failures: list[TaskShutdownError] = []
+        self.surroundings: Surroundings = Surroundings(bus)
         self.task_events: Outlet[TaskEvent] = Outlet(bus, TASK_EVENTS)
         self.dead_letters: Outlet[DeadLetter] = Outlet(bus, DEAD_LETTERS)
         self._started: dict[TaskId, Life] = {}  # in order of start
@@ -172,7 +173,7 @@ class Keeper(Generic[E]):
                         with CancelScope(shield=True):
                             await self._stop_all()
             finally:
-                self.bus.close()
+                self._bus.close()
                 for life in self._started.values():
                     self.shutdown_failures += life.report()  # of those that ended after all
                 for life in self.lives.values():

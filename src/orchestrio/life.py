@@ -31,8 +31,7 @@ from anyio import (
     sleep_until,
 )
 
-from .bus import EventBus
-from .context import Run, current_run
+from .context import Run, Surroundings, current_run
 from .errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
 from .events import DeadLetter, Outlet, StateChanged, TaskEvent
 from .models import TaskSnapshot, TaskState
@@ -56,8 +55,8 @@ class Supervisor(Protocol):
         ...
 
     @property
-    def bus(self) -> EventBus[Any]:
-        """What the tasks publish on."""
+    def surroundings(self) -> Surroundings:
+        """What all tasks share."""
         ...
 
     @property
@@ -130,7 +129,9 @@ class Life(Node, ABC):
         self._supervisor = supervisor
         self.state: TaskState = TaskState.REGISTERED
         #: the run it is in, or was in last
-        self.run: Run = Run(entry.task_id, entry.name, supervisor.bus, self._ring, self.extra)
+        self.run: Run = Run(
+            entry.task_id, entry.name, supervisor.surroundings, self._ring, self.extra
+        )
         #: how many of its runs have begun
         self.starts: int = 0
         #: its place in the order of start
@@ -202,7 +203,11 @@ class Life(Node, ABC):
     def prepare(self) -> None:
         """Make it ready to `live` once more."""
         self.run = Run(
-            self.entry.task_id, self.entry.name, self._supervisor.bus, self._ring, self.extra
+            self.entry.task_id,
+            self.entry.name,
+            self._supervisor.surroundings,
+            self._ring,
+            self.extra,
         )
         self.last_failure = self.failure
         self.failure = self._killed = None

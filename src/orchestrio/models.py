@@ -213,6 +213,10 @@ class TaskMetadata(_Model, frozen=True):
     """How long to wait before each of these."""
     on_error: OnError | None = None
     """What a handler that raised, for the last time, means; `None` leaves it to `restart`."""
+    singleton: Annotated[bool, Field(strict=True)] = False
+    """Whether one process of a cluster alone runs it, by a lease; for background tasks, with a
+    `RedisBridge`. ``execute()`` waits for the lease, and is cancelled when it is lost.
+    """
     reports_ready: Annotated[bool, Field(strict=True)] = False
     """Whether the task says itself when it is ready, with ``current_task_context().ready()``."""
     watchdog: Deadline = math.inf

@@ -17,7 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import override
 
 from ..bridging import Detour
-from ..context import current_task_context
+from ..bus import EventBus
+from ..context import current_run
+from ..errors import LifecycleError
 from ..models import Backoff
 from ..tasks import BackgroundTask
 from ..topics import Topic
@@ -31,6 +33,7 @@ from .connection import (
     together,
 )
 from .envelope import Format
+from .leases import RedisLeases
 from .outbox import Database, DiskOutbox, MemoryOutbox
 
 __all__ = ["BridgeStatistics", "RedisBridge"]
@@ -56,6 +59,7 @@ class _Options(BaseModel, frozen=True):
     prefetch: Annotated[int, Field(strict=True, ge=1, le=10_000)]
     claim_after: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     max_deliveries: Annotated[int, Field(strict=True, ge=1)]
+    lease: Annotated[float, Field(ge=0.1, allow_inf_nan=False)]
 
 
 @final
@@ -146,6 +150,9 @@ class RedisBridge(BackgroundTask):
     :param claim_after: with ``"compete"``: for how long, in seconds, nothing is heard of the
         consumer of a message before another takes it over
     :param max_deliveries: with ``"compete"``: how often a message is delivered at most
+    :param lease: how long, in seconds, a background task with ``singleton=True`` may go on when
+        nothing is heard from its process; that, and a quarter more, is how soon after a crash
+        another process takes over
     :raises ~pydantic.ValidationError: if an option is not valid; it names the field
     :raises ValueError: if the URL is none, or no topic is given
     :raises InvalidChannelError: if a topic cannot leave the process
@@ -165,6 +172,7 @@ class RedisBridge(BackgroundTask):
         prefetch: int = 64,
         claim_after: float = 30.0,
         max_deliveries: int = 5,
+        lease: float = 10.0,
     ) -> None:
         self._settings = RedisSettings.from_url(url) if isinstance(url, str) else url
         options = _Options.model_validate(
@@ -178,6 +186,7 @@ class RedisBridge(BackgroundTask):
                 "prefetch": prefetch,
                 "claim_after": claim_after,
                 "max_deliveries": max_deliveries,
+                "lease": lease,
             }
         )
         self._options = options
@@ -187,6 +196,7 @@ class RedisBridge(BackgroundTask):
         self._database = None if options.outbox is None else Database(options.outbox)
         self._origin = uuid4().hex
         self._channels: list[Channel[Any]] = []
+        self._leases = RedisLeases(options.namespace, options.lease, self._keep)
         self._connected = False
         self._outages = 0
 
@@ -221,17 +231,22 @@ class RedisBridge(BackgroundTask):
         if self._database is not None:
             await self._database.open()
             self._origin = self._database.origin
+        run = current_run.get()
+        if run is None:
+            raise LifecycleError("a bridge is a task: register it with a scheduler")
         if not self._channels:
-            self._channels = [self._take_over(format) for format in self._formats]
+            self._channels = [
+                self._take_over(format, run.surroundings.bus) for format in self._formats
+            ]
         for channel in self._channels:
             if isinstance(channel.outbox, DiskOutbox):
                 await channel.outbox.load()
         await self._keep(self._join)
+        run.surroundings.leases = self._leases
 
-    def _take_over(self, format: Format[Any]) -> Channel[Any]:
+    def _take_over(self, format: Format[Any], bus: EventBus[Any]) -> Channel[Any]:
         options = self._options
-        context = current_task_context()
-        detour = Detour[Any, Any](context.bus, format.event, format.pack)
+        detour = Detour[Any, Any](bus, format.event, format.pack)
         place = f"{{{quote(options.namespace, safe='')}:{quote(format.name, safe='')}}}"
 
         def seal(parcel: Any, number: int) -> bytes:

@@ -11,15 +11,40 @@ from .connection import Script
 
 __all__ = [
     "ACKNOWLEDGE",
+    "ACQUIRE",
     "BURY",
     "CLAIM",
     "JOIN",
     "LEAVE",
     "POSITION",
+    "PROLONG",
     "PUBLISH",
     "RECOVER",
     "RENEW",
 ]
+
+ACQUIRE: Final = Script("""
+-- KEYS: lease, counter of the leases; ARGV: who, for how long (ms)
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then
+    return 0
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return redis.call('INCR', KEYS[2])
+""")
+"""Take a lease if nobody has it; return its fencing token, or 0."""
+
+PROLONG: Final = Script("""
+-- KEYS: lease; ARGV: who, for how long (ms); 0 gives it up
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+    return 0
+end
+if ARGV[2] == '0' then
+    return redis.call('DEL', KEYS[1])
+end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+""")
+"""Keep a lease for longer, or give it up; return 0 if it was lost."""
 
 PUBLISH: Final = Script("""
 -- KEYS: stream, counter of its entries, what was last taken from this origin
