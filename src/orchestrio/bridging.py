@@ -60,6 +60,7 @@ class Detour(Generic[T, U]):
         outbox.senders = 1
         self.outgoing: Cursor[U] = Cursor(outbox, 0)
         self._front = front
+        front.know_home()  # a receiver would do that; here there may be none
         front.senders += 1  # the bridge is one, so receivers do not end with the last local sender
         front.detour = outbox
         front.settle()

@@ -345,11 +345,14 @@ class RedisBridge(BackgroundTask):
         if self._connected or not self._outages:
             self._connected = False
             self._outages += 1
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
             logger.warning(
                 "%s does not answer, and is asked again: %s: %s",
                 self._settings,
-                type(error).__name__,
-                error,
+                type(cause).__name__,
+                cause,
             )
 
     async def _send(self, connection: Connection) -> None:

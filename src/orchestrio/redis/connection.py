@@ -47,6 +47,10 @@ BLOCK: Final = 2.0
 _FULL: Final = ("OOM ", "NOREPLICAS ", "MASTERDOWN ", "TRYAGAIN ", "CLUSTERDOWN ")
 
 
+class Untrusted(Exception):
+    """The server's certificate is not one to trust."""
+
+
 class Refused(Exception):
     """The server is there, and does not take this now: its memory is full, or a replica is away."""
 
@@ -297,6 +301,11 @@ async def connected(settings: RedisSettings) -> AsyncGenerator[Connection]:
         async with client:
             try:
                 yield Connection(client)
+            except RedisConnectionError as error:
+                cause = error.__cause__
+                failure = error
+                if isinstance(cause, ssl.SSLCertVerificationError):
+                    failure = Untrusted(f"{settings} cannot be trusted: {cause.verify_message}")
             except Exception as error:
                 failure = error
     except BaseExceptionGroup as group:

@@ -1,0 +1,255 @@
+"""The outbox: what was published stays there until the server has it, on disk if asked."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+from anyio import CancelScope, Event, create_task_group, fail_after, to_thread
+from processes import IN_TIME, Inbox, process, until
+from redis_server import RedisServer
+from support import settle
+
+from orchestrio import (
+    ChannelConfig,
+    EventSendError,
+    LifecycleError,
+    Scheduler,
+    TaskInitializationError,
+    Topic,
+)
+from orchestrio.redis import RedisBridge
+
+JOBS = Topic("jobs", int)
+STREAM = "{test:jobs}"
+PUBLISHER = Path(__file__).parent / "publisher.py"
+BLOCK = ChannelConfig(capacity=8, overflow="block")
+
+
+def bridge(server: RedisServer, outbox: Path | None = None) -> RedisBridge:
+    return RedisBridge(server.url, topics=[JOBS], namespace="test", outbox=outbox)
+
+
+def on_disk(path: Path) -> list[int]:
+    with closing(sqlite3.connect(path)) as database:
+        rows = database.execute("SELECT body FROM outbox ORDER BY number").fetchall()
+    return [json.loads(body)["data"] for (body,) in rows]
+
+
+def in_stream(server: RedisServer) -> list[int]:
+    return [json.loads(entry["m"])["data"] for entry in server.entries(STREAM)]
+
+
+# -- in memory -------------------------------------------------------------------------------
+
+
+async def test_a_full_outbox_holds_publishers_up(server: RedisServer) -> None:
+    carrier = bridge(server)
+    async with process(carrier, JOBS, config=BLOCK) as publisher:
+        server.kill()
+        done = Event()
+
+        async def publish() -> None:
+            for number in range(600):
+                await publisher.publish(JOBS, number)
+            done.set()
+
+        async with create_task_group() as group:
+            group.start_soon(publish)
+            await until(lambda: carrier.statistics().outages == 1)
+            await until(lambda: carrier.statistics().unsent >= 8)
+            await settle()
+            assert carrier.statistics().unsent <= 8 + 256
+            assert not done.is_set()
+            server.start()
+            with fail_after(IN_TIME):
+                await done.wait()
+    assert in_stream(server) == list(range(600))
+
+
+async def test_an_outbox_that_overwrites_counts_what_was_lost(server: RedisServer) -> None:
+    carrier = bridge(server)
+    config = ChannelConfig(capacity=8, overflow="drop_oldest")
+    async with process(carrier, JOBS, config=config) as publisher:
+        server.kill()
+        for number in range(100):
+            await publisher.publish(JOBS, number)
+        await until(lambda: carrier.statistics().unsent > 0)
+        server.start()
+        await until(lambda: carrier.statistics().unsent == 0)
+        missed = carrier.statistics().missed
+    assert missed >= 100 - 8 - 256
+    assert len(in_stream(server)) == 100 - missed
+    assert in_stream(server)[-8:] == list(range(92, 100))
+
+
+@pytest.mark.parametrize("overflow", ["error", "drop_newest"])
+async def test_a_full_outbox_answers_as_the_channel_would(
+    server: RedisServer, overflow: str
+) -> None:
+    carrier = bridge(server)
+    config = ChannelConfig.model_validate({"capacity": 8, "overflow": overflow})
+    async with process(carrier, JOBS, config=config) as publisher:
+        server.kill()
+        await until(lambda: not carrier.statistics().connected)
+        accepted, refused = 0, 0
+        for number in range(1000):
+            try:
+                accepted += publisher.bus.publish_nowait(JOBS, number)
+            except EventSendError:
+                refused += 1
+            if number == 500:
+                await settle()
+        assert accepted < 600
+        if overflow == "error":
+            assert refused == 1000 - accepted
+        server.start()
+        await until(lambda: carrier.statistics().unsent == 0)
+    assert len(in_stream(server)) == accepted
+
+
+async def test_what_a_channel_was_told_before_the_bridge_came_stays_here(
+    server: RedisServer,
+) -> None:
+    """A sender that was waiting for room goes on through the bridge."""
+    inbox = Inbox[int]()
+    async with Scheduler() as scheduler:
+        scheduler.add_channel(JOBS, ChannelConfig(capacity=1, overflow="block"))
+        with scheduler.subscribe(JOBS) as stream:
+            await scheduler.publish(JOBS, 1)
+            async with create_task_group() as group:
+                group.start_soon(scheduler.publish, JOBS, 2)
+                await settle()
+                scheduler.register_background_task(bridge(server))
+                await scheduler.start()
+                with fail_after(IN_TIME):
+                    assert await stream.receive() == 1
+                    assert await stream.receive() == 2
+    assert in_stream(server) == [2]
+    assert inbox.items == []
+
+
+# -- on disk ---------------------------------------------------------------------------------
+
+
+async def test_what_was_published_is_on_disk_when_publish_returns(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "outbox.db"
+    async with process(bridge(server, file), JOBS, config=BLOCK) as publisher:
+        server.kill()
+        for number in range(50):  # more than the channel holds
+            await publisher.publish(JOBS, number)
+        await to_thread.run_sync(publisher.clone_sender(JOBS).send_from_thread, 50)
+    # The process has ended in order, and the server was away.
+    assert on_disk(file)[-40:] == list(range(11, 51))
+    server.start()
+    before = in_stream(server)
+    async with process(bridge(server, file), JOBS):
+        await until(lambda: len(in_stream(server)) == 51)
+    assert in_stream(server) == list(range(51))
+    assert before == list(range(len(before)))
+    assert on_disk(file) == []
+
+
+async def test_what_is_sent_without_waiting_gets_to_the_disk_as_well(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "outbox.db"
+    async with process(bridge(server, file), JOBS, config=BLOCK) as publisher:
+        server.kill()
+        for number in range(8):
+            publisher.bus.publish_nowait(JOBS, number)
+    assert on_disk(file) == list(range(8))
+
+
+@contextmanager
+def publishing(
+    server: RedisServer, outbox: Path, accepted: Path, first: int, backend: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, str(PUBLISHER), backend, server.url, str(outbox), str(accepted)]
+    with subprocess.Popen([*command, str(first)]) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def reached(numbers: Callable[[], list[int]], count: int) -> bool:
+    return len(numbers()) >= count
+
+
+async def test_a_crash_loses_nothing_that_was_accepted_and_sends_nothing_twice(
+    server: RedisServer, tmp_path: Path, anyio_backend_name: str
+) -> None:
+    outbox, accepted = tmp_path / "outbox.db", tmp_path / "accepted"
+    accepted.touch()
+
+    def numbers() -> list[int]:
+        return [int(line) for line in accepted.read_text().splitlines()]
+
+    first = 0
+    for crash in range(3):
+        with publishing(server, outbox, accepted, first, anyio_backend_name) as process_:
+            await until(partial(reached, numbers, first + 100))
+            if crash == 1:
+                server.kill()  # it dies during an outage
+                await until(partial(reached, numbers, len(numbers()) + 20))
+            process_.send_signal(signal.SIGKILL)
+            process_.wait()
+        if crash == 1:
+            server.start()
+        first = numbers()[-1] + 1
+    last = numbers()[-1]
+    async with process(bridge(server, outbox), JOBS):
+        await until(lambda: last in in_stream(server))
+    sent = in_stream(server)
+    assert set(numbers()) <= set(sent)
+    assert sent == sorted(sent)
+    # A number that was stored and not yet noted as accepted is published again by the next.
+    assert len(sent) - len(set(sent)) <= 3
+
+
+async def test_two_processes_cannot_share_an_outbox(server: RedisServer, tmp_path: Path) -> None:
+    file = tmp_path / "outbox.db"
+    async with process(bridge(server, file), JOBS):
+        with pytest.raises(TaskInitializationError, match="locked"):
+            async with process(bridge(server, file), JOBS):
+                pass
+
+
+async def test_a_file_that_is_no_database_is_refused(server: RedisServer, tmp_path: Path) -> None:
+    file = tmp_path / "outbox.db"
+    file.write_text("something else, and long enough to be taken for a header of a database")
+    with pytest.raises(TaskInitializationError, match="not a database"):
+        async with process(bridge(server, file), JOBS):
+            pass
+
+
+async def test_a_publisher_that_is_cancelled_may_have_published(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    """It cannot be otherwise: the disk does not forget."""
+    carrier = bridge(server, tmp_path / "outbox.db")
+    async with process(carrier, JOBS, config=BLOCK) as publisher:
+        with CancelScope() as scope:
+            scope.cancel()
+            await publisher.publish(JOBS, 1)
+        assert scope.cancelled_caught
+        await publisher.publish(JOBS, 2)
+        await until(lambda: carrier.statistics().unsent == 0)
+    assert in_stream(server) in ([1, 2], [2])
+
+
+async def test_a_bridge_is_for_a_scheduler() -> None:
+    carrier = RedisBridge("redis://localhost", topics=[JOBS], namespace="test")
+    with pytest.raises(LifecycleError, match="register it with a scheduler"):
+        await carrier.initialize()

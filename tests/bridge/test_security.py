@@ -1,0 +1,256 @@
+"""Who may talk to the server, over what, and that no secret is ever shown."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+import pytest
+import trustme
+from anyio import fail_after
+from processes import IN_TIME, Inbox, process, until
+from pydantic import SecretStr, ValidationError
+from redis_server import RedisServer
+
+from orchestrio import (
+    ChannelConfig,
+    InvalidChannelError,
+    Scheduler,
+    TaskExecutionError,
+    TaskInitializationError,
+    TaskShutdownError,
+    Topic,
+)
+from orchestrio.redis import RedisBridge, RedisSettings
+
+NUMBERS = Topic("numbers", int)
+SECRET = "p@ss/w:rd"
+ESCAPED = "p%40ss%2Fw%3Ard"
+
+
+def bridge(url: str | RedisSettings) -> RedisBridge:
+    return RedisBridge(url, topics=[NUMBERS], namespace="test")
+
+
+def shown(error: BaseException, caplog: pytest.LogCaptureFixture) -> str:
+    """All that was said: the traceback with its causes, and each log record."""
+    records = [record.getMessage() + str(record.exc_info) for record in caplog.records]
+    return "".join(traceback.format_exception(error)) + "\n".join(records)
+
+
+# -- credentials -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def guarded(server: RedisServer) -> RedisServer:
+    """A server that knows one user, who may do what a bridge does, in its namespace."""
+    server.ask(
+        *("ACL", "SETUSER", "bridge", "on", f">{SECRET}", "~{test:*", "+@all", "-@dangerous"),
+    )
+    server.ask("ACL", "SETUSER", "default", "resetpass", ">admin")
+    return server
+
+
+@pytest.mark.parametrize("by_url", [True, False])
+async def test_credentials_are_taken_from_the_url_or_the_settings(
+    guarded: RedisServer, *, by_url: bool
+) -> None:
+    inbox = Inbox[int]()
+    where: str | RedisSettings = f"redis://bridge:{ESCAPED}@127.0.0.1:{guarded.port}/0"
+    if not by_url:
+        where = RedisSettings(
+            host="127.0.0.1", port=guarded.port, username="bridge", password=SecretStr(SECRET)
+        )
+    async with process(bridge(where), NUMBERS, inbox.put) as publisher:
+        await publisher.publish(NUMBERS, 1)
+        assert await inbox.wait_for(1) == [1]
+
+
+async def test_a_wrong_password_ends_the_start_and_is_not_shown(
+    guarded: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(0)
+    url = f"redis://bridge:wrong{ESCAPED}@127.0.0.1:{guarded.port}/0"
+    with pytest.raises(TaskInitializationError, match="WRONGPASS|invalid username") as raised:
+        async with process(bridge(url), NUMBERS):
+            pass
+    said = shown(raised.value, caplog)
+    assert "wrong" + SECRET not in said
+    assert ESCAPED not in said
+
+
+async def test_a_right_that_is_missing_ends_the_task(guarded: RedisServer) -> None:
+    """It would not come by waiting."""
+    url = f"redis://bridge:{ESCAPED}@127.0.0.1:{guarded.port}/0"
+    with pytest.raises(ExceptionGroup) as raised:  # its shutdown() fails for the same reason
+        async with Scheduler() as scheduler:
+            scheduler.add_channel(NUMBERS)
+            scheduler.register_background_task(bridge(url))
+            await scheduler.start()
+            guarded.ask("ACL", "SETUSER", "bridge", "-@write", before=["AUTH", "admin"])
+            await scheduler.publish(NUMBERS, 1)
+            with fail_after(IN_TIME):
+                await scheduler.run()
+    errors = raised.value.exceptions
+    assert [type(error) for error in errors] == [TaskExecutionError, TaskShutdownError]
+    assert all("can't run this command" in str(error) for error in errors)
+
+
+async def test_secrets_are_not_shown_during_an_outage(
+    guarded: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(0)
+    url = f"redis://bridge:{ESCAPED}@127.0.0.1:{guarded.port}/0"
+    secret = Topic("texts", str)
+    carrier = RedisBridge(url, topics=[secret], namespace="test")
+    config = ChannelConfig(overflow="block")
+    inbox = Inbox[str]()
+    async with process(carrier, secret, inbox.put, config=config) as publisher:
+        guarded.kill()
+        await until(lambda: carrier.statistics().outages == 1)
+        await publisher.publish(secret, "the body of the message")
+        everything = ["~*", "+@all"]
+        guarded.start(
+            *("--user", "default", "on", ">admin", *everything),
+            *("--user", "bridge", "on", f">{SECRET}", *everything),
+        )
+        await inbox.wait_for(1)
+    said = shown(Exception(), caplog) + repr(carrier) + repr(carrier.statistics())
+    assert "does not answer" in said
+    assert SECRET not in said
+    assert ESCAPED not in said
+    assert "the body" not in said
+
+
+def test_settings_do_not_show_the_password() -> None:
+    settings = RedisSettings.from_url(f"rediss://me:{ESCAPED}@example.org:7000/3")
+    assert settings.password is not None
+    assert settings.password.get_secret_value() == SECRET
+    assert (settings.host, settings.port, settings.database) == ("example.org", 7000, 3)
+    assert settings.tls
+    assert (
+        SECRET
+        not in f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://me:TOP/SE@CRET@host",
+        "http://me:TOPSECRET@host",
+        "redis://me:TOPSECRET@",
+        "redis://me:TOPSECRET@host:port",
+        "redis://me:TOPSECRET@host:99999",
+        "redis://me:TOPSECRET@host/words",
+        "redis://me:TOPSECRET@host/0?max_connections=7",
+        "me:TOPSECRET@host:6379",
+        "redis://[me:TOPSECRET@host",
+    ],
+)
+def test_a_url_that_is_none_is_refused_without_being_repeated(url: str) -> None:
+    with pytest.raises(ValueError) as raised:
+        bridge(url)
+    said = "".join(traceback.format_exception(raised.value))
+    assert "TOP" not in said.replace(repr(url), "").replace(url, "")
+    assert "URL" in str(raised.value) or "port" in str(raised.value)
+
+
+def test_the_url_of_a_socket() -> None:
+    settings = RedisSettings.from_url("unix:///run/redis%20one.sock")
+    assert settings.socket == "/run/redis one.sock"
+    assert str(settings) == "Redis at /run/redis one.sock, database 0"
+
+
+# -- TLS -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls_port(server: RedisServer, authority: trustme.CA, tmp_path: Path) -> int:
+    """A port of the server that speaks TLS, and asks for a certificate."""
+    certificate = authority.issue_cert("localhost")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    port = server.port + 1 if server.port < 65535 else server.port - 1
+    for name, value in {
+        "tls-cert-file": tmp_path / "cert.pem",
+        "tls-key-file": tmp_path / "key.pem",
+        "tls-ca-cert-file": tmp_path / "ca.pem",
+        "tls-port": port,
+    }.items():
+        server.ask("CONFIG", "SET", name, str(value))
+    return port
+
+
+async def test_tls_with_certificates_on_both_sides(
+    tls_port: int, authority: trustme.CA, tmp_path: Path
+) -> None:
+    authority.issue_cert("client").private_key_and_cert_chain_pem.write_to_path(
+        tmp_path / "client.pem"
+    )
+    inbox = Inbox[int]()
+    settings = RedisSettings(
+        port=tls_port, tls=True, tls_ca=tmp_path / "ca.pem", tls_certificate=tmp_path / "client.pem"
+    )
+    async with process(bridge(settings), NUMBERS, inbox.put) as publisher:
+        await publisher.publish(NUMBERS, 1)
+        assert await inbox.wait_for(1) == [1]
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+async def test_a_server_that_cannot_be_trusted_gets_nothing(
+    server: RedisServer, tls_port: int, tmp_path: Path, host: str
+) -> None:
+    """Its certificate is of an unknown authority, or for another name; waiting would not help."""
+    server.ask("CONFIG", "SET", "tls-auth-clients", "no")
+    ca = None if host == "localhost" else tmp_path / "ca.pem"
+    settings = RedisSettings(host=host, port=tls_port, tls=True, tls_ca=ca)
+    with pytest.raises(TaskInitializationError, match="cannot be trusted"):
+        async with process(bridge(settings), NUMBERS):
+            pass
+    assert server.all_keys() == []
+
+
+# -- what a bridge takes ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("namespace", ""),
+        ("mode", "both"),
+        ("max_bytes", 0),
+        ("max_length", 0),
+        ("prefetch", 0),
+        ("claim_after", 0),
+        ("max_deliveries", 0),
+        ("lease", 0),
+    ],
+)
+def test_an_option_that_is_not_valid_is_named(field: str, value: object) -> None:
+    options: dict[str, object] = {"topics": [NUMBERS], "namespace": "test", field: value}
+    with pytest.raises(ValidationError, match=field):
+        RedisBridge("redis://localhost", **options)  # type: ignore[arg-type]  # that is the point
+
+
+class Opaque:
+    """Something that Pydantic knows nothing of."""
+
+
+@pytest.mark.parametrize("topic", [Topic("opaque", Opaque), Topic(("orders", 7), int)])
+def test_a_topic_that_cannot_leave_the_process_is_refused(topic: Topic[object]) -> None:
+    with pytest.raises(InvalidChannelError, match="cannot go to other processes") as raised:
+        RedisBridge("redis://localhost", topics=[topic], namespace="test")
+    assert raised.value.event == topic
+
+
+@pytest.mark.parametrize("topics", ["numbers", []])
+def test_topics_are_a_list_of_some(topics: list[str]) -> None:
+    with pytest.raises(ValueError, match="at least one topic"):
+        RedisBridge("redis://localhost", topics=topics, namespace="test")
