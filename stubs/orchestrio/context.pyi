@@ -1,7 +1,9 @@
+from collections.abc import Hashable
 from typing import final
 
 from anyio import Event
 
+from .bus import EventBus
 from .models import TaskId
 
 __all__ = ["TaskContext", "current_task_context"]
@@ -12,6 +14,10 @@ class TaskContext:
     def task_id(self) -> TaskId: ...
     @property
     def task_name(self) -> str: ...
+    @property
+    def bus(self) -> EventBus[Hashable]: ...
+    @property
+    def fencing_token(self) -> int: ...
     @property
     def run(self) -> int: ...
     @property

@@ -28,6 +28,7 @@ class TaskOptions(TypedDict, total=False):
     retries: int
     retry_backoff: Backoff
     on_error: OnError | None
+    singleton: bool
     reports_ready: bool
     watchdog: float
     start_timeout: float

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeAlias, final
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias, final
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -48,7 +48,7 @@ _BACKOFF: Final = Backoff(initial_delay=0.1, max_delay=5.0)
 class _Options(BaseModel, frozen=True):
     """What is checked of the options of a bridge."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     namespace: Annotated[str, Field(min_length=1, max_length=200)]
     mode: Mode
@@ -214,13 +214,13 @@ class RedisBridge(BackgroundTask):
         return BridgeStatistics(
             connected=self._connected,
             outages=self._outages,
-            sent=sum(channel.sent for channel in channels),
+            sent=sum(channel.counts.sent for channel in channels),
             unsent=sum(channel.outbox.unsent for channel in channels),
-            received=sum(channel.received for channel in channels),
+            received=sum(channel.counts.received for channel in channels),
             in_hand=sum(channel.in_hand for channel in channels),
-            acknowledged=sum(channel.acknowledged for channel in channels),
-            failed=sum(channel.failed for channel in channels),
-            buried=sum(channel.buried for channel in channels),
+            acknowledged=sum(channel.counts.acknowledged for channel in channels),
+            failed=sum(channel.counts.failed for channel in channels),
+            buried=sum(channel.counts.buried for channel in channels),
             missed=sum(channel.missed for channel in channels),
         )
 

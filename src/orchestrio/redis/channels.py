@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, Generic, TypeVar, cast, final
 
@@ -51,6 +52,18 @@ _ACKNOWLEDGEMENTS: Final = 1000
 _AWAY: Final = 3_600_000
 
 
+@dataclass(slots=True)
+class Counts:
+    """How many messages there were of each sort."""
+
+    sent: int = 0
+    received: int = 0
+    acknowledged: int = 0
+    failed: int = 0
+    buried: int = 0
+    trimmed: int = 0  # by the server, before they were read
+
+
 class Channel(ABC, Generic[T]):
     """One topic: what is published here goes to its stream, what lies there comes in.
 
@@ -77,17 +90,12 @@ class Channel(ABC, Generic[T]):
         self.outbox: Final = outbox
         self._format: Final = format
         self._detour: Final = detour
-        self.sent: int = 0
-        self.received: int = 0
-        self.acknowledged: int = 0
-        self.failed: int = 0
-        self.buried: int = 0
-        self._skipped = 0  # entries that the server trimmed before they were read
+        self.counts: Final = Counts()
 
     @property
     def missed(self) -> int:
         """Messages that never came through."""
-        return self.outbox.missed + self._skipped
+        return self.outbox.missed + self.counts.trimmed
 
     @property
     def in_hand(self) -> int:
@@ -113,7 +121,7 @@ class Channel(ABC, Generic[T]):
         for number, body in batch:
             arguments += (number, body)
         await connection.run(PUBLISH, [self.stream, self._counter, self._from], arguments)
-        self.sent += len(batch)
+        self.counts.sent += len(batch)
         await self.outbox.sent()
 
     @abstractmethod
@@ -152,7 +160,7 @@ class Channel(ABC, Generic[T]):
         mark = f"{self.stream}:buried:{group}:{entry.identifier.decode()}"
         keys = [self.stream, self._dead, self.errors, mark]
         if await connection.run(BURY, keys, [group, entry.identifier, *fields]):
-            self.buried += 1
+            self.counts.buried += 1
             logger.error(
                 "message %s of %s was moved to the dead letters, %s: %s",
                 entry.identifier.decode(),
@@ -210,13 +218,13 @@ class Broadcast(Channel[T]):
             await self._bury(connection, entry, message, deliveries=1, group="")
         else:
             await self._detour.deliver(message.data)
-            self.received += 1
+            self.counts.received += 1
         self._position = entry.identifier
         if ordinal:
             self._ordinal = ordinal
 
     def _lag(self, missed: int) -> None:
-        self._skipped += missed
+        self.counts.trimmed += missed
         logger.warning(
             "%d messages of %s were trimmed before they were read here: this process was slow or"
             " away. Raise max_length.",
@@ -280,7 +288,7 @@ class Compete(Channel[T]):
         if error is None:
             self._done.append(entry.identifier)
         else:
-            self.failed += 1
+            self.counts.failed += 1
             self._failed[entry.identifier] = current_time()
             self._failures[entry.identifier] = f"{type(error).__name__}: {error}"
         self._ring()
@@ -322,7 +330,7 @@ class Compete(Channel[T]):
             return
         number = await self._detour.deliver(message.data)
         self._hand[number] = entry
-        self.received += 1
+        self.counts.received += 1
         self._acknowledgements.expect(number)
 
     async def _recover(self, connection: Connection) -> None:
@@ -351,7 +359,7 @@ class Compete(Channel[T]):
         done = self._done[:_ACKNOWLEDGEMENTS]
         await connection.run(ACKNOWLEDGE, [self.stream, self.errors], [self._group, *done])
         del self._done[: len(done)]
-        self.acknowledged += len(done)
+        self.counts.acknowledged += len(done)
 
     @override
     async def look_after(self, connection: Connection) -> None:

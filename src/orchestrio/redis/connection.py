@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mappi
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha1
-from typing import Annotated, Any, Final, Self, cast, final
+from typing import Annotated, Any, ClassVar, Final, Self, cast, final
 from urllib.parse import unquote, urlsplit
 
 from anyio import BrokenResourceError, ClosedResourceError, create_task_group
@@ -71,7 +71,7 @@ class RedisSettings(BaseModel, frozen=True):
     Secrets are shown as stars wherever it is printed, and are never logged.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     host: str = "localhost"
     """Name or address of the server."""
@@ -141,28 +141,29 @@ class RedisSettings(BaseModel, frozen=True):
         place = self.socket or f"{self.host}:{self.port}"
         return f"Redis at {place}, database {self.database}"
 
-    def client(self) -> Redis[bytes]:
-        """Return a new client of the server; it does nothing until it is entered."""
-        context: ssl.SSLContext | None = None
-        if self.tls:
-            context = ssl.create_default_context(cafile=self.tls_ca)
-            if self.tls_certificate is not None:
-                context.load_cert_chain(self.tls_certificate)
-        return Redis(
-            host=self.host,
-            port=self.port,
-            unix_socket_path=self.socket,
-            db=self.database,
-            username=self.username,
-            password=None if self.password is None else self.password.get_secret_value(),
-            ssl_context=context,
-            connect_timeout=self.connect_timeout,
-            # The answer to a read that waits in the server comes up to that much later.
-            stream_timeout=self.response_timeout + BLOCK,
-            decode_responses=False,
-            # What was sent may have been done: only the bridge knows what is safe to do again.
-            retry_policy=NoRetryPolicy(),
-        )
+
+def client_of(settings: RedisSettings) -> Redis[bytes]:
+    """Return a new client of a server; it does nothing until it is entered."""
+    context: ssl.SSLContext | None = None
+    if settings.tls:
+        context = ssl.create_default_context(cafile=settings.tls_ca)
+        if settings.tls_certificate is not None:
+            context.load_cert_chain(settings.tls_certificate)
+    return Redis(
+        host=settings.host,
+        port=settings.port,
+        unix_socket_path=settings.socket,
+        db=settings.database,
+        username=settings.username,
+        password=None if settings.password is None else settings.password.get_secret_value(),
+        ssl_context=context,
+        connect_timeout=settings.connect_timeout,
+        # The answer to a read that waits in the server comes up to that much later.
+        stream_timeout=settings.response_timeout + BLOCK,
+        decode_responses=False,
+        # What was sent may have been done: only the bridge knows what is safe to do again.
+        retry_policy=NoRetryPolicy(),
+    )
 
 
 @final
@@ -295,7 +296,7 @@ async def connected(settings: RedisSettings) -> AsyncGenerator[Connection]:
     :param settings: the server
     :return: the connection
     """
-    client = settings.client()
+    client = client_of(settings)
     failure: Exception | None = None
     try:
         async with client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -28,6 +29,8 @@ __all__ = ["Database", "DiskOutbox", "MemoryOutbox", "Outbox"]
 
 R = TypeVar("R")
 
+logger: logging.Logger = logging.getLogger("orchestrio")
+
 #: How many messages go to the server, or to the disk, in one step, and about how many bytes.
 BATCH: Final = 256
 BATCH_BYTES: Final = 1_000_000
@@ -48,6 +51,15 @@ class Outbox(ABC):
         #: messages overwritten before they could be sent
         self.missed: int = 0
 
+    def _lag(self, lag: LaggedError) -> None:
+        self.missed += lag.missed
+        logger.warning(
+            "%d messages on %s were overwritten before they could be sent: the server is slow or"
+            ' away. Raise the capacity, or choose overflow="block".',
+            lag.missed,
+            self._outgoing.log,
+        )
+
     async def _parcels(self) -> list[Parcel]:
         """Wait for what is published next.
 
@@ -60,7 +72,7 @@ class Outbox(ABC):
             try:
                 return self._outgoing.take(BATCH)
             except LaggedError as lag:
-                self.missed += lag.missed
+                self._lag(lag)
 
     @abstractmethod
     async def next_batch(self) -> Batch:
@@ -243,7 +255,7 @@ class DiskOutbox(Outbox):
             try:
                 self._taken = self._outgoing.take(BATCH)
             except LaggedError as lag:
-                self.missed += lag.missed
+                self._lag(lag)
             except (WouldBlock, EndOfStream):
                 return
 
