@@ -15,11 +15,14 @@ from enum import Enum
 from graphlib import TopologicalSorter
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from pydantic import BaseModel
 
 import orchestrio
+import orchestrio.redis
+import orchestrio.testing
 from orchestrio import errors
 
 ROOT = Path(__file__).parents[1]
@@ -55,11 +58,17 @@ ERRORS = [
     "LifecycleError",
 ]
 
-PUBLIC = {
-    name: value
-    for name, value in vars(orchestrio).items()
-    if not name.startswith("_") and not inspect.ismodule(value)
-}
+PUBLIC_MODULES = [orchestrio, orchestrio.redis, orchestrio.testing]
+
+
+def public(module: ModuleType) -> dict[str, object]:
+    """What a public module offers: all of its names that are not those of a module."""
+    names = getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")])
+    found = {name: getattr(module, name) for name in names}
+    return {name: value for name, value in found.items() if not inspect.ismodule(value)}
+
+
+PUBLIC = {name: value for module in PUBLIC_MODULES for name, value in public(module).items()}
 CLASSES = {name: value for name, value in PUBLIC.items() if inspect.isclass(value)}
 OBJECTS = {
     name: value
@@ -112,7 +121,8 @@ def test_every_error_of_the_package_is_exported() -> None:
 
 @pytest.mark.parametrize("name", OBJECTS)
 def test_a_public_object_says_where_users_find_it(name: str) -> None:
-    assert OBJECTS[name].__module__ == "orchestrio"
+    (module,) = (module for module in PUBLIC_MODULES if name in public(module))
+    assert OBJECTS[name].__module__ == module.__name__
 
 
 def test_the_package_is_marked_as_typed() -> None:

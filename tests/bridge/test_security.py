@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import traceback
 from pathlib import Path
 
@@ -254,3 +256,18 @@ def test_a_topic_that_cannot_leave_the_process_is_refused(topic: Topic[object]) 
 def test_topics_are_a_list_of_some(topics: list[str]) -> None:
     with pytest.raises(ValueError, match="at least one topic"):
         RedisBridge("redis://localhost", topics=topics, namespace="test")
+
+
+def test_without_coredis_the_error_names_the_extra() -> None:
+    check = "import sys; sys.modules['coredis'] = None; import orchestrio.redis"
+    run = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
+    assert run.stderr.endswith(
+        "ImportError: orchestrio.redis needs coredis, which is an extra:"
+        " pip install 'orchestrio[redis]'\n"
+    )
+
+
+def test_the_package_alone_does_not_import_coredis() -> None:
+    check = "import sys, orchestrio; print('coredis' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
+    assert run.stdout == "False\n"

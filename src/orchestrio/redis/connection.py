@@ -5,8 +5,6 @@ replaced, and whoever asked tries again in a new session. Anything else (a wrong
 that is missing, a key of another type) is for the user to see.
 """
 
-from __future__ import annotations
-
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
