@@ -22,7 +22,7 @@ from time import perf_counter
 from typing import Final
 
 import anyio
-import bubus  # type: ignore[import-untyped]  # ships no types
+import bubus
 import psygnal
 import pyee.asyncio
 import trio
@@ -298,7 +298,7 @@ async def psygnal_on_trio(counters: list[Counter]) -> AsyncIterator[Publish]:
         clear_async_backend()
 
 
-class NumberEvent(bubus.BaseEvent[None]):  # type: ignore[misc]  # see the import
+class NumberEvent(bubus.BaseEvent[None]):
     number: int
 
 
