@@ -15,6 +15,14 @@ from typing import Self
 BINARY = shutil.which("redis-server") or shutil.which("valkey-server")
 """The server, if there is one on this machine."""
 
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
 Reply = int | bytes | None | list["Reply"]
 
 
@@ -26,9 +34,7 @@ class RedisServer:
     """
 
     def __init__(self, folder: Path, *options: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port: int = free_port()
         self.folder = folder
         self.options = options
         self.process: subprocess.Popen[bytes] | None = None

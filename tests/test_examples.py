@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from redis_server import BINARY
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PATIENCE = 30.0  # seconds; far more than any of them takes
@@ -164,3 +165,19 @@ def test_logwatch_stopped_by_a_signal_ends_in_order(backend: str, sent: signal.S
         assert time.monotonic() - asked < 10
     assert summary["lines produced"] == summary["lines read"] > 0
     assert summary["parsed"] == summary["rows in the database"]
+
+
+@both_backends
+@pytest.mark.skipif(BINARY is None, reason="no redis-server and no valkey-server on PATH")
+def test_cluster_loses_no_order_when_a_worker_is_killed(backend: str) -> None:
+    with running(EXAMPLES / "cluster.py", "--backend", backend, "--orders", 100) as process:
+        output, complaints = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, complaints
+    assert "worker-2 is killed: it has packed 10 orders\n" in output
+    packed = re.findall(r"^worker-\d has packed (\d+) orders$", output, re.MULTILINE)
+    end = re.search(
+        r"^of 100 orders, 0 were lost, and (\d+) were packed twice$", output, re.MULTILINE
+    )
+    assert end
+    assert sum(map(int, packed)) == 100 + int(end[1])
+    assert int(end[1]) <= 8

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import trustme
 from anyio import fail_after
 from processes import IN_TIME, Inbox, process, until
 from pydantic import SecretStr, ValidationError
-from redis_server import RedisServer
+from redis_server import RedisServer, free_port
 
 from orchestrio import (
     ChannelConfig,
@@ -164,6 +165,16 @@ def test_the_url_of_a_socket() -> None:
     assert str(settings) == "Redis at /run/redis one.sock, database 0"
 
 
+async def test_a_socket_of_the_file_system(server: RedisServer, tmp_path: Path) -> None:
+    server.kill()
+    with TemporaryDirectory() as folder:  # whose path is short enough for a socket
+        server.start("--unixsocket", f"{folder}/redis.sock")
+        inbox = Inbox[int]()
+        async with process(bridge(f"unix://{folder}/redis.sock"), NUMBERS, inbox.put) as publisher:
+            await publisher.publish(NUMBERS, 1)
+            assert await inbox.wait_for(1) == [1]
+
+
 # -- TLS -------------------------------------------------------------------------------------
 
 
@@ -179,7 +190,7 @@ def tls_port(server: RedisServer, authority: trustme.CA, tmp_path: Path) -> int:
     certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
     certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    port = server.port + 1 if server.port < 65535 else server.port - 1
+    port = free_port()
     for name, value in {
         "tls-cert-file": tmp_path / "cert.pem",
         "tls-key-file": tmp_path / "key.pem",

@@ -13,7 +13,15 @@ from hashlib import sha1
 from typing import Annotated, Any, ClassVar, Final, Self, cast, final
 from urllib.parse import unquote, urlsplit
 
-from anyio import BrokenResourceError, ClosedResourceError, create_task_group
+from anyio import (
+    BrokenResourceError,
+    ClosedResourceError,
+    connect_tcp,
+    connect_unix,
+    create_task_group,
+    fail_after,
+)
+from anyio.abc import SocketStream
 from coredis import Redis
 from coredis.exceptions import (
     ConnectionError as RedisConnectionError,
@@ -285,6 +293,19 @@ def _each(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
             yield error
 
 
+async def _knock(settings: RedisSettings) -> None:
+    """Find out whether there is somebody, before a client is made.
+
+    A client that does not get through logs a traceback each time, and leaves streams unclosed.
+    """
+    with fail_after(settings.connect_timeout):
+        if settings.socket is not None:
+            stream: SocketStream = await connect_unix(settings.socket)
+        else:
+            stream = await connect_tcp(settings.host, settings.port)
+        await stream.aclose()
+
+
 @asynccontextmanager
 async def connected(settings: RedisSettings) -> AsyncGenerator[Connection]:
     """Have a session with a server; each is a client of its own, since one that broke may leak.
@@ -294,6 +315,7 @@ async def connected(settings: RedisSettings) -> AsyncGenerator[Connection]:
     :param settings: the server
     :return: the connection
     """
+    await _knock(settings)
     client = client_of(settings)
     failure: Exception | None = None
     try:
