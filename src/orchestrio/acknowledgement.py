@@ -21,17 +21,21 @@ class Acknowledgements:
 
     Items are known by their numbers in the log. All this happens in one event loop.
 
-    :param settled: called with the number of an item and what went wrong, `None` if nothing did
+    :param begun: called with the number of an item, in the task that is about to handle it
+    :param settled: called with the number of an expected item and what went wrong, `None` if
+        nothing did
     :param changed: called when readers come or go
     """
 
-    __slots__ = ("_changed", "_errors", "_settled", "_waiting", "readers")
+    __slots__ = ("_changed", "_errors", "_settled", "_waiting", "begun", "readers")
 
     def __init__(
         self,
+        begun: Callable[[int], None],
         settled: Callable[[int, BaseException | None], None],
         changed: Callable[[], None],
     ) -> None:
+        self.begun: Callable[[int], None] = begun
         self.readers: set[Reader] = set()
         self._settled = settled
         self._changed = changed

@@ -85,15 +85,17 @@ class Detour(Generic[T, U]):
         """How many items the receivers' log holds."""
         return self._front.capacity
 
-    async def deliver(self, item: T) -> int:
+    async def deliver(self, item: T, *, lossless: bool = False) -> int:
         """Give an item to all receivers; wait for room unless the channel overwrites or drops.
 
         :param item: the item
+        :param lossless: whether to wait even if the channel drops
         :return: its number in the receivers' log
         :raises ~anyio.ClosedResourceError: if the channel has been closed
         """
         front = self._front
-        while front.overflow in ("block", "error") and front.is_full() and not front.shut:
+        drops = front.overflow == "drop_newest" and not lossless
+        while front.is_full() and not drops and not front.shut:
             ticket = Event()
             front.blocked.append(ticket)
             try:

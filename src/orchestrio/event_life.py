@@ -161,12 +161,21 @@ class EventLife(Life, Generic[T]):
     async def _handle_and_acknowledge(self, item: T) -> None:
         assert self._delivery is not None
         number = self._delivery.number
+        self._begin(number)
         try:
             await self._handle(item)
         except BaseException as error:
             self._acknowledge(number, error)
             raise
         self._acknowledge(number)
+
+    def _begin(self, number: int) -> None:
+        """Tell a bridge, if there is one, that a message is about to be handled in this task."""
+        delivery = self._delivery
+        if self._reader is not None and delivery is not None:
+            acknowledgements = delivery.cursor.log.acknowledgements
+            assert acknowledgements is not None
+            acknowledgements.begun(number)
 
     def _acknowledge(self, number: int, error: BaseException | None = None) -> None:
         """Tell a bridge, if there is one, whether a message has been handled."""
@@ -202,6 +211,7 @@ class EventLife(Life, Generic[T]):
         raise error
 
     async def _handle_in_pool(self, item: T, number: int) -> None:
+        self._begin(number)
         try:
             await self._handle(item)
         except Exception as error:

@@ -111,6 +111,21 @@ async def test_the_envelope_says_what_it_carries(server: RedisServer) -> None:
     assert second["id"] == f"{first['origin']}-2"
 
 
+async def test_the_trace_is_that_of_the_message_where_it_is_handled(server: RedisServer) -> None:
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    traces = Inbox[str | None]()
+
+    async def handle(number: int) -> None:
+        await traces.put(traceparent.get())
+
+    async with process(bridge(server), NUMBERS, handle) as publisher:
+        for number in range(6):
+            traceparent.set([None, trace, "no trace"][number % 3])
+            await publisher.publish(NUMBERS, number)
+        traceparent.set("of nobody")
+        assert await traces.wait_for(6) == [None, trace, None, None, trace, None]
+
+
 async def test_a_message_that_is_none_goes_to_the_dead_letters_once(server: RedisServer) -> None:
     inboxes = [Inbox[int](), Inbox[int]()]
     bridges = [bridge(server), bridge(server)]

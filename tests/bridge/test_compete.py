@@ -9,7 +9,7 @@ from anyio import Event, fail_after, sleep_forever
 from processes import IN_TIME, Inbox, process, until
 from redis_server import RedisServer
 
-from orchestrio import Scheduler, TaskInitializationError, Topic
+from orchestrio import ChannelConfig, Scheduler, TaskInitializationError, Topic
 from orchestrio.redis import RedisBridge
 
 JOBS = Topic("jobs", int)
@@ -231,6 +231,52 @@ def idle(server: RedisServer) -> int:
     assert isinstance(entry, list)
     assert isinstance(entry[2], int)
     return entry[2]
+
+
+async def test_an_old_message_is_claimed_from_behind_many_others(server: RedisServer) -> None:
+    """Those before it are being handled by somebody, and cannot be claimed."""
+    inbox, go = Inbox[int](), Event()
+    carrier = bridge(server, claim_after=0.2, prefetch=1)
+
+    async def handle(number: int) -> None:
+        await inbox.put(number)
+        await go.wait()
+
+    server.ask("XGROUP", "CREATE", STREAM, "workers", "0", "MKSTREAM")
+    for number in range(200):
+        body = f'{{"v":1,"id":"x","topic":"jobs","time":1,"origin":"x","type":"application/json","data":{number}}}'
+        server.ask("XADD", STREAM, "*", "m", body)
+    found = server.ask(
+        "XREADGROUP", "GROUP", "workers", "dead", "COUNT", 200, "STREAMS", STREAM, ">"
+    )
+    assert found is not None
+    entries = server.ask("XPENDING", STREAM, "workers", "-", "+", 200)
+    assert isinstance(entries, list)
+    ids = [entry[0] for entry in entries if isinstance(entry, list) and isinstance(entry[0], bytes)]
+    # All but the last have just been renewed, and are every time it looks.
+    server.ask("XCLAIM", STREAM, "workers", "dead", 0, ids[-1], "IDLE", 60_000, "JUSTID")
+    server.ask("XCLAIM", STREAM, "workers", "dead", 0, *ids[:-1], "TIME", 2**41 * 2, "JUSTID")
+    async with process(carrier, JOBS, handle):
+        assert await inbox.wait_for(1) == [199]
+        go.set()
+
+
+@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest", "error"])
+async def test_no_policy_of_the_channel_loses_a_message(server: RedisServer, overflow: str) -> None:
+    """Also with a receiver that does not read, and holds all room."""
+    inbox, carrier = Inbox[int](), bridge(server, prefetch=16)
+    config = ChannelConfig.model_validate({"capacity": 4, "overflow": overflow})
+    async with (
+        process(bridge(server), JOBS) as publisher,
+        process(carrier, JOBS, inbox.put, config=config) as scheduler,
+    ):
+        slow = scheduler.subscribe(JOBS)
+        for number in range(100):
+            await publisher.publish(JOBS, number)
+        await until(lambda: len(inbox.items) >= 4)
+        slow.close()
+        assert await inbox.wait_for(100) == list(range(100))
+        await until(lambda: carrier.statistics().acknowledged == 100)
 
 
 async def test_what_all_have_handled_is_trimmed(server: RedisServer) -> None:

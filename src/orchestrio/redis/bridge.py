@@ -239,8 +239,7 @@ class RedisBridge(BackgroundTask):
                 self._take_over(format, run.surroundings.bus) for format in self._formats
             ]
         for channel in self._channels:
-            if isinstance(channel.outbox, DiskOutbox):
-                await channel.outbox.load()
+            await channel.outbox.load()
         await self._keep(self._join)
         run.surroundings.leases = self._leases
 
@@ -280,21 +279,23 @@ class RedisBridge(BackgroundTask):
 
     @override
     async def execute(self) -> None:
-        jobs = [partial(self._keep, use) for use in (self._send, self._receive, self._look_after)]
-        spools = [
-            channel.outbox.spool
-            for channel in self._channels
-            if isinstance(channel.outbox, DiskOutbox)
-        ]
-        await together(*jobs, *spools)
+        loops = [self._send, self._receive]
+        if self._options.mode == "compete":
+            loops.append(self._look_after)
+        await together(
+            *(partial(self._keep, loop) for loop in loops),
+            *(channel.outbox.spool for channel in self._channels),
+        )
 
     @override
     async def shutdown(self) -> None:
         """Send what is left, acknowledge what was handled, and leave."""
+        run = current_run.get()
         try:
             for channel in self._channels:
-                if isinstance(channel.outbox, DiskOutbox):
-                    await channel.outbox.spool_rest()
+                await channel.outbox.spool_rest()
+                if run is not None and run.stop_asked:  # otherwise it may run again
+                    channel.outbox.close()
             if self._channels:
                 await self._keep(self._finish, once=self._database is not None)
         finally:

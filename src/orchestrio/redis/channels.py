@@ -19,7 +19,7 @@ from typing_extensions import override
 from ..acknowledgement import Acknowledgements
 from ..bridging import Detour
 from .connection import Connection, Entry, together
-from .envelope import Envelope, Format, Parcel
+from .envelope import Envelope, Format, Parcel, traceparent
 from .outbox import Outbox
 from .scripts import (
     ACKNOWLEDGE,
@@ -91,6 +91,7 @@ class Channel(ABC, Generic[T]):
         self._format: Final = format
         self._detour: Final = detour
         self.counts: Final = Counts()
+        self._traces: dict[int, str] = {}  # of the last messages that have one
 
     @property
     def missed(self) -> int:
@@ -140,6 +141,17 @@ class Channel(ABC, Generic[T]):
         while self.outbox.unsent:
             await self._send_batch(connection)
 
+    async def _deliver(self, message: Envelope[T], *, lossless: bool = False) -> int:
+        number = await self._detour.deliver(message.data, lossless=lossless)
+        if message.traceparent is not None:
+            self._traces[number] = message.traceparent
+            while len(self._traces) > self._detour.capacity:  # these were read, or overwritten
+                del self._traces[next(iter(self._traces))]
+        return number
+
+    def _begun(self, number: int) -> None:
+        traceparent.set(self._traces.get(number))
+
     def _open(self, entry: Entry) -> Envelope[T] | str:
         """Return the message in an entry, or what is wrong with it."""
         sealed = entry.fields.get(b"m")
@@ -186,6 +198,7 @@ class Broadcast(Channel[T]):
     ) -> None:
         super().__init__(place, format, detour, outbox, origin)
         self._max_length = max_length
+        detour.acknowledge(Acknowledgements(self._begun, _ignore, _ignore))
         self._position: bytes | None = None  # the last entry that was taken in
         self._ordinal = 0  # and its ordinal
 
@@ -217,7 +230,7 @@ class Broadcast(Channel[T]):
         if isinstance(message, str):
             await self._bury(connection, entry, message, deliveries=1, group="")
         else:
-            await self._detour.deliver(message.data)
+            await self._deliver(message)
             self.counts.received += 1
         self._position = entry.identifier
         if ordinal:
@@ -266,7 +279,7 @@ class Compete(Channel[T]):
         self._done: list[bytes] = []  # handled, to be acknowledged
         self._failures: dict[bytes, str] = {}  # not handled, to be told
         self._news = Event()
-        self._acknowledgements = Acknowledgements(self._settled, self._ring)
+        self._acknowledgements = Acknowledgements(self._begun, self._settled, self._ring)
         detour.acknowledge(self._acknowledgements)
 
     @property
@@ -328,7 +341,7 @@ class Compete(Channel[T]):
         if isinstance(message, str):
             await self._bury(connection, entry, message, deliveries=deliveries, group=self._group)
             return
-        number = await self._detour.deliver(message.data)
+        number = await self._deliver(message, lossless=True)
         self._hand[number] = entry
         self.counts.received += 1
         self._acknowledgements.expect(number)
@@ -387,11 +400,21 @@ class Compete(Channel[T]):
 
     async def _claim(self, connection: Connection) -> None:
         idle = int(self._claim_after * 1000)
-        arguments: list[str | bytes | int] = [self._group, self._consumer, idle, self._room]
-        found = await connection.run(CLAIM, [self.stream, self.errors], arguments)
-        for identifier, deliveries, fields, before in cast(
-            "list[tuple[bytes, int, list[bytes], bytes]]", found
-        ):
+        position = b"0-0"
+        while self._room > 0:
+            position, found = await connection.run(
+                CLAIM,
+                [self.stream, self.errors],
+                [self._group, self._consumer, idle, position, self._room],
+            )
+            await self._take_over(connection, found)
+            if position == b"0-0":  # the server has looked at all of them
+                return
+
+    async def _take_over(
+        self, connection: Connection, found: list[tuple[bytes, int, list[bytes], bytes]]
+    ) -> None:
+        for identifier, deliveries, fields, before in found:
             self._failed.pop(identifier, None)
             here = {entry.identifier for entry in self._hand.values()} | {*self._done}
             if identifier not in here:
@@ -414,6 +437,10 @@ class Compete(Channel[T]):
         if self._failures or self._hand:
             await self._renew(connection)
         await self._tidy(connection, leave=True)
+
+
+def _ignore(*_: object) -> None:
+    """Nobody waits for what happens."""
 
 
 def pairs(fields: list[bytes]) -> Mapping[bytes, bytes]:

@@ -74,6 +74,18 @@ class Outbox(ABC):
             except LaggedError as lag:
                 self._lag(lag)
 
+    async def load(self) -> None:
+        """Find out what an earlier process has left."""
+
+    async def spool(self) -> None:
+        """Bring to safety what is published, for as long as something is."""
+
+    async def spool_rest(self) -> None:
+        """Bring to safety what was published until now, without waiting for more."""
+
+    def close(self) -> None:
+        """Let nobody wait any more for what will not be brought to safety."""
+
     @abstractmethod
     async def next_batch(self) -> Batch:
         """Wait for messages to send: the same ones again until `sent` is called.
@@ -227,9 +239,8 @@ class DiskOutbox(Outbox):
         self._closed = False
         self._taken: list[Parcel] = []
 
+    @override
     async def load(self) -> None:
-        """Find out what an earlier process has left."""
-
         def count() -> int:
             (found,) = self._database.connection.execute(
                 "SELECT COUNT(*) FROM outbox WHERE topic = ?", (self._topic,)
@@ -237,9 +248,10 @@ class DiskOutbox(Outbox):
             return int(found)
 
         self._stored = await self._database.run(count)
+        self._closed = False
 
+    @override
     async def spool(self) -> None:
-        """Write what is published to the disk, for as long as something is."""
         try:
             while True:
                 await self._store()
@@ -248,8 +260,8 @@ class DiskOutbox(Outbox):
             self._ended = True
             self._news.set()
 
+    @override
     async def spool_rest(self) -> None:
-        """Write to the disk what was published until now, without waiting for more."""
         while True:
             await self._store()
             try:
@@ -297,8 +309,8 @@ class DiskOutbox(Outbox):
             self._safer.set()
             self._safer = None
 
+    @override
     def close(self) -> None:
-        """Let nobody wait any more for what will not be written to the disk."""
         self._closed = True
         self._wake()
 

@@ -111,17 +111,18 @@ return redis.call('XACK', KEYS[1], ARGV[1], unpack(identifiers))
 """Note that entries have been handled."""
 
 CLAIM: Final = Script("""
--- KEYS: stream, errors; ARGV: group, consumer, idle (ms), count
--- Returns {identifier, deliveries, fields, error of the delivery before} of each.
+-- KEYS: stream, errors; ARGV: group, consumer, idle (ms), where to begin, count
+-- Returns where to go on, and {identifier, deliveries, fields, error of the delivery before} of
+-- each.
 local found = redis.call(
-    'XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], '0-0', 'COUNT', ARGV[4])
+    'XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], 'COUNT', ARGV[5])
 local claimed = {}
 for _, entry in ipairs(found[2]) do
     local pending = redis.call('XPENDING', KEYS[1], ARGV[1], entry[1], entry[1], 1)
     local why = redis.call('HGET', KEYS[2], entry[1])
     claimed[#claimed + 1] = {entry[1], pending[1][4], entry[2], why or ''}
 end
-return claimed
+return {found[1], claimed}
 """)
 """Take over entries whose consumer has not been heard of for some time, one delivery more each."""
 
