@@ -180,11 +180,17 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
             await checkpoint()
         self._budget -= 1
         if log.detour is not None:
-            log = log.detour
-        while log.overflow == "block" and (log.blocked or log.is_full()) and not self._closed:
-            if await self._send_in_turn(log, log.admit(item)):
-                break
-            log = log.destination
+            await self._send_by_detour(log.detour, item)
+        elif log.overflow == "block" and (log.blocked or log.is_full()) and not self._closed:
+            if not await self._send_in_turn(log, log.admit(item)):
+                await self._send_by_detour(log.destination, item)
+        else:
+            self.send_nowait(item)
+
+    async def _send_by_detour(self, log: Log[T], item: T) -> None:
+        """Send an item to the bridge that has taken over the channel; wait until it is safe."""
+        if log.overflow == "block" and (log.blocked or log.is_full()) and not self._closed:
+            await self._send_in_turn(log, log.admit(item))
         else:
             self.send_nowait(item)
         if log.confirmation is not None:
@@ -518,7 +524,9 @@ def create_sender(
 
 def reached(sender: BroadcastSendStream[T]) -> int:
     """Return how many receivers got the item sent just now; 0 if it was dropped. For the bus."""
-    log = log_of(sender).destination
+    log = sender._log  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
+    if log.detour is not None:
+        log = log.detour
     return 0 if log.refused else log.receivers
 
 
