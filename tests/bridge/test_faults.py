@@ -218,12 +218,9 @@ async def test_the_network_is_silent_for_a_while(server: RedisServer, mode: str)
 
 
 async def test_a_full_server_holds_publishers_up_and_loses_nothing(server: RedisServer) -> None:
-    carrier, inbox = bridge(server), Inbox[int]()
     texts = Topic("texts", str)
     carrier = RedisBridge(server.url, topics=[texts], namespace="test")
     async with process(carrier, texts, config=ChannelConfig(capacity=8, overflow="block")) as here:
-        used = server.ask("EVAL", "return redis.call('MEMORY', 'STATS')[2]", 0)
-        assert used is not None
         server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
         server.ask("CONFIG", "SET", "maxmemory", "3mb")
         done = Event()
@@ -236,14 +233,13 @@ async def test_a_full_server_holds_publishers_up_and_loses_nothing(server: Redis
         async with create_task_group() as group:
             group.start_soon(publish)
             await until(lambda: carrier.statistics().outages > 0)
-            before = carrier.statistics().sent
             await sleep(0.3)
-            assert carrier.statistics().sent == before  # nothing gets through
             assert not done.is_set()
+            assert carrier.statistics().outages == 1  # one, however often it is asked
+            assert not carrier.statistics().connected
             server.ask("CONFIG", "SET", "maxmemory", "0")
             with fail_after(IN_TIME):
                 await done.wait()
     entries = server.entries("{test:texts}")
     assert len(entries) == 600
-    assert inbox.items == []
     assert [int(entry["n"]) for entry in entries] == list(range(1, 601))

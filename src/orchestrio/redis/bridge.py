@@ -199,6 +199,7 @@ class RedisBridge(BackgroundTask):
         self._leases = RedisLeases(options.namespace, options.lease, self._keep)
         self._connected = False
         self._outages = 0
+        self._down: set[object] = set()  # the loops that wait for it to answer
 
     @property
     @override
@@ -318,31 +319,42 @@ class RedisBridge(BackgroundTask):
         self, use: Callable[[Connection], Awaitable[None]], *, once: bool = False
     ) -> None:
         """Have sessions with the server, one after the other, until one comes to its end."""
+        loop = object()
         attempt = 0
-        while True:
-            answers = False
-            try:
-                async with connected(self._settings) as connection:
-                    await connection.ping()
-                    answers = True
-                    self._is_up()
-                    await use(connection)
-                    return
-            except TROUBLE as error:
-                # A connection that broke is worth a new one soon; a server that is away, or
-                # refuses what it is asked, needs time.
-                attempt = 1 if answers and not isinstance(error, Refused) else attempt + 1
-                self._is_down(error)
-                if once:
-                    return
-                await sleep(_BACKOFF.delay(attempt, random.random()))
+        refused = False
+        try:
+            while True:
+                answers = False
+                try:
+                    async with connected(self._settings) as connection:
+                        await connection.ping()
+                        answers = True
+                        if refused:  # and only doing it will tell whether it still is
+                            connection.when_done(partial(self._is_up, loop))
+                        else:
+                            self._is_up(loop)
+                        await use(connection)
+                        return
+                except TROUBLE as error:
+                    # A connection that broke is worth a new one soon; a server that is away, or
+                    # refuses what it is asked, needs time.
+                    refused = isinstance(error, Refused)
+                    attempt = 1 if answers and not refused else attempt + 1
+                    self._is_down(loop, error)
+                    if once:
+                        return
+                    await sleep(_BACKOFF.delay(attempt, random.random()))
+        finally:
+            self._down.discard(loop)
 
-    def _is_up(self) -> None:
-        if not self._connected:
+    def _is_up(self, loop: object) -> None:
+        self._down.discard(loop)
+        if not (self._down or self._connected):
             self._connected = True
             logger.info("%s answers", self._settings)
 
-    def _is_down(self, error: Exception) -> None:
+    def _is_down(self, loop: object, error: Exception) -> None:
+        self._down.add(loop)
         if self._connected or not self._outages:
             self._connected = False
             self._outages += 1
@@ -350,7 +362,7 @@ class RedisBridge(BackgroundTask):
             while cause.__cause__ is not None:
                 cause = cause.__cause__
             logger.warning(
-                "%s does not answer, and is asked again: %s: %s",
+                "%s does not answer as it should, and is asked again: %s: %s",
                 self._settings,
                 type(cause).__name__,
                 cause,

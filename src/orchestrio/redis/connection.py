@@ -196,6 +196,11 @@ class Connection:
 
     def __init__(self, client: Redis[bytes]) -> None:
         self._client = client
+        self._done: Callable[[], None] | None = None
+
+    def when_done(self, call: Callable[[], None]) -> None:
+        """Have something called, once, when a script has run."""
+        self._done = call
 
     async def ping(self) -> None:
         """Make sure that the server answers."""
@@ -215,15 +220,19 @@ class Connection:
         values = cast("list[ValueT]", list(args))
         try:
             try:
-                return await self._client.evalsha(script.digest, names, values)
+                result = await self._client.evalsha(script.digest, names, values)
             except NoScriptError:
-                return await self._client.eval(script.source, names, values)
+                result = await self._client.eval(script.source, names, values)
         except ReadOnlyError as error:
             raise Refused(str(error)) from None
         except ResponseError as error:
             if str(error).startswith(_FULL):
                 raise Refused(str(error).partition("\n")[0]) from None
             raise
+        if self._done is not None:
+            self._done()
+            self._done = None
+        return result
 
     async def read(
         self, positions: Mapping[str, bytes], count: int
