@@ -11,6 +11,7 @@ from anyio.lowlevel import checkpoint
 
 from .bus import EventBus
 from .errors import LifecycleError
+from .events import Outlet, TaskEvent
 from .models import TaskId
 
 __all__ = [
@@ -40,10 +41,11 @@ class Leases(Protocol):
 class Surroundings:
     """What all tasks of a scheduler share."""
 
-    __slots__ = ("bus", "leases")
+    __slots__ = ("bus", "leases", "task_events")
 
-    def __init__(self, bus: EventBus[Any]) -> None:
+    def __init__(self, bus: EventBus[Any], task_events: Outlet[TaskEvent]) -> None:
         self.bus: EventBus[Any] = bus
+        self.task_events: Outlet[TaskEvent] = task_events
         #: set by a bridge, once it is initialised
         self.leases: Leases | None = None
 

@@ -111,8 +111,8 @@ class Keeper(Generic[E]):
         self.failures: list[BaseException] = []
         #: what went wrong after the work and has not been raised yet
         self.shutdown_failures: list[TaskShutdownError] = []
-        self.surroundings: Surroundings = Surroundings(bus)
         self.task_events: Outlet[TaskEvent] = Outlet(bus, TASK_EVENTS)
+        self.surroundings: Surroundings = Surroundings(bus, self.task_events)
         self.dead_letters: Outlet[DeadLetter] = Outlet(bus, DEAD_LETTERS)
         self._started: dict[TaskId, Life] = {}  # in order of start
         self._ranks = 0  # how many were ever started

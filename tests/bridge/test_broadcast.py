@@ -12,7 +12,14 @@ from anyio import create_task_group
 from processes import Inbox, process, until
 from redis_server import RedisServer
 
-from orchestrio import ChannelConfig, EventSendError, Topic
+from orchestrio import (
+    TASK_EVENTS,
+    ChannelConfig,
+    EventSendError,
+    TaskEvent,
+    TaskLagged,
+    Topic,
+)
 from orchestrio.redis import RedisBridge, traceparent
 
 NUMBERS = Topic("numbers", int)
@@ -162,7 +169,14 @@ async def test_what_has_no_json_or_too_much_is_refused_at_publish(server: RedisS
 
 async def test_a_lag_is_exact_when_the_stream_was_trimmed(server: RedisServer) -> None:
     reading, inbox = bridge(server), Inbox[int]()
+    lags: list[TaskLagged] = []
+
+    async def listen(event: TaskEvent) -> None:
+        if isinstance(event, TaskLagged):
+            lags.append(event)
+
     async with process(reading, NUMBERS, inbox.put) as publisher:
+        publisher.on(TASK_EVENTS)(listen)
         await publisher.publish(NUMBERS, 0)
         await inbox.wait_for(1)
         # In one step, so that nobody reads in between: 30 messages come and 20 are trimmed.
@@ -176,6 +190,7 @@ async def test_a_lag_is_exact_when_the_stream_was_trimmed(server: RedisServer) -
         assert server.ask("EVAL", script, 1, STREAM) == 21
         assert await inbox.wait_for(11) == [0, *range(21, 31)]
         assert reading.statistics().missed == 20
+        assert [lag.missed for lag in lags] == [20]
 
 
 async def test_a_slow_server_is_felt_by_publishers(server: RedisServer) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias, final
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias, cast, final
 from urllib.parse import quote
 from uuid import uuid4
 
-from anyio import sleep
+from anyio import current_time, sleep
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import override
 
@@ -20,6 +20,7 @@ from ..bridging import Detour
 from ..bus import EventBus
 from ..context import current_run
 from ..errors import LifecycleError
+from ..events import TaskLagged
 from ..models import Backoff
 from ..tasks import BackgroundTask
 from ..topics import Topic
@@ -235,10 +236,8 @@ class RedisBridge(BackgroundTask):
         run = current_run.get()
         if run is None:
             raise LifecycleError("a bridge is a task: register it with a scheduler")
-        if not self._channels:
-            self._channels = [
-                self._take_over(format, run.surroundings.bus) for format in self._formats
-            ]
+        for format in self._formats[len(self._channels) :]:
+            self._channels.append(self._take_over(format, run.surroundings.bus))
         for channel in self._channels:
             await channel.outbox.load()
         await self._keep(self._join)
@@ -259,7 +258,13 @@ class RedisBridge(BackgroundTask):
             detour.confirm(outbox.wait_safe)
         if options.mode == "broadcast":
             return Broadcast(
-                place, format, detour, outbox, self._origin, max_length=options.max_length
+                place,
+                format,
+                detour,
+                outbox,
+                self._origin,
+                max_length=options.max_length,
+                lagged=_lagged,
             )
         return Compete(
             place,
@@ -376,3 +381,18 @@ class RedisBridge(BackgroundTask):
 
     async def _look_after(self, connection: Connection) -> None:
         await together(*(partial(channel.look_after, connection) for channel in self._channels))
+
+
+def _lagged(missed: int) -> None:
+    """Publish that the bridge has missed messages, as an event task's lag is published."""
+    run = current_run.get()
+    assert run is not None
+    run.surroundings.task_events.put(
+        TaskLagged(
+            task_id=run.task_id,
+            task_name=run.task_name,
+            group=cast("str | None", run.extra()["task_group"]),
+            time=current_time(),
+            missed=missed,
+        )
+    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Generic, TypeVar, cast, final
@@ -195,9 +195,11 @@ class Broadcast(Channel[T]):
         origin: str,
         *,
         max_length: int,
+        lagged: Callable[[int], None],
     ) -> None:
         super().__init__(place, format, detour, outbox, origin)
         self._max_length = max_length
+        self._lagged = lagged
         detour.acknowledge(Acknowledgements(self._begun, _ignore, _ignore))
         self._position: bytes | None = None  # the last entry that was taken in
         self._ordinal = 0  # and its ordinal
@@ -238,6 +240,7 @@ class Broadcast(Channel[T]):
 
     def _lag(self, missed: int) -> None:
         self.counts.trimmed += missed
+        self._lagged(missed)
         logger.warning(
             "%d messages of %s were trimmed before they were read here: this process was slow or"
             " away. Raise max_length.",
