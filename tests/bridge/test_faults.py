@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from anyio import Event, create_task_group, fail_after, sleep
+from anyio import Event, create_task_group, current_time, fail_after, sleep
 from processes import IN_TIME, Inbox, process, until
 from redis_server import RedisServer
 from tcp_proxy import Proxy
 
-from orchestrio import ChannelConfig, Topic
+from orchestrio import ChannelConfig, Scheduler, Topic
 from orchestrio.redis import RedisBridge, RedisSettings
 
 JOBS = Topic("jobs", int)
@@ -212,6 +212,37 @@ async def test_the_network_is_silent_for_a_while(server: RedisServer, mode: str)
             assert inbox.items == [0]
             proxy.silent = False
             assert (await inbox.wait_for(50))[:50] == list(range(50))  # none twice
+
+
+@MODES
+async def test_a_stop_does_not_wait_for_a_server_that_is_away(
+    server: RedisServer, mode: str
+) -> None:
+    """Unless there is something to send, and then for no longer than a stop may take."""
+    inbox, carrier = Inbox[int](), bridge(server, mode)
+    async with process(carrier, JOBS, inbox.put) as publisher:
+        await publisher.publish(JOBS, 1)
+        await inbox.wait_for(1)
+        await until(lambda: carrier.statistics().acknowledged == (mode == "compete"))
+        await until(lambda: carrier.statistics().unsent == 0)
+        server.kill()
+        await until(lambda: not carrier.statistics().connected)
+        began = current_time()
+    assert current_time() - began < 5  # a stop may take ten
+
+
+async def test_what_a_stop_could_not_send_is_said(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ExceptionGroup) as raised:
+        async with Scheduler() as scheduler:
+            scheduler.add_channel(JOBS)
+            scheduler.register_background_task(bridge(server), shutdown_timeout=0.3)
+            await scheduler.start()
+            server.kill()
+            await scheduler.publish(JOBS, 1)
+    assert "longer than shutdown_timeout" in str(raised.value.exceptions[0])
+    assert "1 messages have not reached Redis" in caplog.text
 
 
 # -- its memory ------------------------------------------------------------------------------

@@ -303,7 +303,9 @@ class RedisBridge(BackgroundTask):
                 if run is not None and run.stop_asked:  # otherwise it may run again
                     channel.outbox.close()
             if self._channels:
-                await self._keep(self._finish, once=self._database is not None)
+                # What is on disk can wait for the next process; with nothing to lose, so can all.
+                owes = self._database is None and any(channel.owes for channel in self._channels)
+                await self._keep(self._finish, once=not owes)
         finally:
             unsent = sum(channel.outbox.unsent for channel in self._channels)
             if unsent:

@@ -104,6 +104,11 @@ class Channel(ABC, Generic[T]):
         return 0
 
     @property
+    def owes(self) -> bool:
+        """Whether there is something that the server has to be told."""
+        return self.outbox.unsent > 0
+
+    @property
     @abstractmethod
     def _keep(self) -> int:
         """How many entries the server keeps of the stream; 0 for all."""
@@ -294,6 +299,11 @@ class Compete(Channel[T]):
     @override
     def in_hand(self) -> int:
         return len(self._hand)
+
+    @property
+    @override
+    def owes(self) -> bool:
+        return super().owes or bool(self._done)
 
     def _ring(self) -> None:
         self._news.set()
