@@ -234,7 +234,8 @@ class Keeper(Generic[E]):
                 await self._launch_after_dependencies(life)
             elif command.what == "restart":
                 recovery = self._recoveries.schedule_by_hand(life)
-                self.shutdown_failures += await self._recoveries.recover_by_hand(recovery)
+                failed = await self._recoveries.recover_by_hand(recovery)
+                self.shutdown_failures += failed
                 await life.wait_initialized()
             else:
                 await self._retire(life, own=command.own)
@@ -466,7 +467,8 @@ class Keeper(Generic[E]):
             await end(life for life in up if life.entry.kind == "background")
             await drain(life for life in up if life.entry.kind == "event")
             await end(up)
-            self.shutdown_failures += await shut_down(up)
+            failed = await shut_down(up)
+            self.shutdown_failures += failed
 
     async def _stop_all(self) -> None:
         self.phase = Phase.STOPPING
@@ -481,7 +483,8 @@ class Keeper(Generic[E]):
         for life in lives:
             life.end()
         await end(lives)
-        self.shutdown_failures += await shut_down(lives)
+        failed = await shut_down(lives)
+        self.shutdown_failures += failed
 
     async def _retire(self, life: Life, *, own: bool) -> None:
         """Stop one life in the order of a whole stop; end when it is gone."""
@@ -495,7 +498,8 @@ class Keeper(Generic[E]):
             else:
                 await drain([life])
             await end([life])
-            self.shutdown_failures += await shut_down([life])
+            failed = await shut_down([life])
+            self.shutdown_failures += failed
 
     def hurry(self) -> None:
         """Stop at once: no waiting for what is left, and no time for ``shutdown()``."""

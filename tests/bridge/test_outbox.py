@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from anyio import CancelScope, Event, create_task_group, fail_after, to_thread
@@ -253,3 +254,37 @@ async def test_a_bridge_is_for_a_scheduler() -> None:
     carrier = RedisBridge("redis://localhost", topics=[JOBS], namespace="test")
     with pytest.raises(LifecycleError, match="register it with a scheduler"):
         await carrier.initialize()
+
+
+@pytest.mark.parametrize("durable", [False, True], ids=["memory", "disk"])
+@pytest.mark.parametrize("mode", ["broadcast", "compete"])
+async def test_a_restart_of_the_bridge_loses_nothing(
+    server: RedisServer, tmp_path: Path, mode: Literal["broadcast", "compete"], *, durable: bool
+) -> None:
+    """Publishers go on meanwhile, and wait for room."""
+    inbox = Inbox[int]()
+    other = RedisBridge(server.url, topics=[JOBS], namespace="test", mode=mode)
+    carrier = RedisBridge(
+        server.url,
+        topics=[JOBS],
+        namespace="test",
+        mode=mode,
+        outbox=tmp_path / "outbox.db" if durable else None,
+    )
+    async with process(other, JOBS, inbox.put, config=BLOCK), Scheduler() as scheduler:
+        scheduler.add_channel(JOBS, BLOCK)
+        task_id = scheduler.register_background_task(carrier)
+        await scheduler.start()
+
+        async def publish() -> None:
+            for number in range(1000):
+                await scheduler.publish(JOBS, number)
+
+        with fail_after(IN_TIME):
+            async with create_task_group() as group:
+                group.start_soon(publish)
+                for part in range(1, 4):
+                    await inbox.wait_for(part * 100)
+                    await scheduler.restart_task(task_id)
+        assert await inbox.wait_for(1000) == list(range(1000))
+        await until(lambda: carrier.statistics().unsent == 0)

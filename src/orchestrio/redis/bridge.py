@@ -296,12 +296,9 @@ class RedisBridge(BackgroundTask):
     @override
     async def shutdown(self) -> None:
         """Send what is left, acknowledge what was handled, and leave."""
-        run = current_run.get()
         try:
             for channel in self._channels:
                 await channel.outbox.spool_rest()
-                if run is not None and run.stop_asked:  # otherwise it may run again
-                    channel.outbox.close()
             if self._channels:
                 # What is on disk can wait for the next process; with nothing to lose, so can all.
                 owes = self._database is None and any(channel.owes for channel in self._channels)

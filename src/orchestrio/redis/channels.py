@@ -121,7 +121,7 @@ class Channel(ABC, Generic[T]):
         except EndOfStream:
             return
 
-    async def _send_batch(self, connection: Connection) -> None:
+    async def _send_batch(self, connection: Connection) -> int:
         batch = await self.outbox.next_batch()
         arguments: list[str | bytes | int] = [self._keep, _MEMORY]
         for number, body in batch:
@@ -129,6 +129,7 @@ class Channel(ABC, Generic[T]):
         await connection.run(PUBLISH, [self.stream, self._counter, self._from], arguments)
         self.counts.sent += len(batch)
         await self.outbox.sent()
+        return len(batch)
 
     @abstractmethod
     async def join(self, connection: Connection) -> None:
@@ -143,8 +144,9 @@ class Channel(ABC, Generic[T]):
 
     async def finish(self, connection: Connection) -> None:
         """Send what is left, and leave."""
-        while self.outbox.unsent:
-            await self._send_batch(connection)
+        left = self.outbox.ready  # now: what is published meanwhile is for the next run
+        while left > 0:
+            left -= await self._send_batch(connection)
 
     async def _deliver(self, message: Envelope[T], *, lossless: bool = False) -> int:
         number = await self._detour.deliver(message.data, lossless=lossless)

@@ -83,9 +83,6 @@ class Outbox(ABC):
     async def spool_rest(self) -> None:
         """Bring to safety what was published until now, without waiting for more."""
 
-    def close(self) -> None:
-        """Let nobody wait any more for what will not be brought to safety."""
-
     @abstractmethod
     async def next_batch(self) -> Batch:
         """Wait for messages to send: the same ones again until `sent` is called.
@@ -97,6 +94,11 @@ class Outbox(ABC):
     @abstractmethod
     async def sent(self) -> None:
         """Forget the messages that `next_batch` returned last: the server has them."""
+
+    @property
+    @abstractmethod
+    def ready(self) -> int:
+        """How many messages `next_batch` can return without waiting."""
 
     @property
     @abstractmethod
@@ -131,6 +133,11 @@ class MemoryOutbox(Outbox):
     @override
     async def sent(self) -> None:
         self._in_hand = []
+
+    @property
+    @override
+    def ready(self) -> int:
+        return self.unsent
 
     @property
     @override
@@ -231,12 +238,10 @@ class DiskOutbox(Outbox):
         self._database = database
         self._topic = topic
         self._safe = 0  # the number in the log of the first item that is not on disk
-        self._safer: Event | None = None
         self._stored = 0  # messages on disk
         self._news = Event()
         self._last = 0  # the number of the last message of the batch in hand
         self._ended = False
-        self._closed = False
         self._taken: list[Parcel] = []
 
     @override
@@ -248,7 +253,6 @@ class DiskOutbox(Outbox):
             return int(found)
 
         self._stored = await self._database.run(count)
-        self._closed = False
 
     @override
     async def spool(self) -> None:
@@ -302,30 +306,19 @@ class DiskOutbox(Outbox):
         self._stored += len(parcels)
         self._safe = self._outgoing.position
         self._news.set()
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._safer is not None:
-            self._safer.set()
-            self._safer = None
-
-    @override
-    def close(self) -> None:
-        self._closed = True
-        self._wake()
+        self._outgoing.log.ring()
 
     async def wait_safe(self, number: int) -> None:
-        """Wait until an item is on disk.
+        """Wait until an item is on disk, also while the bridge is restarted.
 
         :param number: the item's number in the log
-        :raises ~anyio.ClosedResourceError: if it never will be, because the bridge has ended
+        :raises ~anyio.ClosedResourceError: if it never will be, because the channel was closed
         """
+        log = self._outgoing.log
         while self._safe <= number:
-            if self._closed:
+            if log.shut:
                 raise ClosedResourceError
-            if self._safer is None:
-                self._safer = Event()
-            await self._safer.wait()
+            await log.bell_to_wait_on().wait()
 
     @override
     async def next_batch(self) -> Batch:
@@ -362,7 +355,13 @@ class DiskOutbox(Outbox):
                 "DELETE FROM outbox WHERE topic = ? AND number <= ?", (self._topic, last)
             ).rowcount
 
-        self._stored -= await self._database.run(delete)
+        deleted = await self._database.run(delete)
+        self._stored -= deleted  # read after the await: meanwhile others were stored
+
+    @property
+    @override
+    def ready(self) -> int:
+        return self._stored
 
     @property
     @override
