@@ -288,3 +288,36 @@ async def test_a_restart_of_the_bridge_loses_nothing(
                     await scheduler.restart_task(task_id)
         assert await inbox.wait_for(1000) == list(range(1000))
         await until(lambda: carrier.statistics().unsent == 0)
+
+
+@pytest.mark.parametrize("durable", [False, True], ids=["memory", "disk"])
+async def test_topics_of_one_bridge_do_not_mix(
+    server: RedisServer, tmp_path: Path, *, durable: bool
+) -> None:
+    numbers_in, words_in = Inbox[int](), Inbox[str]()
+    carrier = RedisBridge(
+        server.url,
+        topics=[JOBS, "words"],
+        namespace="test",
+        outbox=tmp_path / "outbox.db" if durable else None,
+    )
+    async with Scheduler() as scheduler:
+        scheduler.add_channel(JOBS, BLOCK)
+        scheduler.add_channel("words", BLOCK)
+        scheduler.register_background_task(carrier)
+        scheduler.on(JOBS)(numbers_in.put)
+        scheduler.on("words")(words_in.put)
+        await scheduler.start()
+
+        async def publish_words() -> None:
+            for number in range(300):
+                await scheduler.publish("words", str(number))
+
+        async with create_task_group() as group:
+            group.start_soon(publish_words)
+            for number in range(300):
+                await scheduler.publish(JOBS, number)
+        assert await numbers_in.wait_for(300) == list(range(300))
+        assert await words_in.wait_for(300) == [str(number) for number in range(300)]
+        await until(lambda: carrier.statistics().unsent == 0)
+    assert len(server.entries("{test:words}")) == 300
