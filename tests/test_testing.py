@@ -511,7 +511,7 @@ def test_a_grace_that_is_no_duration_is_an_error(backend: Backend, io_grace: flo
 def test_asking_for_asyncio_does_not_import_trio() -> None:
     check = (
         "import sys; from orchestrio.testing import virtual_time\n"
-        "before = {'trio', 'uvloop', 'orchestrio.testing.asyncio_clock'} & {*sys.modules}\n"
+        "before = {'trio', 'uvloop', 'orchestrio.testing._time.asyncio_loop'} & {*sys.modules}\n"
         "virtual_time('asyncio')\n"
         "print(before, {'trio', 'uvloop'} & {*sys.modules})"
     )

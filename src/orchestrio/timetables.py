@@ -16,6 +16,7 @@ from functools import partial
 from typing import Final, final
 
 from anyio import current_time, sleep_until
+from anyio.lowlevel import RunVar
 from typing_extensions import override
 
 __all__ = ["Cron", "FixedDelay", "FixedRate", "Timetable"]
@@ -25,7 +26,14 @@ _LONGEST_SLEEP: Final = 60.0  # seconds until a jump of the wall clock is notice
 _LATEST: Final = timedelta(minutes=1)
 _CLOCK_WAS_SET: Final = timedelta(hours=3)
 _MOST_COUNTED: Final = 1000
-_WALL_CLOCK: Final = partial(datetime.now, UTC)
+_SYSTEM_CLOCK: Final = partial(datetime.now, UTC)
+
+WALL_CLOCK: Final = RunVar[Callable[[], datetime]]("orchestrio.wall_clock", _SYSTEM_CLOCK)
+"""The wall clock of an event loop: the system's, unless the loop runs in virtual time."""
+
+
+def _wall_clock() -> datetime:
+    return WALL_CLOCK.get()()
 
 
 class Timetable(ABC):
@@ -156,7 +164,8 @@ class Cron(Timetable):
 
     :param expression: the cron expression
     :param tz: the zone that it is meant in; the system's local time, with its rules, if not given
-    :param now: the wall clock; without a time zone, what it returns is the system's local time
+    :param now: the wall clock, that of the event loop if not given; without a time zone, what it
+        returns is the system's local time
     :raises ValueError: if the expression is not valid, or matches no time at all
     :raises ImportError: if ``cronsim`` is not installed
     """
@@ -167,7 +176,7 @@ class Cron(Timetable):
         self,
         expression: str,
         tz: tzinfo | None = None,
-        now: Callable[[], datetime] = _WALL_CLOCK,
+        now: Callable[[], datetime] = _wall_clock,
     ) -> None:
         try:
             from cronsim import CronSim, CronSimError

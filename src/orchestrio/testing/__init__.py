@@ -40,58 +40,22 @@ What it does not know of:
   seen as the pipes to it: a deadline is likely to pass before it answers.
 - uvloop, which keeps a clock of its own.
 
+Which of the tasks that are ready steps next is nothing to rely on. ``virtual_time(backend, seed=7,
+order="shuffle")`` lets a seed decide: any order that an event loop may choose, and the same one for
+the same seed, so that what a test found once it finds again. On asyncio the steps of tasks alone
+move; other callbacks keep the order in which they were scheduled, and with eager tasks the first
+step comes at once, as ever. What has no seed is the user's: threads, sockets, sets of strings.
+
+The wall clock of the library, by which cron goes, is virtual as well: it stands at `start` when the
+run begins. ``datetime.now()`` is the system's, as ever.
+
 ``anyio.wait_all_tasks_blocked()`` takes no time on trio; on asyncio AnyIO sleeps between two looks,
 so some tenths of a virtual second may pass.
 """
 
 from __future__ import annotations
 
-from math import inf
-from typing import Literal
+from ._time.order import Order as Order
+from ._time.virtual import virtual_time as virtual_time
 
-__all__ = ["virtual_time"]
-
-
-def virtual_time(
-    backend: Literal["asyncio", "trio"], *, io_grace: float = 0.05
-) -> tuple[str, dict[str, object]]:
-    """Return the backend and options for AnyIO that run an event loop in virtual time.
-
-    Each call returns a clock of its own, which starts at 0. On trio it goes on from where it stands
-    if the same options are used for a second run.
-
-    Example::
-
-        import anyio
-
-        from orchestrio.testing import virtual_time
-
-        async def main() -> None:
-            await anyio.sleep(24 * 60 * 60)
-            print(anyio.current_time())  # 86400.0
-
-        backend, options = virtual_time("asyncio")
-        anyio.run(main, backend=backend, backend_options=options)
-
-    :param backend: the event loop: ``"asyncio"`` or ``"trio"``
-    :param io_grace: how long, in real seconds, nothing must have arrived for the clock to jump
-        while something waits for a socket or pipe
-    :return: the name and the options, for the ``anyio_backend`` fixture or for ``anyio.run``
-    :raises ValueError: if virtual time does not support the backend, or `io_grace` is no duration
-    :raises ModuleNotFoundError: if the backend is trio, and it is not installed
-    """
-    if not 0 <= io_grace < inf:
-        raise ValueError(f"io_grace must be a number of seconds, not {io_grace!r}")
-    # Each event loop is imported only when asked for: nobody needs both.
-    if backend == "asyncio":
-        from .asyncio_clock import virtual_options as asyncio_options
-
-        return backend, asyncio_options(io_grace)
-    if backend == "trio":
-        from .trio_clock import virtual_options as trio_options
-
-        return backend, trio_options(io_grace)
-    raise ValueError(
-        f'virtual time supports "asyncio" and "trio", not {backend!r}: no other event loop lets'
-        " its clock be replaced"
-    )
+__all__ = ["Order", "virtual_time"]

@@ -1,44 +1,61 @@
-"""Virtual time for asyncio: a selector that jumps where others sleep."""
+"""Virtual time for asyncio: a selector that jumps where others sleep, and a loop with an order."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from asyncio import TimerHandle
+from asyncio import Handle, TimerHandle
 from collections.abc import Callable
 from concurrent.futures import Executor
-from contextvars import Context
+from contextvars import Context, copy_context
 from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf, nextafter
+from random import Random
 from selectors import DefaultSelector, SelectorKey
-from typing import TypeVar, TypeVarTuple, final
+from typing import TypeAlias, TypeVar, TypeVarTuple, final
+from weakref import WeakKeyDictionary
 
 from anyio.to_thread import current_default_thread_limiter
+
+from .clock import Watch
+from .order import Steps, steps
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+Step: TypeAlias = Callable[[], object]
+
 RESOLUTION = time.get_clock_info("monotonic").resolution  # as asyncio sees it
 FEW_TIMERS = 100
 
+#: How a callback of the event loop is called that steps a task. The first is that of a task of
+#: the C implementation before its first step, which has no name.
+STEPS = (None, "task_wakeup", "__step", "__wakeup")
 
-def virtual_options(io_grace: float) -> dict[str, object]:
+
+def virtual_options(watch: Watch) -> dict[str, object]:
     """Return the options for AnyIO's asyncio backend."""
-    return {"loop_factory": partial(VirtualTimeLoop, io_grace)}
+    return {"loop_factory": partial(VirtualTimeLoop, watch)}
+
+
+def task_lister() -> Callable[[], list[tuple[str, object]]]:
+    """Return what lists the tasks of this event loop, by name and coroutine, in any thread."""
+    loop = asyncio.get_running_loop()
+    return lambda: [(task.get_name(), task.get_coro()) for task in asyncio.all_tasks(loop)]
 
 
 @final
 class VirtualTimeSelector(DefaultSelector):
     """Keeps the time, and waits for files only as long as virtual time allows."""
 
-    def __init__(self, io_grace: float) -> None:
+    def __init__(self, watch: Watch) -> None:
         super().__init__()
         self.now: float = 0.0
         self.own_files = 0
         self.executor_jobs = 0
-        self._io_grace = io_grace
+        self._watch = watch
         self._timers: list[tuple[float, int, TimerHandle]] = []  # a heap
         self._numbers = count()  # so that no two timers are compared, nor the arguments they hold
         self._room = FEW_TIMERS
@@ -63,8 +80,11 @@ class VirtualTimeSelector(DefaultSelector):
             return super().select(None)
         if self.executor_jobs or current_default_thread_limiter().borrowed_tokens:
             return self._select_in_real_time(deadline)
-        events = super().select(self._io_grace if len(self.get_map()) > self.own_files else 0)
+        watch = self._watch
+        events = super().select(watch.io_grace if len(self.get_map()) > self.own_files else 0)
         if not events:
+            if watch.before_jump is not None:
+                watch.before_jump()
             self.now = deadline
         return events
 
@@ -87,12 +107,20 @@ class VirtualTimeSelector(DefaultSelector):
 
 @final
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop of asyncio whose time is that of its selector."""
+    """An event loop of asyncio whose time is that of its selector, and whose order has a seed."""
 
-    def __init__(self, io_grace: float) -> None:
-        self._clock = VirtualTimeSelector(io_grace)
+    def __init__(self, watch: Watch) -> None:
+        self._clock = VirtualTimeSelector(watch)
+        self._steps: Steps[Step] | None = None
+        if watch.seed is not None:
+            self._steps = steps(watch.order, Random(watch.seed))
+        self._numbers: WeakKeyDictionary[asyncio.Task[object], int] = WeakKeyDictionary()
+        self._made = count()
+        self._callback: object = None  # that which runs just now, as far as it is known
+        self._neutral = Context()
         super().__init__(self._clock)
         self._clock.own_files = len(self._clock.get_map())  # what wakes it from other threads
+        self.call_soon(watch.run_begins)  # before anything else
 
     def time(self) -> float:
         """Return the virtual time."""
@@ -113,6 +141,36 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         timer = super().call_at(due, callback, *args, context=context)
         self._clock.add_timer(when, timer)
         return timer
+
+    # The event loop calls this for every step of a task. A seed decides which of the steps that are
+    # ready is taken when one of them would be; all other callbacks keep their place among these.
+    def call_soon(
+        self,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> Handle:
+        """Schedule a callback; a step of a task is scheduled as a step of any task."""
+        task = getattr(callback, "__self__", None)
+        if (
+            self._steps is None
+            or not isinstance(task, asyncio.Task)
+            or getattr(callback, "__name__", None) not in STEPS
+        ):
+            return super().call_soon(callback, *args, context=context)
+        if (number := self._numbers.get(task)) is None:
+            number = self._numbers[task] = next(self._made)
+        cancelled = task.cancelling() or any(
+            isinstance(arg, asyncio.Future) and arg.cancelled() for arg in args
+        )
+        step = partial(context.run if context else copy_context().run, callback, *args)
+        self._steps.add(number, step, self._callback if cancelled else None)
+        return super().call_soon(self._take_a_step, context=self._neutral)
+
+    def _take_a_step(self) -> None:
+        assert self._steps is not None
+        self._callback = step = self._steps.take()
+        step()
 
     # asyncio looks up host names here, and not in AnyIO's threads.
     def run_in_executor(
