@@ -308,6 +308,7 @@ class EventLife(Life, Generic[T]):
                 handled = started - self._failed - in_hand
             facts["handled"] = handled
             facts["failed"] = started - handled - in_hand
+            facts["in_hand"] = in_hand
             facts["missed"] = delivery.cursor.missed + delivery.cursor.overwritten
             facts["unread"] = self._left or delivery.unread
         return facts

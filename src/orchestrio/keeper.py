@@ -105,6 +105,8 @@ class Keeper(Generic[E]):
         self.lives: dict[TaskId, Life] = {}
         #: set when there is nothing more to run for, or a stop was asked for
         self.finished: Event = Event()
+        #: set when a stop begins, whoever asked for it
+        self.stopping: Event = Event()
         #: set when everything has stopped
         self.stopped: Event = Event()
         #: what ended the run and has not been raised yet
@@ -189,6 +191,7 @@ class Keeper(Generic[E]):
         """Have everything stop, once; nobody is waited for."""
         if not self.is_stopping:
             self.phase = Phase.STOPPING
+            self.stopping.set()
             self.finished.set()
             self._all_initialized.set()
             self._tell_keeper(Command("stop"))
@@ -472,6 +475,7 @@ class Keeper(Generic[E]):
 
     async def _stop_all(self) -> None:
         self.phase = Phase.STOPPING
+        self.stopping.set()
         self.finished.set()
         self._recoveries.give_up_all()
         lives = sorted(self._started.values(), key=lambda life: life.rank)

@@ -278,10 +278,14 @@ class TaskSnapshot(_Model, frozen=True):
     """Messages handled, or ticks of a periodic task done, without an error."""
     failed: int = 0
     """Messages or ticks whose handler raised."""
+    in_hand: int = 0
+    """Messages being handled just now."""
     missed: int = 0
     """Messages overwritten before this task read them, or ticks of a periodic task skipped."""
     unread: int = 0
-    """Messages published and not handled yet."""
+    """Messages published that no handler has begun. With `handled`, `failed`, `in_hand` and
+    `missed` they are all that was published since the task subscribed.
+    """
     error: str | None = None
     """What ended it, in words; `None` if nothing did."""
 

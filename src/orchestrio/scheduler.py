@@ -24,6 +24,7 @@ import anyio
 from anyio import (
     AsyncContextManagerMixin,
     CancelScope,
+    Event,
     create_task_group,
     get_cancelled_exc_class,
 )
@@ -112,6 +113,14 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
     def registry(self) -> TaskRegistry[E]:
         """The tasks it owns. Register through the scheduler, not here."""
         return self._registry
+
+    @property
+    def stopping(self) -> Event:
+        """Set when the scheduler begins to stop, for those outside that are to end with it.
+
+        What is a task of the scheduler asks `current_task_context` for its own.
+        """
+        return self._keeper.stopping
 
     @overload
     def add_channel(self, event: Topic[T], config: ChannelConfig | None = None) -> None: ...

@@ -102,6 +102,7 @@ class TaskSnapshot(_Model, frozen=True):
     restarts: int = 0
     handled: int = 0
     failed: int = 0
+    in_hand: int = 0
     missed: int = 0
     unread: int = 0
     error: str | None = None

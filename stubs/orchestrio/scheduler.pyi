@@ -2,7 +2,7 @@ from collections.abc import AsyncGenerator, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
 from typing import Literal, Self, final, overload
 
-from anyio import AsyncContextManagerMixin
+from anyio import AsyncContextManagerMixin, Event
 from typing_extensions import TypeVar
 
 from .bus import EventBus
@@ -26,6 +26,8 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
     def bus(self) -> EventBus[E]: ...
     @property
     def registry(self) -> TaskRegistry[E]: ...
+    @property
+    def stopping(self) -> Event: ...
     @overload
     def add_channel(self, event: Topic[T], config: ChannelConfig | None = None) -> None: ...
     @overload

@@ -55,7 +55,32 @@ so some tenths of a virtual second may pass.
 
 from __future__ import annotations
 
+from ._harness import Harness as Harness, harness as harness
+from ._recorder import Recorder as Recorder
+from ._simulation.ledger import InjectedError as InjectedError
+from ._simulation.scenario import Faults as Faults, Scenario as Scenario
+from ._simulation.shrink import shrink as shrink
+from ._simulation.simulate import (
+    SimulationFailure as SimulationFailure,
+    SimulationReport as SimulationReport,
+    replay as replay,
+    simulate as simulate,
+)
 from ._time.order import Order as Order
 from ._time.virtual import virtual_time as virtual_time
 
-__all__ = ["Order", "virtual_time"]
+__all__ = [
+    "Faults",
+    "Harness",
+    "InjectedError",
+    "Order",
+    "Recorder",
+    "Scenario",
+    "SimulationFailure",
+    "SimulationReport",
+    "harness",
+    "replay",
+    "shrink",
+    "simulate",
+    "virtual_time",
+]

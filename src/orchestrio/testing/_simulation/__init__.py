@@ -1,0 +1,1 @@
+"""A simulation: whole programs under a seed, with faults, held against rules; see `simulate`."""

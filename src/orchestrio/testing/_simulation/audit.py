@@ -1,0 +1,150 @@
+"""`Audit`: looks at the counters of a scheduler while it runs, again and again.
+
+For each event task, what was sent since it subscribed is what it handled, failed at, has in hand,
+missed and has not read, at any moment; and no counter is ever negative or goes down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from orchestrio import Scheduler, StateChanged, TaskSnapshot, TaskState
+
+from .ledger import Ledger, Visit
+
+COUNTERS: Final = ("handled", "failed", "in_hand", "missed", "unread")
+GROWING: Final = ("handled", "failed", "missed", "restarts")
+
+#: Where an event task has its place in the channel for sure.
+SUBSCRIBED: Final = frozenset(
+    {TaskState.INITIALIZING, TaskState.READY, TaskState.RUNNING, TaskState.BACKING_OFF}
+)
+
+
+@dataclass(slots=True)
+class Account:
+    """What is known of one subscription of an event task."""
+
+    #: how much had been sent when it subscribed; `None`: not known yet
+    before: int | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+    #: what its handlers did, by the observer
+    handled: int = 0
+    failed: int = 0
+    dead: int = 0
+    #: how often the handlers of messages that are to be tried again have failed
+    attempts: dict[int, int] = field(default_factory=dict)
+    #: whether it cannot be told from outside what became of some message
+    unsure: bool = False
+    suspect: str | None = None
+
+
+class Audit:
+    """Holds the counters of one scheduler against what its handlers do."""
+
+    def __init__(self, scheduler: Scheduler[Any], ledger: Ledger) -> None:
+        self._scheduler = scheduler
+        self._ledger = ledger
+        self._accounts: dict[str, Account] = {}
+        self.dead: dict[str, int] = {}
+        self.unsure: set[str] = set()
+
+    def _account(self, task: str) -> Account:
+        return self._accounts.setdefault(task, Account())
+
+    def note_state(self, event: StateChanged) -> None:
+        """Open a new account for a new subscription."""
+        task = event.task_name
+        if event.state is TaskState.INITIALIZING and event.previous not in (
+            TaskState.BACKING_OFF,
+            TaskState.REGISTERED,
+        ):
+            self._accounts[task] = Account()
+        elif event.state not in SUBSCRIBED:
+            self._account(task).suspect = None
+
+    def note_begin(self, visit: Visit) -> None:
+        """Note that a handler begins."""
+        account = self._account(visit.task)
+        if visit.hook == "handle_event" and account.suspect is not None:
+            self._ledger.violate("accounts", account.suspect)
+
+    def note_end(self, visit: Visit, *, cancelled: bool) -> None:
+        """Note what became of a message."""
+        account = self._account(visit.task)
+        if visit.hook in ("initialize", "shutdown"):
+            account.failed += len(account.attempts)  # cut off while they waited for another attempt
+            account.attempts.clear()
+        if visit.hook != "handle_event":
+            return
+        metadata = self._ledger.metadata.get(visit.task)
+        retries = 0 if metadata is None else metadata.retries
+        timeout = float("inf") if metadata is None else metadata.timeout
+        key = id(visit.message)
+        if visit.error is None:
+            account.handled += 1
+            account.attempts.pop(key, None)
+            return
+        if cancelled and timeout < float("inf"):
+            account.unsure = True
+            self.unsure.add(visit.task)
+            return
+        attempts = account.attempts.pop(key, 0) + 1
+        if cancelled:
+            account.failed += 1
+        elif attempts <= retries:
+            account.attempts[key] = attempts
+        else:
+            account.failed += 1
+            self.dead[visit.task] = self.dead.get(visit.task, 0) + 1
+
+    def look(self) -> None:
+        """Look at all counters now."""
+        channels = self._scheduler.bus.statistics()
+        events = {str(event): event for event in channels}
+        for task in self._scheduler.status():
+            account = self._account(task.name)
+            self._see_that_they_grow(task, account)
+            if task.kind == "event" and task.event in events and task.state in SUBSCRIBED:
+                self._see_that_they_add_up(task, account, channels[events[task.event]].sent)
+
+    def _see_that_they_grow(self, task: TaskSnapshot, account: Account) -> None:
+        for name in COUNTERS:
+            if getattr(task, name) < 0:
+                self._ledger.violate("accounts", f"{task.name}: {name} is {getattr(task, name)}")
+        for name in GROWING:
+            count = getattr(task, name)
+            before = account.counts.get(name, 0)
+            if count < before and task.state in SUBSCRIBED and account.before is not None:
+                self._ledger.violate(
+                    "accounts", f"{task.name}: {name} went down from {before} to {count}"
+                )
+            account.counts[name] = count
+
+    def _see_that_they_add_up(self, task: TaskSnapshot, account: Account, sent: int) -> None:
+        total = sum(getattr(task, name) for name in COUNTERS)
+        if account.before is None:
+            account.before = sent - total
+        elif total != sent - account.before and account.suspect is None:
+            # If it is giving its place in the channel up just now, its state will say so.
+            parts = ", ".join(f"{name}={getattr(task, name)}" for name in COUNTERS)
+            account.suspect = (
+                f"{task.name}: {sent - account.before} were sent since it subscribed, and"
+                f" {total} are accounted for ({parts})"
+            )
+
+    def look_at_rest(self) -> None:
+        """Look when all tasks wait: then the counters and the handlers must agree as well."""
+        self.look()
+        for task in self._scheduler.status():
+            account = self._account(task.name)
+            if task.kind != "event" or task.state is not TaskState.RUNNING or account.unsure:
+                continue
+            told = (task.handled, task.failed)
+            if told != (account.handled, account.failed):
+                self._ledger.violate(
+                    "accounts",
+                    f"{task.name} says that it handled {told[0]} and failed at {told[1]} messages;"
+                    f" its handlers returned from {account.handled} and failed at {account.failed}",
+                )

@@ -1,0 +1,166 @@
+"""`Ledger`: all that was seen of one run, in the order in which it happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from logging import LogRecord
+from math import inf
+from typing import Any
+
+from anyio import current_time
+
+from orchestrio import (
+    SchedulerError,
+    StateChanged,
+    TaskEvent,
+    TaskMetadata,
+    TaskSnapshot,
+    TaskState,
+)
+
+from .._probe import Hook
+from .._recorder import Recorder
+
+
+class InjectedError(Exception):
+    """What a simulation has a hook raise."""
+
+
+@dataclass(slots=True, eq=False)
+class Visit:
+    """One call of a hook."""
+
+    task: str
+    hook: Hook
+    message: object
+    #: its place in the order of all that happened, and when that was
+    begin: int
+    began: float
+    end: int | None = None
+    ended: float = inf
+    error: BaseException | None = None
+
+    @property
+    def returned(self) -> bool:
+        """Whether it has come to its end without an error."""
+        return self.end is not None and self.error is None
+
+
+@dataclass(slots=True, eq=False)
+class Ledger:
+    """What was seen of one run."""
+
+    #: in words, for people; the same for the same scenario
+    trace: list[str] = field(default_factory=list)
+    visits: list[Visit] = field(default_factory=list)
+    events: list[TaskEvent] = field(default_factory=list)
+    #: log records of the library, of INFO and above
+    records: list[LogRecord] = field(default_factory=list)
+    #: what the interpreter warned of
+    warnings: list[str] = field(default_factory=list)
+    #: the errors that hooks were made to raise
+    injected: list[InjectedError] = field(default_factory=list)
+    #: what was raised to whoever ran the scheduler, or gave a command
+    raised: list[BaseException] = field(default_factory=list)
+    #: what each task was registered with, by name, in the order of registration
+    metadata: dict[str, TaskMetadata] = field(default_factory=dict)
+    #: how the tasks stood in the end
+    status: list[TaskSnapshot] = field(default_factory=list)
+    #: receivers that were open in the end, by event, without those of the harness
+    receivers_left: dict[object, int] = field(default_factory=dict)
+    #: the recorder of each event, and how much had been sent before it began
+    recorders: dict[object, tuple[Recorder[Any], int]] = field(default_factory=dict)
+    #: how much was sent on each event
+    sent: dict[object, int] = field(default_factory=dict)
+    #: rules that were broken, with what happened, in words
+    violations: list[tuple[str, str]] = field(default_factory=list)
+    #: the place at which the stop of everything was asked for, as far as that is known
+    stop_asked: int | None = None
+    moments: int = 0
+
+    def say(self, what: str) -> int:
+        """Note that something happens, and return its place in the order of all that does."""
+        self.moments += 1
+        self.trace.append(f"{current_time():10.3f}  {what}")
+        return self.moments
+
+    def violate(self, rule: str, what: str) -> None:
+        """Note that a rule was broken; of each rule, the first time counts."""
+        if all(rule != broken for broken, _ in self.violations):
+            self.violations.append((rule, what))
+            self.say(f"BROKEN {rule}: {what}")
+
+    def note_event(self, event: TaskEvent) -> None:
+        """Note what happened to a task."""
+        self.events.append(event)
+        if isinstance(event, StateChanged):
+            self.say(f"{event.task_name}: {event.previous.value} -> {event.state.value}")
+        else:
+            cause = getattr(event, "error", None) or getattr(event, "cause", None)
+            words = "" if cause is None else f" {type(cause).__name__}: {in_words(cause)}"
+            self.say(f"{event.task_name}: {type(event).__name__}{words}")
+
+    def note_record(self, record: LogRecord) -> None:
+        """Note what the library logs."""
+        self.records.append(record)
+        try:
+            words = record.getMessage()
+        except Exception as trouble:
+            words = f"(it raised {type(trouble).__name__})"
+        self.moments += 1
+        self.trace.append(f"{'':10}  log {record.levelname}: {words.splitlines()[0]}")
+
+    def of(self, task: str, *hooks: Hook) -> list[Visit]:
+        """Return the calls of some hooks of a task, in the order in which they began."""
+        return [visit for visit in self.visits if visit.task == task and visit.hook in hooks]
+
+
+def in_words(error: BaseException) -> str:
+    """Return what an error says, whatever it is like."""
+    try:
+        return str(error)
+    except Exception as trouble:
+        return f"(its __str__ raised {type(trouble).__name__})"
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Return what an error comes from: the errors at the ends of its causes and groups.
+
+    A task that failed too often comes from its last failure: the others were reported before.
+    """
+    if error is None:
+        return
+    if isinstance(error, BaseExceptionGroup):
+        group: BaseExceptionGroup[BaseException] = error
+        for inner in group.exceptions:
+            yield from causes(inner)
+    elif isinstance(error, SchedulerError) and error.__cause__ is not None:
+        cause = error.__cause__
+        if isinstance(cause, BaseExceptionGroup) and "failures of" in cause.message:
+            history: BaseExceptionGroup[BaseException] = cause
+            yield from causes(history.exceptions[-1])
+        else:
+            yield from causes(cause)
+    else:
+        yield error
+
+
+#: The changes of a task's state that there are; all others are faults of the scheduler.
+TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
+    TaskState.REGISTERED: frozenset({TaskState.INITIALIZING, TaskState.STOPPED}),
+    TaskState.INITIALIZING: frozenset({TaskState.READY, TaskState.STOPPING, TaskState.FAILED}),
+    TaskState.READY: frozenset({TaskState.RUNNING, TaskState.STOPPING, TaskState.FAILED}),
+    TaskState.RUNNING: frozenset({TaskState.COMPLETED, TaskState.STOPPING, TaskState.FAILED}),
+    TaskState.COMPLETED: frozenset({TaskState.STOPPED, TaskState.BACKING_OFF}),
+    TaskState.STOPPING: frozenset(
+        {TaskState.STOPPED, TaskState.FAILED, TaskState.COMPLETED, TaskState.BACKING_OFF}
+    ),
+    TaskState.FAILED: frozenset(
+        {TaskState.STOPPED, TaskState.BACKING_OFF, TaskState.INITIALIZING}
+    ),
+    TaskState.BACKING_OFF: frozenset(
+        {TaskState.INITIALIZING, TaskState.STOPPING, TaskState.STOPPED}
+    ),
+    TaskState.STOPPED: frozenset({TaskState.INITIALIZING}),
+}

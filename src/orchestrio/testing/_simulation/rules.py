@@ -1,0 +1,248 @@
+"""The rules that a finished run is held against, each with its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from orchestrio import (
+    DEAD_LETTERS,
+    TASK_EVENTS,
+    DeadLetter,
+    SchedulerError,
+    StateChanged,
+    TaskState,
+)
+
+from .ledger import TRANSITIONS, InjectedError, Ledger, Visit, causes, in_words
+
+
+def no_overlap(ledger: Ledger) -> Iterator[str]:
+    """Two runs of one task never overlap: from ``initialize()`` to the end of ``shutdown()``."""
+    for task in ledger.metadata:
+        up: Visit | None = None  # the initialize() of the run that is not over
+        for visit in ledger.of(task, "initialize", "shutdown"):
+            if visit.hook == "initialize":
+                if up is not None:
+                    yield f"{task} was initialised for another run while it ran"
+                up = None if visit.end is not None and visit.error is not None else visit
+            elif visit.hook == "shutdown":
+                up = None
+        for earlier, later in _in_turn(ledger.of(task, "initialize", "execute", "shutdown")):
+            if earlier.end is None or later.begin < earlier.end:
+                yield f"{later.hook}() of {task} began while {earlier.hook}() of it ran"
+
+
+def _in_turn(visits: list[Visit]) -> Iterable[tuple[Visit, Visit]]:
+    return zip(visits, visits[1:], strict=False)
+
+
+def one_shutdown(ledger: Ledger) -> Iterator[str]:
+    """Every ``initialize()`` that returned has exactly one ``shutdown()``."""
+    for task in ledger.metadata:
+        owed = 0
+        for visit in ledger.of(task, "initialize", "shutdown"):
+            if visit.hook == "initialize":
+                owed += visit.returned
+            else:
+                owed -= 1
+                if owed < 0:
+                    yield f"{task} was shut down without a run that was initialised"
+                    return
+        if owed:
+            yield f"{owed} runs of {task} were initialised and never shut down"
+
+
+def shutdown_order(ledger: Ledger) -> Iterator[str]:
+    """In a stop of everything, dependants are shut down first, otherwise what was registered last."""
+    if ledger.stop_asked is None:
+        return
+    last: dict[str, Visit] = {}
+    first: dict[str, int] = {}
+    registered = list(ledger.metadata)
+    for visit in ledger.visits:
+        if visit.hook == "initialize":
+            first.setdefault(visit.task, visit.begin)
+        elif visit.hook == "shutdown" and visit.begin > ledger.stop_asked:
+            last[visit.task] = visit
+    for task, visit in last.items():
+        for other, its in last.items():
+            if other == task or other not in ledger.metadata or task not in ledger.metadata:
+                continue
+            if _depends(ledger, other, task):
+                why = f"{other}, which depends on it"
+            elif (
+                _depends(ledger, task, other)
+                or registered.index(other) < registered.index(task)
+                or first.get(other, 0) < first.get(task, 0)  # of a group that was made before
+            ):
+                continue
+            else:
+                why = f"{other}, which came after it"
+            if visit.begin < its.begin or (its.end is not None and visit.begin < its.end):
+                yield f"shutdown() of {task} began before that of {why}, had ended"
+
+
+def _depends(ledger: Ledger, task: str, on: str, seen: frozenset[str] = frozenset()) -> bool:
+    metadata = ledger.metadata.get(task)
+    if metadata is None or task in seen:
+        return False
+    return any(
+        name == on or _depends(ledger, name, on, seen | {task}) for name in metadata.depends_on
+    )
+
+
+def nothing_left(ledger: Ledger) -> Iterator[str]:
+    """When all has stopped, no task is left over, and no receiver."""
+    for task in ledger.status:
+        if task.state not in (TaskState.STOPPED, TaskState.FAILED):
+            yield f"task {task.name} is still {task.state.value} when all has stopped"
+    for event, count in ledger.receivers_left.items():
+        if count:
+            yield f"{count} receivers of {event!s} are left when all has stopped"
+    for visit in ledger.visits:
+        if visit.end is None:
+            yield f"{visit.hook}() of {visit.task} still runs when all has stopped"
+
+
+def legal_states(ledger: Ledger) -> Iterator[str]:
+    """A task's state changes as the table says, and each change is told."""
+    states: dict[object, TaskState] = {}
+    for event in ledger.events:
+        if not isinstance(event, StateChanged):
+            continue
+        known = states.get(event.task_id, TaskState.REGISTERED)
+        if event.previous is not known:
+            yield f"{event.task_name} went on from {event.previous.value}, it was {known.value}"
+        elif event.state not in TRANSITIONS[event.previous]:
+            yield f"{event.task_name} went from {event.previous.value} to {event.state.value}"
+        states[event.task_id] = event.state
+    for task in ledger.status:
+        known = states.get(task.task_id, TaskState.REGISTERED)
+        if task.state is not known and (task.task_id in states or not _unheard(task.state)):
+            yield f"{task.name} is {task.state.value} in the end, the last event said {known.value}"
+
+
+def _unheard(state: TaskState) -> bool:
+    """Whether a task comes to a state when its channel may have been closed already."""
+    return state in (TaskState.STOPPED, TaskState.REGISTERED)
+
+
+def one_order(ledger: Ledger) -> Iterator[str]:
+    """Each receiver gets messages of one order, with gaps at most, and none of them twice."""
+    for event, (recorder, _) in ledger.recorders.items():
+        if recorder.missed or event in (TASK_EVENTS, DEAD_LETTERS):
+            continue
+        order = recorder.messages
+        for task in _first_attempts(ledger, event):
+            if not _is_part(task[1], order):
+                yield f"{task[0]} got {_short(task[1])}, sent was {_short(order)} on {event!s}"
+
+
+def _first_attempts(ledger: Ledger, event: object) -> Iterator[tuple[str, list[object]]]:
+    for task, metadata in ledger.metadata.items():
+        visits = ledger.of(task, "handle_event")
+        if metadata.retries or metadata.concurrency > 1 or not visits:
+            continue  # which attempts belong to one message cannot be told from outside
+        if any(entry.name == task and entry.event == str(event) for entry in ledger.status):
+            yield task, [visit.message for visit in visits]
+
+
+def _is_part(items: list[object], whole: list[object]) -> bool:
+    rest = iter(whole)
+    return all(any(item is other or item == other for other in rest) for item in items)
+
+
+def _short(items: list[object]) -> str:
+    words = [repr(item) for item in items]
+    return "[" + ", ".join(words if len(words) < 20 else [*words[:10], "...", *words[-8:]]) + "]"
+
+
+def receivers_add_up(ledger: Ledger) -> Iterator[str]:
+    """What was sent is what a receiver got, missed, and has not read."""
+    for event, (recorder, before) in ledger.recorders.items():
+        got, missed = len(recorder.messages), recorder.missed
+        sent = ledger.sent.get(event)
+        if sent is not None and got + missed != sent - before:
+            yield f"{sent - before} were sent on {event!s}; a receiver got {got}, missed {missed}"
+
+
+def dead_letters(ledger: Ledger, dead: Mapping[str, int], unsure: set[str]) -> Iterator[str]:
+    """There is one dead letter for each message whose handler failed for good."""
+    recorder, _ = ledger.recorders.get(DEAD_LETTERS, (None, 0))
+    if recorder is None or recorder.missed:
+        return
+    told: dict[str, int] = {}
+    letters: list[DeadLetter] = recorder.messages
+    for letter in letters:
+        told[letter.task_name] = told.get(letter.task_name, 0) + 1
+    for task in {**told, **dead}:
+        if task not in unsure and told.get(task, 0) != dead.get(task, 0):
+            yield (
+                f"{dead.get(task, 0)} messages failed for good in {task}, and there are"
+                f" {told.get(task, 0)} dead letters of it"
+            )
+
+
+def errors_told_once(ledger: Ledger) -> Iterator[str]:
+    """Each error that a hook was made to raise is logged or raised, and once."""
+    told: dict[int, list[str]] = {}
+    for record in ledger.records:
+        for error in _told_by(record.args, record.exc_info):
+            owner = getattr(error, "task_name", None)
+            if owner is not None and getattr(record, "task_name", owner) != owner:
+                continue  # of a task that is restarted with the one that failed
+            for cause in causes(error):
+                told.setdefault(id(cause), []).append(f"log: {in_words_of(record)}")
+    for raised in ledger.raised:
+        for cause in causes(raised):
+            told.setdefault(id(cause), []).append(f"raised: {in_words(raised)}")
+    for error in ledger.injected:
+        times = told.get(id(error), [])
+        if len(times) != 1:
+            where = "".join(f"\n    {one}" for one in times)
+            yield f"{error} was told {len(times)} times{where}"
+
+
+def in_words_of(record: Any) -> str:
+    """Return what a log record says."""
+    try:
+        return str(record.getMessage())
+    except Exception as trouble:
+        return f"(it raised {type(trouble).__name__})"
+
+
+def _told_by(args: Any, exc_info: Any) -> set[BaseException]:
+    found = {arg for arg in args or () if isinstance(arg, BaseException)}
+    return {exc_info[1]} if exc_info and exc_info[1] is not None else found
+
+
+def no_other_errors(ledger: Ledger) -> Iterator[str]:
+    """What is raised in the end comes from the faults, or says what they led to."""
+    for raised in ledger.raised:
+        for cause in causes(raised):
+            told = isinstance(cause, (InjectedError, TimeoutError, SchedulerError))
+            if not told:
+                yield f"{type(cause).__name__}: {in_words(cause)}"
+
+
+def no_warnings(ledger: Ledger) -> Iterator[str]:
+    """Nothing is left that the interpreter or the event loop has to warn of."""
+    yield from ledger.warnings
+
+
+Rule = Callable[[Ledger], Iterator[str]]
+
+#: What a finished run is held against, in this order; the first that is broken is its failure.
+RULES: Final[Mapping[str, Rule]] = {
+    "no_overlap": no_overlap,
+    "one_shutdown": one_shutdown,
+    "shutdown_order": shutdown_order,
+    "nothing_left": nothing_left,
+    "legal_states": legal_states,
+    "one_order": one_order,
+    "accounts": receivers_add_up,
+    "errors_told_once": errors_told_once,
+    "no_other_errors": no_other_errors,
+    "no_warnings": no_warnings,
+}

@@ -1,0 +1,263 @@
+"""What happens to a program in one run: its faults, as plain data drawn from the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from orchestrio import RegisteredTask, TaskState
+
+from .._time.order import Order
+from .._time.virtual import Backend
+
+T = TypeVar("T")
+
+Weight: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+FaultyHook: TypeAlias = Literal["initialize", "execute", "handle_event", "shutdown"]
+CommandName: TypeAlias = Literal["stop", "restart", "remove", "register", "shutdown", "interrupt"]
+
+
+class Faults(BaseModel, frozen=True):
+    """Which faults a simulation injects, and how often: weights, of which 0 means never."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    most: Annotated[int, Field(strict=True, ge=0)] = 4
+    """How many faults a run has at most; any number down to none is as likely."""
+    crashes: Weight = 2.0
+    """A hook raises: as it begins, at one of its checkpoints, or as it returns."""
+    delays: Weight = 1.0
+    """A hook is slow: it waits at one of its checkpoints."""
+    cancellations: Weight = 0.5
+    """What a hook waits for at one of its checkpoints is cancelled, as by a time-out of its own."""
+    commands: Weight = 4.0
+    """Somebody stops, restarts or removes a task, registers another, or stops the scheduler, just
+    when a task fails, backs off, starts, stops, or is in one of its hooks.
+    """
+    longest: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 20.0
+    """How many virtual seconds a delay takes at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class InHook:
+    """When a hook of a task is called for the nth time and has come to a checkpoint."""
+
+    task: str
+    hook: FaultyHook
+    call: int
+    checkpoint: int  # 0: as it begins; more than there are: as it returns
+
+    def __str__(self) -> str:
+        return f"in call {self.call} of {self.task}.{self.hook}(), checkpoint {self.checkpoint}"
+
+
+@dataclass(frozen=True, slots=True)
+class OnState:
+    """When a task has come to a state for the nth time."""
+
+    task: str
+    state: TaskState
+    nth: int
+
+    def __str__(self) -> str:
+        return f"when {self.task} is {self.state.value} for time {self.nth}"
+
+
+@dataclass(frozen=True, slots=True)
+class AtTime:
+    """At a time, in virtual seconds."""
+
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"at {self.seconds:g} s"
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """The hook raises `InjectedError`."""
+
+    def __str__(self) -> str:
+        return "crash"
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """The hook waits, in virtual seconds."""
+
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"wait for {self.seconds:g} s"
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """What the hook waits for is cancelled."""
+
+    def __str__(self) -> str:
+        return "cancel what it waits for"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Somebody gives the scheduler a command, and is perhaps cancelled while it is carried out."""
+
+    name: CommandName
+    #: the task that is stopped, restarted or removed, or on which a registered one depends
+    task: str | None = None
+    #: of what kind a registered task is: `None` for one that runs in the background, otherwise the
+    #: number of the event that it subscribes to, in the order of the channels
+    event: int | None = None
+    #: the caller is cancelled after so many checkpoints; `None`: never
+    patience: int | None = None
+
+    def __str__(self) -> str:
+        words = [self.name]
+        if self.name == "register":
+            words.append("an event task" if self.event is not None else "a background task")
+            words += [] if self.task is None else ["that depends on", self.task]
+        elif self.task is not None:
+            words.append(self.task)
+        if self.patience is not None:
+            words.append(f"(cancelled after {self.patience} checkpoints)")
+        return " ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What happens when; a crash, a delay or a cancellation is always in a hook."""
+
+    when: InHook | OnState | AtTime
+    what: Crash | Delay | Cancel | Command
+
+    def __str__(self) -> str:
+        return f"{self.when}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """All that decides on a run, but for the program: the same scenario, the same run."""
+
+    seed: int
+    backend: Backend
+    order: Order
+    faults: tuple[Fault, ...] = ()
+    without: tuple[str, ...] = ()
+    """Tasks that are taken out of the program before it starts."""
+
+    def __str__(self) -> str:
+        faults = "".join(f"\n  {fault}" for fault in self.faults) or " none"
+        without = f"\nwithout: {', '.join(self.without)}" if self.without else ""
+        return (
+            f"seed {self.seed} on {self.backend}, order {self.order}; faults:{faults}{without}"
+        )
+
+
+#: At which changes of a task's state commands are given, and how often.
+MOMENTS: Final[Mapping[TaskState, float]] = {
+    TaskState.INITIALIZING: 2,
+    TaskState.READY: 1,
+    TaskState.RUNNING: 1,
+    TaskState.COMPLETED: 1,
+    TaskState.FAILED: 3,
+    TaskState.BACKING_OFF: 3,
+    TaskState.STOPPING: 3,
+    TaskState.STOPPED: 1,
+}
+
+COMMANDS: Final[Mapping[CommandName, float]] = {
+    "stop": 4,
+    "restart": 6,
+    "remove": 3,
+    "register": 3,
+    "shutdown": 2,
+    "interrupt": 1,
+}
+
+
+def draw(
+    tasks: Sequence[RegisteredTask], faults: Faults, random: Random, *, limit: float
+) -> tuple[Fault, ...]:
+    """Draw the faults of one run.
+
+    :param tasks: those of the program
+    :param faults: which faults, and how often
+    :param random: what decides
+    :param limit: how long the program runs at most, in virtual seconds
+    """
+    if not tasks:
+        return ()
+    kinds = {
+        "crash": faults.crashes,
+        "delay": faults.delays,
+        "cancel": faults.cancellations,
+        "command": faults.commands,
+    }
+    if not any(kinds.values()):
+        return ()
+    return tuple(
+        _draw_one(pick(random, kinds), tasks, faults, random, limit)
+        for _ in range(random.randint(0, faults.most))
+    )
+
+
+def _draw_one(
+    kind: str, tasks: Sequence[RegisteredTask], faults: Faults, random: Random, limit: float
+) -> Fault:
+    task = random.choice(tasks)
+    if kind == "command":
+        return _draw_command(task, tasks, random, limit)
+    if kind == "crash":
+        return Fault(_in_hook(task, random), Crash())
+    if kind == "delay":
+        seconds = random.choice((0.5, random.randint(1, 10), random.uniform(0, faults.longest)))
+        return Fault(_in_hook(task, random), Delay(min(seconds, faults.longest)))
+    return Fault(_in_hook(task, random), Cancel())
+
+
+def _draw_command(
+    task: RegisteredTask, tasks: Sequence[RegisteredTask], random: Random, limit: float
+) -> Fault:
+    name = pick(random, COMMANDS)
+    target: str | None = (task if random.random() < 0.5 else random.choice(tasks)).name
+    event = None
+    if name in ("shutdown", "interrupt"):
+        target = None
+    elif name == "register":
+        target = random.choice((None, target))
+        event = random.choice((None, random.randrange(10)))
+    patience = None
+    if name in ("stop", "restart", "remove") and random.random() < 0.25:
+        patience = random.randint(1, 12)
+    where = random.random()
+    when: InHook | OnState | AtTime
+    if where < 0.7:
+        when = OnState(task.name, pick(random, MOMENTS), random.choice((1, 1, 1, 2, 3)))
+    elif where < 0.9:
+        when = _in_hook(task, random)
+    else:
+        when = AtTime(round(random.uniform(0, min(limit, 30)), 3))
+    return Fault(when, Command(name, target, event, patience))
+
+
+def _in_hook(task: RegisteredTask, random: Random) -> InHook:
+    work: FaultyHook = "handle_event" if task.kind == "event" else "execute"
+    hook: FaultyHook = random.choice((work, work, "initialize", "shutdown"))
+    most = 8 if hook == "handle_event" else 3
+    return InHook(task.name, hook, random.randint(1, most), random.choice((0, 1, 1, 2, 3, 9)))
+
+
+def pick(random: Random, weights: Mapping[T, float]) -> T:
+    """Return one of the keys, each as often as its weight says."""
+    return random.choices(list(weights), list(weights.values()))[0]
+
+
+def tasks_of(fault: Fault) -> set[str]:
+    """Return the names of the tasks that a fault is about."""
+    names: set[Any] = {getattr(fault.when, "task", None), getattr(fault.what, "task", None)}
+    return {name for name in names if name is not None}

@@ -1,0 +1,83 @@
+"""`shrink`: makes a scenario smaller for as long as the same rule is broken."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+from .ledger import Ledger
+from .scenario import Command, Fault, InHook, OnState, Scenario, tasks_of
+from .simulate import SimulationFailure
+from .stage import Outcome, Stage
+
+
+def shrink(failure: SimulationFailure, /, *, seconds: float = 60) -> SimulationFailure:
+    """Look for the smallest run that breaks the same rule: fewer tasks, fewer and simpler faults.
+
+    :param failure: what `simulate` found
+    :param seconds: how long to look, in real seconds
+    :return: the smallest that was found, perhaps the same
+    """
+    deadline = time.monotonic() + seconds
+    smallest = failure
+    with Stage(failure.program) as stage:
+        tasks = _tasks_of_the_program(stage, failure)
+        again = True
+        while again:
+            again = False
+            for smaller in _smaller(smallest.scenario, tasks):
+                if time.monotonic() > deadline:
+                    return smallest
+                outcome = _try(stage, smaller)
+                if outcome is not None and _breaks(outcome.ledger, failure.kind):
+                    smallest = SimulationFailure(failure.program, outcome)
+                    again = True
+                    break
+    return smallest
+
+
+def _tasks_of_the_program(stage: Stage, failure: SimulationFailure) -> list[str]:
+    names: list[str] = []
+    outcome = stage.play(replace(failure.scenario, faults=(), without=()))
+    names += outcome.ledger.metadata
+    return names
+
+
+def _try(stage: Stage, scenario: Scenario) -> Outcome | None:
+    try:
+        return stage.play(scenario)
+    except Exception:
+        return None  # no program any more: a task that another one needs is missing
+
+
+def _breaks(ledger: Ledger, kind: str) -> bool:
+    return bool(ledger.violations) and ledger.violations[0][0] == kind
+
+
+def _smaller(scenario: Scenario, tasks: list[str]) -> Iterator[Scenario]:
+    """Iterate over scenarios that are a little smaller, the best first."""
+    faults = scenario.faults
+    for index in range(len(faults)):
+        yield replace(scenario, faults=faults[:index] + faults[index + 1 :])
+    needed = set[str]().union(*(tasks_of(fault) for fault in faults))
+    for name in tasks:
+        if name not in scenario.without and name not in needed:
+            yield replace(scenario, without=(*scenario.without, name))
+    for index, fault in enumerate(faults):
+        for simpler in _simpler(fault):
+            yield replace(scenario, faults=(*faults[:index], simpler, *faults[index + 1 :]))
+
+
+def _simpler(fault: Fault) -> Iterator[Fault]:
+    when, what = fault.when, fault.what
+    if isinstance(when, InHook) and when.call > 1:
+        yield replace(fault, when=replace(when, call=1))
+    if isinstance(when, InHook) and when.checkpoint > 0:
+        yield replace(fault, when=replace(when, checkpoint=0))
+    if isinstance(when, OnState) and when.nth > 1:
+        yield replace(fault, when=replace(when, nth=1))
+    if isinstance(what, Command) and what.patience is not None:
+        yield replace(fault, what=replace(what, patience=None))
+    if isinstance(what, Command) and what.event is not None:
+        yield replace(fault, what=replace(what, event=None))
