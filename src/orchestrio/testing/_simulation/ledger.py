@@ -148,7 +148,9 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 #: The changes of a task's state that there are; all others are faults of the scheduler.
 TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
-    TaskState.REGISTERED: frozenset({TaskState.INITIALIZING, TaskState.STOPPED}),
+    TaskState.REGISTERED: frozenset(
+        {TaskState.INITIALIZING, TaskState.STOPPING, TaskState.STOPPED}
+    ),
     TaskState.INITIALIZING: frozenset({TaskState.READY, TaskState.STOPPING, TaskState.FAILED}),
     TaskState.READY: frozenset({TaskState.RUNNING, TaskState.STOPPING, TaskState.FAILED}),
     TaskState.RUNNING: frozenset({TaskState.COMPLETED, TaskState.STOPPING, TaskState.FAILED}),

@@ -24,6 +24,7 @@ from orchestrio import (
     TASK_EVENTS,
     BackgroundTask,
     EventTask,
+    LifecycleError,
     Scheduler,
     SchedulerError,
     StateChanged,
@@ -38,7 +39,7 @@ from .._probe import Hook
 from .audit import Audit
 from .ledger import InjectedError, Ledger, Visit, causes, in_words
 from .rules import RULES, dead_letters
-from .scenario import Command, Crash, Delay, Fault, InHook, OnState, Scenario
+from .scenario import AtTime, Command, Crash, Delay, Fault, InHook, OnState, Scenario
 from .stepping import stepped
 
 Drive = Callable[[Harness[Any], Random], Awaitable[None]]
@@ -69,7 +70,6 @@ class Play:
         self._calls: dict[tuple[str, Hook], int] = {}
         self._states: dict[tuple[str, TaskState], int] = {}
         self._commands = 0  # that are being carried out
-        self._quiet = Event()  # whether something has to be looked at
         self._newcomers = 0
 
     async def run(self, scenario: Scenario, draw: Callable[[Scheduler[Any]], Scenario]) -> Scenario:
@@ -79,6 +79,7 @@ class Play:
         :param draw: returns the scenario with its faults, once the program is known
         :return: the scenario that was played
         """
+        self._quiet = Event()  # set when something has to be looked at
         scheduler = self._scheduler = self._build()
         scenario = draw(scheduler)
         self.faults = scenario.faults
@@ -120,13 +121,26 @@ class Play:
                 self.ledger.metadata[entry.name] = entry.metadata
             self._outside.start_soon(self._watch_events)
             for fault in self.faults:
-                self._outside.start_soon(self._wait_for_time, fault)
-            if self._drive is not None:
-                self._outside.start_soon(self._drive_it, self._drive)
+                # A task more or less would change the order of the others' steps.
+                if isinstance(fault.when, AtTime) and isinstance(fault.what, Command):
+                    self._outside.start_soon(self._obey_later, fault.when.seconds, fault.what)
             try:
-                await scheduler.run()
+                if self._drive is None or await self._has_started():
+                    await scheduler.run()
             finally:
                 self._note_stop()
+
+    async def _has_started(self) -> bool:
+        """Start the program, so that there is something to drive; return whether it did start."""
+        assert self._drive is not None
+        try:
+            await self._scheduler.start()
+        except LifecycleError:
+            if self._scheduler.stopping.is_set():
+                return False  # it was stopped meanwhile
+            raise
+        self._outside.start_soon(self._drive_it, self._drive)
+        return True
 
     # -- the hooks -----------------------------------------------------------------------------
 
@@ -200,11 +214,10 @@ class Play:
                     if isinstance(fault.what, Command):
                         self._outside.start_soon(self._obey, fault.what)
                     elif not isinstance(fault.what, Delay):
-                        self.ledger.say(f"fault: {fault}")
                         scope.cancel()
 
                 result = await stepped(_as_coroutine(work), at, come_to_it)
-            if not reached or isinstance(fault.what, (Crash, Delay)):
+            if not (reached and isinstance(fault.what, Command)):
                 await self._do(fault)
             return result
 
@@ -250,11 +263,9 @@ class Play:
             if isinstance(fault.what, Command) and fault.when == OnState(*key, nth):
                 self._outside.start_soon(self._obey, fault.what)
 
-    async def _wait_for_time(self, fault: Fault) -> None:
-        seconds = getattr(fault.when, "seconds", None)
-        if seconds is not None and isinstance(fault.what, Command):
-            await sleep(seconds)
-            await self._obey(fault.what)
+    async def _obey_later(self, seconds: float, command: Command) -> None:
+        await sleep(seconds)
+        await self._obey(command)
 
     async def _obey(self, command: Command) -> None:
         """Give a command, and be cancelled if it is to be."""

@@ -149,12 +149,21 @@ class Scenario:
     faults: tuple[Fault, ...] = ()
     without: tuple[str, ...] = ()
     """Tasks that are taken out of the program before it starts."""
+    variant: int = 0
+    """Which of the orders of this seed: with fewer tasks, the first may not show the fault."""
+
+    @property
+    def order_seed(self) -> int:
+        """What decides on the order of steps alone."""
+        return self.seed + 1_000_003 * self.variant
 
     def __str__(self) -> str:
         faults = "".join(f"\n  {fault}" for fault in self.faults) or " none"
         without = f"\nwithout: {', '.join(self.without)}" if self.without else ""
+        variant = f"/{self.variant}" if self.variant else ""
         return (
-            f"seed {self.seed} on {self.backend}, order {self.order}; faults:{faults}{without}"
+            f"seed {self.seed}{variant} on {self.backend}, order {self.order};"
+            f" faults:{faults}{without}"
         )
 
 

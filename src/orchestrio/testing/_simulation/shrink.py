@@ -5,11 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Final
 
 from .ledger import Ledger
 from .scenario import Command, Fault, InHook, OnState, Scenario, tasks_of
 from .simulate import SimulationFailure
 from .stage import Outcome, Stage
+
+#: How many orders of steps are tried with one fault or task less.
+VARIANTS: Final = 6
 
 
 def shrink(failure: SimulationFailure, /, *, seconds: float = 60) -> SimulationFailure:
@@ -59,14 +63,23 @@ def _smaller(scenario: Scenario, tasks: list[str]) -> Iterator[Scenario]:
     """Iterate over scenarios that are a little smaller, the best first."""
     faults = scenario.faults
     for index in range(len(faults)):
-        yield replace(scenario, faults=faults[:index] + faults[index + 1 :])
+        yield from _in_other_orders(
+            replace(scenario, faults=faults[:index] + faults[index + 1 :])
+        )
     needed = set[str]().union(*(tasks_of(fault) for fault in faults))
     for name in tasks:
         if name not in scenario.without and name not in needed:
-            yield replace(scenario, without=(*scenario.without, name))
+            yield from _in_other_orders(replace(scenario, without=(*scenario.without, name)))
     for index, fault in enumerate(faults):
         for simpler in _simpler(fault):
             yield replace(scenario, faults=(*faults[:index], simpler, *faults[index + 1 :]))
+
+
+def _in_other_orders(scenario: Scenario) -> Iterator[Scenario]:
+    """Iterate over a scenario in its order of steps and in some others: with less to do, the order
+    in which it broke may be no order any more."""
+    for variant in range(scenario.variant, scenario.variant + VARIANTS):
+        yield replace(scenario, variant=variant)
 
 
 def _simpler(fault: Fault) -> Iterator[Fault]:

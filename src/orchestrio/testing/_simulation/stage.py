@@ -118,7 +118,7 @@ class Stage:
 
         played = scenario
         play = Play(program.build, program.drive, program.check, program.limit, hung)
-        watch = Watch(0.05, scenario.seed, scenario.order, START, play.at_rest)
+        watch = Watch(0.05, scenario.order_seed, scenario.order, START, play.at_rest)
         options = virtual_options(scenario.backend, watch)
         state = random.getstate()
         with _witness(play.ledger):
@@ -172,6 +172,9 @@ class Stage:
 
 
 def _work(jobs: SimpleQueue[Callable[[], None] | None]) -> None:
+    # The context is the caller's, and may say that an event loop runs; not in this thread.
+    if (sniffio := sys.modules.get("sniffio")) is not None:
+        sniffio.current_async_library_cvar.set(None)
     while (job := jobs.get()) is not None:
         job()
 

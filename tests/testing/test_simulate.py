@@ -1,0 +1,483 @@
+"""The simulation finds what is planted, says where, and finds it again."""
+
+from __future__ import annotations
+
+import logging
+import random
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import anyio
+import pytest
+from anyio import CancelScope, current_time, sleep, sleep_forever
+from anyio.lowlevel import checkpoint
+from pydantic import ValidationError
+
+from orchestrio import BackgroundTask, BroadcastReceiveStream, RestartPolicy, Scheduler, Topic
+from orchestrio.testing import (
+    Faults,
+    Harness,
+    SimulationFailure,
+    SimulationReport,
+    replay,
+    shrink,
+    simulate,
+)
+
+ORDERS = Topic("orders", int)
+BILLS = Topic("bills", int)
+
+NO_FAULTS = Faults(most=0)
+NO_COMMANDS = Faults(commands=0)
+
+
+def healthy() -> Scheduler:
+    """A program in which nothing goes wrong by itself, and what is made to is mended."""
+    scheduler = Scheduler()
+    scheduler.add_channel(ORDERS)
+    scheduler.add_channel(BILLS)
+    policy = RestartPolicy(max_restarts=None, initial_delay=1, max_delay=5)
+
+    @scheduler.on(ORDERS, restart=policy)
+    async def bill(order: int) -> None:
+        await scheduler.publish(BILLS, order)
+
+    @scheduler.on(BILLS, on_error="skip")
+    async def pay(bill: int) -> None:
+        await sleep(random.random())
+
+    @scheduler.background(restart=policy)
+    async def shop() -> None:
+        for number in range(5):
+            await scheduler.publish(ORDERS, number)
+            await sleep(1)
+
+    return scheduler
+
+
+def racy() -> Scheduler:
+    """Two tasks look before they leap, and something may happen in between."""
+    scheduler = Scheduler()
+    scheduler.add_channel(ORDERS)
+    stock = 1
+
+    async def sell(order: int) -> None:
+        nonlocal stock
+        if stock > 0:
+            for _ in range(order):
+                await checkpoint()
+            stock -= 1
+            if stock < 0:
+                raise RuntimeError("sold what was not there")
+
+    scheduler.on(ORDERS, name="first")(sell)
+    scheduler.on(ORDERS, name="second")(sell)
+    scheduler.on(ORDERS, name="bystander")(no_matter)
+    return scheduler
+
+
+async def no_matter(order: int) -> None:
+    await checkpoint()
+
+
+async def order_one(h: Harness[Any], rng: Random) -> None:
+    await h.publish(ORDERS, rng.randrange(2))
+
+
+def find(build: Callable[[], Scheduler], **options: Any) -> SimulationFailure:
+    """Simulate until something is found."""
+    options = {"seeds": range(50), "limit": 60, "faults": NO_FAULTS} | options
+    with pytest.raises(SimulationFailure) as found:
+        simulate(build, **options)
+    return found.value
+
+
+# -- what it does ----------------------------------------------------------------------------
+
+
+def test_a_healthy_program_is_reported_as_such() -> None:
+    report = simulate(healthy, seeds=range(20), faults=NO_COMMANDS, limit=100)
+    assert report.runs == 40
+    assert report.virtual_seconds > 40
+    assert set(report.faults) == {"crash", "delay", "cancel"}
+
+
+def test_the_same_seeds_give_the_same_report_to_the_last_step() -> None:
+    def play(seeds: range, **options: Any) -> str:
+        return simulate(healthy, seeds=seeds, faults=NO_COMMANDS, limit=100, **options).digest
+
+    first = play(range(10))
+    _clutter = [object() for _ in range(10_000)]
+    assert play(range(10)) == first
+    assert play(range(10, 20)) != first
+    for order in ("stock", "defer"):
+        assert play(range(10), order=order) == play(range(10), order=order) != first
+
+
+def test_each_seed_builds_the_program_anew_and_random_has_its_seed() -> None:
+    drawn: dict[str, list[float]] = {"asyncio": [], "trio": []}
+
+    def build() -> Scheduler:
+        drawn[anyio.get_current_task().name and backend()].append(random.random())
+        return Scheduler()
+
+    def backend() -> str:
+        import sniffio
+
+        return sniffio.current_async_library()
+
+    state = random.getstate()
+    simulate(build, seeds=[3, 4, 3], faults=NO_FAULTS)
+    assert random.getstate() == state
+    assert drawn["asyncio"] == drawn["trio"]
+    assert drawn["trio"][0] == drawn["trio"][2] != drawn["trio"][1]
+
+
+def test_the_wall_clock_begins_in_2026(caplog: pytest.LogCaptureFixture) -> None:
+    ticks: list[float] = []
+
+    def build() -> Scheduler:
+        scheduler = Scheduler()
+
+        @scheduler.cron("0 0 * * *")
+        async def midnight() -> None:
+            ticks.append(current_time())
+
+        return scheduler
+
+    from datetime import UTC  # the default is the system's zone, which may be any
+
+    def in_utc() -> Scheduler:
+        scheduler = Scheduler()
+
+        @scheduler.cron("0 0 * * *", tz=UTC)
+        async def midnight() -> None:
+            ticks.append(current_time())
+
+        return scheduler
+
+    simulate(build, seeds=[1], faults=NO_FAULTS, limit=2 * 24 * 3600)
+    ticks.clear()
+    simulate(in_utc, seeds=[1], faults=NO_FAULTS, limit=2.5 * 24 * 3600, backends=["asyncio"])
+    assert ticks == [24 * 3600, 2 * 24 * 3600]
+
+
+def test_a_run_ends_at_its_limit_or_when_the_program_does() -> None:
+    ended: list[float] = []
+
+    class Lasting(BackgroundTask):
+        def __init__(self, seconds: float) -> None:
+            self.seconds = seconds
+
+        async def execute(self) -> None:
+            await sleep(self.seconds)
+
+        async def shutdown(self) -> None:
+            ended.append(current_time())
+
+    for seconds in (10.0, 1000.0):
+
+        def build(seconds: float = seconds) -> Scheduler:
+            scheduler = Scheduler()
+            scheduler.register_background_task(Lasting(seconds))
+            return scheduler
+
+        simulate(build, seeds=[1], faults=NO_FAULTS, limit=100, backends=["trio"])
+    assert ended == [10, 100]
+
+
+def test_the_program_stops_when_the_drive_has_returned_and_all_is_handled() -> None:
+    handled: list[int] = []
+
+    def build() -> Scheduler:
+        scheduler = Scheduler()
+        scheduler.add_channel(ORDERS)
+
+        @scheduler.on(ORDERS)
+        async def slow(order: int) -> None:
+            await sleep(10)
+            handled.append(order)
+
+        return scheduler
+
+    async def drive(h: Harness[Any], rng: Random) -> None:
+        for number in range(3):
+            await h.publish(ORDERS, number)
+
+    report = simulate(build, seeds=[1], drive=drive, faults=NO_FAULTS, backends=["asyncio"])
+    assert handled == [0, 1, 2]
+    assert report.virtual_seconds == 30
+
+
+# -- what it finds ---------------------------------------------------------------------------
+
+
+def test_a_race_is_found_with_its_seed_and_what_led_to_it() -> None:
+    failure = find(racy, drive=order_one)
+    assert failure.kind == "no_other_errors"
+    assert "sold what was not there" in failure.what
+    assert failure.backend in ("asyncio", "trio")
+    assert failure.scenario.seed == failure.seed
+    assert f"seeds=[{failure.seed}], backends=['{failure.backend}']" in str(failure)
+    assert any("first.handle_event()" in line for line in failure.trace)
+
+
+def test_a_failure_can_be_played_again_to_the_last_step() -> None:
+    failure = find(racy, drive=order_one)
+    with pytest.raises(SimulationFailure) as again:
+        replay(failure)
+    assert again.value.trace == failure.trace
+    assert str(again.value) == str(failure)
+
+
+def test_what_is_mended_is_not_found_again() -> None:
+    broken = True
+
+    def build() -> Scheduler:
+        return racy() if broken else healthy()
+
+    failure = find(build, drive=order_one)
+    broken = False
+    replay(failure)
+
+
+def test_a_failure_shrinks_to_the_tasks_and_faults_that_it_needs() -> None:
+    failure = find(racy, drive=order_one, faults=Faults(crashes=0, commands=0, most=6))
+    small = shrink(failure)
+    assert small.kind == failure.kind
+    assert small.scenario.without == ("bystander",)
+    assert small.scenario.faults == ()
+    with pytest.raises(SimulationFailure):
+        replay(small)
+
+
+def test_a_scenario_is_plain_data() -> None:
+    from orchestrio import TaskState  # noqa: F401  # what the text below is made of
+    from orchestrio.testing._simulation.scenario import (  # noqa: F401
+        AtTime,
+        Cancel,
+        Command,
+        Crash,
+        Delay,
+        Fault,
+        InHook,
+        OnState,
+        Scenario,
+    )
+
+    def check(h: Harness[Any]) -> None:
+        raise AssertionError("always")
+
+    for seed in range(20):
+        failure = find(healthy, seeds=[seed], faults=Faults(), check=[check])
+        text = repr(failure.scenario).replace("<TaskState.", "TaskState.")
+        text = text.replace(": 'initializing'>", "")
+        for state in TaskState:
+            text = text.replace(f": {state.value!r}>", "")
+        assert eval(text) == failure.scenario
+
+
+async def wait_for_a_stop() -> None:
+    await sleep_forever()
+
+
+def test_what_a_check_raises_is_a_failure() -> None:
+    def check(h: Harness[Any]) -> None:
+        assert h.handled(ORDERS) == [1], "not what was wanted"
+
+    failure = find(healthy, check=[check])
+    assert failure.kind == "check"
+    assert "not what was wanted" in failure.what
+
+
+def test_what_the_drive_raises_is_a_failure() -> None:
+    async def drive(h: Harness[Any], rng: Random) -> None:
+        raise KeyError("nothing there")
+
+    failure = find(healthy, drive=drive)
+    assert (failure.kind, failure.what) == ("drive", "KeyError: 'nothing there'")
+
+
+def test_a_receiver_that_nobody_closed_is_found() -> None:
+    kept: list[BroadcastReceiveStream[int]] = []
+
+    def build() -> Scheduler:
+        scheduler = healthy()
+
+        @scheduler.background()
+        async def forgetful() -> None:
+            kept.append(scheduler.subscribe(ORDERS))
+
+        return scheduler
+
+    failure = find(build)
+    for stream in kept:
+        stream.close()
+    assert failure.kind == "nothing_left"
+    assert "1 receivers of orders (int)" in failure.what
+
+
+def test_what_the_garbage_collector_warns_of_is_found() -> None:
+    def build() -> Scheduler:
+        scheduler = Scheduler()
+
+        @scheduler.background()
+        async def forgetful() -> None:
+            sleep(1)  # type: ignore[unused-coroutine]  # that is the mistake
+
+        return scheduler
+
+    failure = find(build)
+    assert failure.kind == "no_warnings"
+    assert "'sleep' was never awaited" in failure.what
+
+
+def stubborn() -> Scheduler:
+    scheduler = Scheduler()
+
+    @scheduler.background(stop_timeout=1)
+    async def deaf() -> None:
+        with CancelScope(shield=True):
+            await sleep_forever()
+
+    return scheduler
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_run_that_hangs_is_found_and_left_behind(backend: str) -> None:
+    import trio._core._run as trio_run
+
+    failure = find(stubborn, backends=[backend])
+    assert failure.kind == "stop_in_time"
+    assert "where the tasks stand:" in failure.trace
+    assert "task 'deaf':" in failure.trace[-1]
+    assert "await sleep_forever()" in failure.trace[-1]
+    assert not trio_run._ALLOW_DETERMINISTIC_SCHEDULING
+    simulate(healthy, seeds=[1])  # goes on as if nothing had been
+
+
+def test_a_run_that_spins_ends_the_process_with_its_seed_and_its_place() -> None:
+    code = """
+from orchestrio import Scheduler
+from orchestrio.testing import Faults, simulate
+
+def build():
+    scheduler = Scheduler()
+
+    @scheduler.background()
+    async def waiting():
+        await __import__("anyio").sleep(5)
+
+    @scheduler.background()
+    async def spinning():
+        while True:
+            pass
+
+    return scheduler
+
+simulate(build, seeds=[17], faults=Faults(most=0), seconds=2, backends=["{backend}"])
+"""
+    for backend in ("asyncio", "trio"):
+        ended = subprocess.run(
+            [sys.executable, "-c", code.replace("{backend}", backend)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert ended.returncode == 70, ended.stderr
+        assert f"seed 17 on {backend}" in ended.stderr
+        assert "in spinning" in ended.stderr
+        assert "task 'waiting':" in ended.stderr
+
+
+# -- faults ----------------------------------------------------------------------------------
+
+
+def test_an_injected_crash_that_ends_the_run_is_no_failure() -> None:
+    def build() -> Scheduler:
+        scheduler = Scheduler()
+        scheduler.background()(wait_for_a_stop)
+        return scheduler
+
+    report = simulate(build, seeds=range(10), faults=Faults(delays=0, commands=0), limit=50)
+    assert report.faults["crash"] > 5
+
+
+def test_only_faults_with_a_weight_are_drawn() -> None:
+    report = simulate(healthy, seeds=range(10), faults=Faults(crashes=0, commands=0))
+    assert set(report.faults) == {"delay", "cancel"}
+    assert not simulate(healthy, seeds=range(3), faults=NO_FAULTS).faults
+
+
+def test_faults_that_are_none_are_an_error() -> None:
+    with pytest.raises(ValidationError, match="crash\n"):
+        Faults(crash=1)  # type: ignore[call-arg]  # on purpose
+    with pytest.raises(ValidationError, match="delays"):
+        Faults(delays=-1)
+
+
+# -- what it leaves alone --------------------------------------------------------------------
+
+
+def test_what_the_library_logs_in_a_run_is_in_the_trace_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logger = logging.getLogger("orchestrio")
+    before = logger.level, logger.propagate, logger.handlers[:]
+
+    def build() -> Scheduler:
+        scheduler = Scheduler()
+
+        @scheduler.background(restart=RestartPolicy(mode="never"))
+        async def doomed() -> None:
+            raise RuntimeError("as it had to be")
+
+        return scheduler
+
+    def check(h: Harness[Any]) -> None:
+        raise AssertionError
+
+    failure = find(build, check=[check])
+    assert any("log ERROR: task 'doomed' stopped" in line for line in failure.trace)
+    assert not caplog.records
+    assert (logger.level, logger.propagate, logger.handlers[:]) == before
+
+
+def test_other_warnings_are_shown_as_ever() -> None:
+    def build() -> Scheduler:
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+        return Scheduler()
+
+    with pytest.warns(DeprecationWarning, match="old"):
+        simulate(build, seeds=[1], faults=NO_FAULTS)
+
+
+def test_what_build_raises_comes_out_as_it_is() -> None:
+    def build() -> Scheduler:
+        raise ZeroDivisionError("a mistake")
+
+    with pytest.raises(ZeroDivisionError, match="a mistake"):
+        simulate(build, seeds=[1])
+
+
+async def test_it_can_be_called_where_an_event_loop_runs() -> None:
+    assert isinstance(simulate(healthy, seeds=[1]), SimulationReport)
+
+
+def test_context_variables_of_the_caller_are_seen() -> None:
+    from contextvars import ContextVar
+
+    variable = ContextVar("variable", default="default")
+    variable.set("the caller's")
+
+    def build() -> Scheduler:
+        assert variable.get() == "the caller's"
+        return Scheduler()
+
+    simulate(build, seeds=[1])
+
+
