@@ -43,7 +43,11 @@ def pytest_configure(config: pytest.Config) -> None:
     seed = config.getoption(_OPTION)
     if seed is not None:
         os.environ[_SEED] = str(seed)
-        config.add_cleanup(lambda: os.environ.pop(_SEED, None))
+        config.add_cleanup(_forget)
+
+
+def _forget() -> None:
+    os.environ.pop(_SEED, None)
 
 
 @pytest.fixture

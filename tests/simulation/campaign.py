@@ -16,12 +16,15 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from expected import EXPECTED
-from programs import program
-
 from orchestrio.testing import SimulationFailure, shrink, simulate
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from simulation.expected import EXPECTED  # the path comes first
+from simulation.programs import program
 
 CHUNK = 50  # seeds of one child
 LIMIT = 60.0  # virtual seconds of one run

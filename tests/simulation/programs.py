@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from anyio import sleep, sleep_forever
 from anyio.lowlevel import checkpoint
@@ -216,7 +216,7 @@ def handler(
     on = random.choice(later) if later and random.random() < 0.4 else None
     chosen = options(name, others)
     chosen["on_error"] = random.choice(ON_ERROR)
-    restart = cast("RestartPolicy | None", chosen.get("restart"))
+    restart = chosen.get("restart")
     if chosen["on_error"] == "restart" and restart is not None and restart.mode == "never":
         chosen["on_error"] = "skip"
     chosen["concurrency"] = random.choice((1, 1, 1, 2))

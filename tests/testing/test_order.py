@@ -6,7 +6,8 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Literal
+from itertools import pairwise
+from typing import Any, Literal
 
 import anyio
 import pytest
@@ -127,7 +128,7 @@ def test_a_task_that_is_held_back_does_step_in_the_end(backend: Backend) -> None
         later - earlier
         for number in range(3)
         for places in [[place for place, who in enumerate(done) if who == number]]
-        for earlier, later in zip(places, places[1:], strict=False)
+        for earlier, later in pairwise(places)
     )
     assert held > 10
 
@@ -155,6 +156,8 @@ def test_callbacks_of_asyncio_that_step_no_task_keep_their_order() -> None:
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio has eager tasks since 3.12")
 def test_an_eager_task_takes_its_first_step_at_once() -> None:
+    factory: Any = vars(asyncio).get("eager_task_factory")
+
     async def main() -> list[int]:
         done: list[int] = []
 
@@ -163,7 +166,6 @@ def test_an_eager_task_takes_its_first_step_at_once() -> None:
             await asyncio.sleep(0)
             done.append(10 + number)
 
-        factory = asyncio.eager_task_factory
         asyncio.get_running_loop().set_task_factory(factory)
         tasks = [asyncio.create_task(step(number)) for number in range(4)]
         await asyncio.wait(tasks)

@@ -22,7 +22,6 @@ from orchestrio import (
     StateChanged,
     Task,
     TaskEvent,
-    TaskNotFoundError,
     TaskSnapshot,
     TaskState,
     Topic,
@@ -332,14 +331,14 @@ async def harness(scheduler: Scheduler[E], /) -> AsyncGenerator[Harness[E]]:
         async def bill(order: int) -> None:
             await scheduler.publish(BILLS, f"bill for {order}")
 
-        async def test_each_order_has_a_bill() -> None:
+        async def main() -> None:
             async with harness(scheduler) as h:
                 await h.publish(ORDERS, 7)
                 await h.idle()
                 h.assert_handled(ORDERS, [7])
                 print(h.published(BILLS))  # ['bill for 7']
 
-        anyio.run(test_each_order_has_a_bill)
+        anyio.run(main)
 
     :param scheduler: the scheduler, not entered yet
     :return: a context manager; its value is the `Harness`

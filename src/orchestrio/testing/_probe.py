@@ -75,5 +75,5 @@ def observe(task: Task, observer: Observer) -> None:
         body |= {"handler": property(handler), "handle_lag": handle_lag}
     elif isinstance(task, BackgroundTask):
         body["execute"] = around("execute")
-    observed = type(kind)(kind.__name__, (kind,), body)
-    task.__class__ = observed
+    observed = cast("type[Any]", type(kind))(kind.__name__, (kind,), body)
+    cast("Any", task).__class__ = observed

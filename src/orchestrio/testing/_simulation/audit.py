@@ -28,13 +28,13 @@ class Account:
 
     #: how much had been sent when it subscribed; `None`: not known yet
     before: int | None = None
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict[str, int])
     #: what its handlers did, by the observer
     handled: int = 0
     failed: int = 0
     dead: int = 0
     #: how often the handlers of messages that are to be tried again have failed
-    attempts: dict[int, int] = field(default_factory=dict)
+    attempts: dict[int, int] = field(default_factory=dict[int, int])
     #: whether it cannot be told from outside what became of some message
     unsure: bool = False
     suspect: str | None = None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from logging import LogRecord
 from math import inf
-from typing import Any
+from typing import Any, cast
 
 from anyio import current_time
 
@@ -52,29 +52,31 @@ class Ledger:
     """What was seen of one run."""
 
     #: in words, for people; the same for the same scenario
-    trace: list[str] = field(default_factory=list)
-    visits: list[Visit] = field(default_factory=list)
-    events: list[TaskEvent] = field(default_factory=list)
+    trace: list[str] = field(default_factory=list[str])
+    visits: list[Visit] = field(default_factory=list[Visit])
+    events: list[TaskEvent] = field(default_factory=list[TaskEvent])
     #: log records of the library, of INFO and above
-    records: list[LogRecord] = field(default_factory=list)
+    records: list[LogRecord] = field(default_factory=list[LogRecord])
     #: what the interpreter warned of
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list[str])
     #: the errors that hooks were made to raise
-    injected: list[InjectedError] = field(default_factory=list)
+    injected: list[InjectedError] = field(default_factory=list[InjectedError])
     #: what was raised to whoever ran the scheduler, or gave a command
-    raised: list[BaseException] = field(default_factory=list)
+    raised: list[BaseException] = field(default_factory=list[BaseException])
     #: what each task was registered with, by name, in the order of registration
-    metadata: dict[str, TaskMetadata] = field(default_factory=dict)
+    metadata: dict[str, TaskMetadata] = field(default_factory=dict[str, TaskMetadata])
     #: how the tasks stood in the end
-    status: list[TaskSnapshot] = field(default_factory=list)
+    status: list[TaskSnapshot] = field(default_factory=list[TaskSnapshot])
     #: receivers that were open in the end, by event, without those of the harness
-    receivers_left: dict[object, int] = field(default_factory=dict)
+    receivers_left: dict[object, int] = field(default_factory=dict[object, int])
     #: the recorder of each event, and how much had been sent before it began
-    recorders: dict[object, tuple[Recorder[Any], int]] = field(default_factory=dict)
+    recorders: dict[object, tuple[Recorder[Any], int]] = field(
+        default_factory=dict[object, tuple[Recorder[Any], int]]
+    )
     #: how much was sent on each event
-    sent: dict[object, int] = field(default_factory=dict)
+    sent: dict[object, int] = field(default_factory=dict[object, int])
     #: rules that were broken, with what happened, in words
-    violations: list[tuple[str, str]] = field(default_factory=list)
+    violations: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     #: the place at which the stop of everything was asked for, as far as that is known
     stop_asked: int | None = None
     moments: int = 0
@@ -131,19 +133,23 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
     """
     if error is None:
         return
-    if isinstance(error, BaseExceptionGroup):
-        group: BaseExceptionGroup[BaseException] = error
-        for inner in group.exceptions:
+    if len(members(error)) > 1 or members(error)[0] is not error:
+        for inner in members(error):
             yield from causes(inner)
     elif isinstance(error, SchedulerError) and error.__cause__ is not None:
-        cause = error.__cause__
-        if isinstance(cause, BaseExceptionGroup) and "failures of" in cause.message:
-            history: BaseExceptionGroup[BaseException] = cause
-            yield from causes(history.exceptions[-1])
-        else:
-            yield from causes(cause)
+        cause: BaseException = error.__cause__
+        if in_words(cause).startswith("the failures of"):
+            cause = members(cause)[-1]
+        yield from causes(cause)
     else:
         yield error
+
+
+def members(error: BaseException) -> tuple[BaseException, ...]:
+    """Return the errors that a group is made of, one level deep; of any other, itself."""
+    if isinstance(error, BaseExceptionGroup):
+        return cast("BaseExceptionGroup[BaseException]", error).exceptions
+    return (error,)
 
 
 #: The changes of a task's state that there are; all others are faults of the scheduler.
@@ -158,9 +164,7 @@ TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
     TaskState.STOPPING: frozenset(
         {TaskState.STOPPED, TaskState.FAILED, TaskState.COMPLETED, TaskState.BACKING_OFF}
     ),
-    TaskState.FAILED: frozenset(
-        {TaskState.STOPPED, TaskState.BACKING_OFF, TaskState.INITIALIZING}
-    ),
+    TaskState.FAILED: frozenset({TaskState.STOPPED, TaskState.BACKING_OFF, TaskState.INITIALIZING}),
     TaskState.BACKING_OFF: frozenset(
         {TaskState.INITIALIZING, TaskState.STOPPING, TaskState.STOPPED}
     ),

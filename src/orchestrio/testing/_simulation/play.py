@@ -37,9 +37,19 @@ from orchestrio import (
 from .._harness import Harness
 from .._probe import Hook
 from .audit import Audit
-from .ledger import InjectedError, Ledger, Visit, causes, in_words
+from .ledger import InjectedError, Ledger, Visit, causes, in_words, members
 from .rules import RULES, dead_letters
-from .scenario import AtTime, Command, Crash, Delay, Fault, InHook, OnState, Scenario
+from .scenario import (
+    NEWCOMER,
+    AtTime,
+    Command,
+    Crash,
+    Delay,
+    Fault,
+    InHook,
+    OnState,
+    Scenario,
+)
 from .stepping import stepped
 
 Drive = Callable[[Harness[Any], Random], Awaitable[None]]
@@ -315,7 +325,7 @@ class Play:
     def _register(self, command: Command) -> None:
         self._newcomers += 1
         metadata = TaskMetadata(
-            name=f"newcomer-{self._newcomers}",
+            name=NEWCOMER.format(self._newcomers),
             depends_on=() if command.task is None else (command.task,),
         )
         assert metadata.name is not None
@@ -489,13 +499,10 @@ async def _cancel_after(checkpoints: int, scope: CancelScope) -> None:
     scope.cancel()
 
 
-def _alone(error: Exception) -> Iterable[BaseException]:
-    if isinstance(error, ExceptionGroup):
-        group: ExceptionGroup[Exception] = error
-        for one in group.exceptions:
-            yield from _alone(one)
-    else:
-        yield error
+def _alone(error: BaseException) -> Iterable[BaseException]:
+    """Iterate over the errors in a group and in those within it."""
+    for one in members(error):
+        yield from [one] if one is error else _alone(one)
 
 
 def _kind(error: BaseException, *, cancelled: bool) -> str:

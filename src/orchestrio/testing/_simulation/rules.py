@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any, Final
 
 from orchestrio import (
@@ -28,13 +29,9 @@ def no_overlap(ledger: Ledger) -> Iterator[str]:
                 up = None if visit.end is not None and visit.error is not None else visit
             elif visit.hook == "shutdown":
                 up = None
-        for earlier, later in _in_turn(ledger.of(task, "initialize", "execute", "shutdown")):
+        for earlier, later in pairwise(ledger.of(task, "initialize", "execute", "shutdown")):
             if earlier.end is None or later.begin < earlier.end:
                 yield f"{later.hook}() of {task} began while {earlier.hook}() of it ran"
-
-
-def _in_turn(visits: list[Visit]) -> Iterable[tuple[Visit, Visit]]:
-    return zip(visits, visits[1:], strict=False)
 
 
 def one_shutdown(ledger: Ledger) -> Iterator[str]:

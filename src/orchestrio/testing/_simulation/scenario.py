@@ -117,7 +117,7 @@ class Command:
     patience: int | None = None
 
     def __str__(self) -> str:
-        words = [self.name]
+        words: list[str] = [self.name]
         if self.name == "register":
             words.append("an event task" if self.event is not None else "a background task")
             words += [] if self.task is None else ["that depends on", self.task]
@@ -166,6 +166,9 @@ class Scenario:
             f" faults:{faults}{without}"
         )
 
+
+#: What the tasks are called that a command registers, by their number.
+NEWCOMER: Final = "newcomer-{}"
 
 #: At which changes of a task's state commands are given, and how often.
 MOMENTS: Final[Mapping[TaskState, float]] = {
@@ -234,6 +237,8 @@ def _draw_command(
 ) -> Fault:
     name = pick(random, COMMANDS)
     target: str | None = (task if random.random() < 0.5 else random.choice(tasks)).name
+    if random.random() < 0.15:
+        target = NEWCOMER.format(1)  # if there is none, the command finds no task
     event = None
     if name in ("shutdown", "interrupt"):
         target = None
@@ -257,8 +262,8 @@ def _draw_command(
 def _in_hook(task: RegisteredTask, random: Random) -> InHook:
     work: FaultyHook = "handle_event" if task.kind == "event" else "execute"
     hook: FaultyHook = random.choice((work, work, "initialize", "shutdown"))
-    most = 8 if hook == "handle_event" else 3
-    return InHook(task.name, hook, random.randint(1, most), random.choice((0, 1, 1, 2, 3, 9)))
+    call = random.randint(1, 8) if hook == "handle_event" else random.choice((1, 1, 1, 2, 3))
+    return InHook(task.name, hook, call, random.choice((0, 1, 1, 2, 3, 9)))
 
 
 def pick(random: Random, weights: Mapping[T, float]) -> T:

@@ -63,9 +63,7 @@ def _smaller(scenario: Scenario, tasks: list[str]) -> Iterator[Scenario]:
     """Iterate over scenarios that are a little smaller, the best first."""
     faults = scenario.faults
     for index in range(len(faults)):
-        yield from _in_other_orders(
-            replace(scenario, faults=faults[:index] + faults[index + 1 :])
-        )
+        yield from _in_other_orders(replace(scenario, faults=faults[:index] + faults[index + 1 :]))
     needed = set[str]().union(*(tasks_of(fault) for fault in faults))
     for name in tasks:
         if name not in scenario.without and name not in needed:
@@ -76,8 +74,10 @@ def _smaller(scenario: Scenario, tasks: list[str]) -> Iterator[Scenario]:
 
 
 def _in_other_orders(scenario: Scenario) -> Iterator[Scenario]:
-    """Iterate over a scenario in its order of steps and in some others: with less to do, the order
-    in which it broke may be no order any more."""
+    """Iterate over a scenario in its order of steps, and in some others.
+
+    With less to do, the order in which it broke may be no order any more.
+    """
     for variant in range(scenario.variant, scenario.variant + VARIANTS):
         yield replace(scenario, variant=variant)
 

@@ -178,7 +178,9 @@ def simulate(
                 outcome = play_seed(stage, Scenario(seed, backend, order), faults, limit)
                 raise_broken(program, outcome)
                 runs += 1
-                counts.update(type(fault.what).__name__.lower() for fault in outcome.scenario.faults)
+                counts.update(
+                    type(fault.what).__name__.lower() for fault in outcome.scenario.faults
+                )
                 virtual += _length(outcome.ledger)
                 digest.update("\n".join(outcome.ledger.trace).encode())
     return SimulationReport(runs, counts, virtual, time.monotonic() - began, digest.hexdigest())

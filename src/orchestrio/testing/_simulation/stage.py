@@ -15,13 +15,13 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Self
 
 import anyio
 
@@ -68,7 +68,7 @@ class Stage:
         self._jobs: SimpleQueue[Callable[[], None] | None] | None = None
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> Self:
         gc.collect()
         gc.freeze()  # what is here already need not be looked through after each run
         return self
@@ -94,6 +94,8 @@ class Stage:
         parked = threading.Event()  # never set
         lister: list[Callable[[], list[tuple[str, object]]]] = []
 
+        played = scenario
+
         def hung() -> NoReturn:
             play.ledger.trace += ["where the tasks stand:", _stacks(lister[0]())]
             results.put(Outcome(played, play.ledger))
@@ -116,7 +118,6 @@ class Stage:
             except BaseException as error:
                 results.put(error)
 
-        played = scenario
         play = Play(program.build, program.drive, program.check, program.limit, hung)
         watch = Watch(0.05, scenario.order_seed, scenario.order, START, play.at_rest)
         options = virtual_options(scenario.backend, watch)
@@ -158,12 +159,11 @@ class Stage:
     def _end_the_process(
         self, scenario: Scenario, lister: list[Callable[[], list[tuple[str, object]]]]
     ) -> NoReturn:
-        lines = [
-            f"simulation: nothing was heard for {self._program.seconds:g} real seconds; the process"
-            f" ends. {scenario}"
-        ]
+        silence = f"nothing was heard for {self._program.seconds:g} real seconds"
+        lines = [f"simulation: {silence}; the process ends. {scenario}"]
         if self._thread is not None and self._thread.ident is not None:
-            frame = sys._current_frames().get(self._thread.ident)
+            # The one way to see what another thread does just now, documented in spite of its name.
+            frame = sys._current_frames().get(self._thread.ident)  # pyright: ignore[reportPrivateUsage]
             lines += ["what runs:", *traceback.format_stack(frame)]
         if lister:
             lines += ["where the tasks stand:", _stacks(lister[0]())]
@@ -203,7 +203,7 @@ def _task_lister(backend: Backend) -> Callable[[], list[tuple[str, object]]]:
 
 
 @contextmanager
-def _witness(ledger: Ledger) -> Iterator[None]:
+def _witness(ledger: Ledger) -> Generator[None]:
     """Have the ledger see what is logged, warned of and cannot be raised, meanwhile."""
 
     class Handler(logging.Handler):
@@ -213,11 +213,11 @@ def _witness(ledger: Ledger) -> Iterator[None]:
             elif record.levelno >= logging.WARNING:
                 ledger.warnings.append(f"{record.name}: {record.getMessage()}")
 
-    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    def show(message: Any, category: type[Warning], *place: Any, **where: Any) -> None:
         if issubclass(category, ResourceWarning) or "never awaited" in str(message):
             ledger.warnings.append(f"{category.__name__}: {message}")
         else:
-            warn(message, category, *place)
+            warn(message, category, *place, **where)
 
     def unraisable(told: Any) -> None:
         ledger.warnings.append(f"{told.err_msg or 'not raised'}: {told.exc_value!r}")

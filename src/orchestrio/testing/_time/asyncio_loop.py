@@ -151,7 +151,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         context: Context | None = None,
     ) -> Handle:
         """Schedule a callback; a step of a task is scheduled as a step of any task."""
-        task = getattr(callback, "__self__", None)
+        task: asyncio.Task[object] | None = getattr(callback, "__self__", None)
         if (
             self._steps is None
             or not isinstance(task, asyncio.Task)

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from bisect import insort
 from operator import itemgetter
 from random import Random
-from typing import Final, Generic, Literal, TypeAlias, TypeVar, final
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, final
 
 Order: TypeAlias = Literal["stock", "shuffle", "defer"]
 """Which of the tasks that are ready steps next: the event loop's own choice (``"stock"``), any
@@ -126,7 +126,7 @@ class Victim:
         return number == self._number
 
 
-def steps(order: Order, random: Random) -> Steps[T]:
+def steps(order: Order, random: Random) -> Steps[Any]:
     """Return an empty queue of steps.
 
     :param order: in which order it gives them back

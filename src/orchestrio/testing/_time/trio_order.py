@@ -9,7 +9,7 @@ our own, is what makes a run repeatable. Both are put back when the run has ende
 from __future__ import annotations
 
 from random import Random
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 
 import trio
 import trio._core._run as trio_run
@@ -56,7 +56,8 @@ class BatchOrder(Random):
             self._victim.choose([task._counter for task in x])
             for held in [task for task in x if self._victim.waits(task._counter)]:
                 x.remove(held)
-                trio_run.GLOBAL_RUN_CONTEXT.runner.runq.append(held)
+                runner: Any = cast("Any", trio_run).GLOBAL_RUN_CONTEXT.runner
+                runner.runq.append(held)
 
 
 def take_over(seed: int, order: Order) -> None:
