@@ -262,6 +262,18 @@ async def test_blocked_publishers_wait_for_a_slow_task_and_nothing_is_lost() -> 
     assert seen == list(range(50))
 
 
+async def test_a_stopped_task_is_no_receiver_any_more(scheduler: Scheduler) -> None:
+    stopped, other = Collector(), Collector()
+    task = scheduler.register_event_task(stopped)
+    scheduler.register_event_task(other)
+    async with scheduler:
+        await scheduler.start()
+        assert await scheduler.publish(NUMBERS, 1) == 2
+        await scheduler.stop_task(task)
+        assert await scheduler.publish(NUMBERS, 2) == 1
+    assert (stopped.seen, other.seen) == ([1], [1, 2])
+
+
 async def test_stopping_a_slow_task_frees_a_blocked_publisher() -> None:
     scheduler = Scheduler()
     scheduler.add_channel(NUMBERS, ChannelConfig(capacity=1, overflow="block"))

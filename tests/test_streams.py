@@ -101,6 +101,27 @@ async def test_all_that_wait_are_woken_by_one_item(make: Maker) -> None:
     assert got == [7] * 5
 
 
+async def test_one_that_waits_is_woken_though_another_has_something_left_to_read(
+    make: Maker,
+) -> None:
+    send, waits = make()
+    make.keep(waits.clone())  # never reads
+    send.send_nowait(1)
+    assert waits.receive_nowait() == 1
+    got: list[int] = []
+
+    async def wait() -> None:
+        got.append(await waits.receive())
+
+    async with create_task_group() as group:
+        group.start_soon(wait)
+        await settle()
+        send.send_nowait(2)
+        await settle()
+        assert got == [2]
+        group.cancel_scope.cancel()
+
+
 def test_a_new_subscriber_gets_only_what_is_sent_after_it_subscribed(make: Maker) -> None:
     send, _ = make()
     send.send_nowait(1)

@@ -134,6 +134,21 @@ async def test_a_strategy_says_who_is_stopped_in_reverse_and_started_in_order(
         assert diary.when("up", "b") == [11], "after the delay"
 
 
+async def test_a_group_is_restarted_in_the_order_of_its_start(
+    scheduler: Scheduler, diary: Diary
+) -> None:
+    group = scheduler.group("group", strategy="one_for_all")
+    add(group, diary, "b", depends_on=["a"])
+    add(group, diary, "a")
+    add(group, diary, "c", 1, restart=SOON)
+    async with scheduler:
+        await scheduler.start()
+        assert diary.hooks == ["up a", "up b", "up c"]
+        diary.turn_the_page()
+        await anyio.sleep(100)
+        assert diary.hooks == ["down c", "down b", "down a", "up a", "up b", "up c"]
+
+
 async def test_tasks_outside_a_group_are_not_restarted_with_it(
     scheduler: Scheduler, diary: Diary
 ) -> None:
@@ -942,6 +957,23 @@ async def test_a_group_restart_that_meets_another_in_its_start_begins_again(
         assert diary.hooks == ["down b", "down a", "down c", "up a", "up b", "up c"]
 
 
+async def test_two_restarts_that_wait_for_one_dependency_start_a_task_once(
+    scheduler: Scheduler, diary: Diary
+) -> None:
+    add(scheduler, diary, "database", 1, restart=RestartPolicy(initial_delay=10, jitter=0))
+    group = scheduler.group("group", strategy="one_for_all")
+    web = add(group, diary, "web", depends_on=["database"])
+    add(group, diary, "cache", 2, restart=SOON)
+    async with scheduler:
+        await scheduler.start()
+        await anyio.sleep(5)  # since 3, the group waits for the database, which is back at 11
+        await scheduler.restart_task(web)
+        await anyio.sleep(100)
+        assert diary.when("up", "web") == [0, 11]
+        assert diary.when("up", "cache") == [0, 11]
+    assert every_hook_ran_in_its_turn(diary)
+
+
 async def test_one_that_is_being_initialised_late_is_restarted_with_its_group(
     scheduler: Scheduler, diary: Diary
 ) -> None:
@@ -1128,6 +1160,22 @@ async def test_an_event_task_finishes_its_message_and_keeps_the_rest_over_a_grou
         await anyio.sleep(100)
         assert slow.seen == [(1, 0), (2, 1), (2, 2)]
         assert diary.when("up", "failing") == [0, 5]
+
+
+async def test_messages_published_while_it_finishes_one_are_kept_over_a_group_restart(
+    scheduler: Scheduler, diary: Diary
+) -> None:
+    group = scheduler.group("group", strategy="one_for_all")
+    slow = Slow(5)
+    group.register_event_task(slow)
+    add(group, diary, "failing", 2, restart=SOON)
+    async with scheduler:
+        await scheduler.start()
+        for number in range(4):
+            await scheduler.publish(NUMBERS, number)
+            await anyio.sleep(1)  # the last is published after the failure
+        await anyio.sleep(100)
+        assert slow.seen == [(1, 0), (2, 1), (2, 2), (2, 3)]
 
 
 async def test_messages_published_in_a_back_off_are_handled_after_it(

@@ -1,0 +1,289 @@
+"""Eighteen bugs, as data: each a slip of a line or two that somebody could make.
+
+A mutant is a text that stands exactly once in a file of the package, and what is put in its place.
+Whoever moves or changes such a text ports its mutant: ``tests/test_mutants.py`` holds them to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+__all__ = ["MUTANTS", "Mutant", "MutantLostError"]
+
+
+class MutantLostError(Exception):
+    """The text of a mutant is not there, or is there more than once."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One bug."""
+
+    name: str
+    #: below the root of the repository
+    file: str
+    #: what stands in the file, exactly once
+    text: str
+    #: what is planted in its place
+    replacement: str
+    #: arguments of pytest: the tests that are run against it
+    tests: tuple[str, ...]
+    #: what a user would suffer
+    harm: str
+
+    def planted(self, root: Path) -> str:
+        """Return its file with the bug in it.
+
+        :param root: of the repository, or of a copy of it
+        :raises MutantLostError: if its text does not stand there exactly once
+        """
+        source = (root / self.file).read_text(encoding="utf-8")
+        count = source.count(self.text)
+        if count != 1:
+            raise MutantLostError(
+                f"{self.name}: its text stands {count} times in {self.file}, not once. Port it."
+            )
+        return source.replace(self.text, self.replacement)
+
+
+STREAMS: Final = ("tests/test_streams.py",)
+HANDLERS: Final = ("tests/supervision/test_handlers.py",)
+TASKS: Final = ("tests/test_scheduler_tasks.py",)
+GROUPS: Final = ("tests/supervision/test_groups.py",)
+MESSAGES: Final = (*GROUPS, "-k", "over_a_group_restart")
+
+MUTANTS: Final = (
+    Mutant(
+        name="lost wake-up on the fast path",
+        file="src/orchestrio/streams.py",
+        text="""\
+        log.tail = tail + 1
+        log.caught_up = 0
+        if log.bell is not None:
+            log.ring()
+
+    def _send_by_the_rules(""",
+        replacement="""\
+        log.tail = tail + 1
+        if log.bell is not None and log.caught_up == log.receivers:
+            log.ring()
+        log.caught_up = 0
+
+    def _send_by_the_rules(""",
+        tests=STREAMS,
+        harm="A receiver that waits sleeps on while another one has something left to read.",
+    ),
+    Mutant(
+        name="blocked sender not woken when another is cancelled",
+        file="src/orchestrio/streams.py",
+        text="""\
+            log.blocked.remove(ticket)
+            log.wake_sender()
+""",
+        replacement="""\
+            log.blocked.remove(ticket)
+            if self._budget == self._slice:  # it was sent
+                log.wake_sender()
+""",
+        tests=("tests/test_streams_cancellation.py", "-k", "woken_sender"),
+        harm="One publisher is cancelled as its turn comes, and those behind it wait for ever.",
+    ),
+    Mutant(
+        name="lag off by one",
+        file="src/orchestrio/log.py",
+        text="            self.lag(count - log.capacity)\n",
+        replacement="            self.lag(count - log.capacity + 1)\n",
+        tests=STREAMS,
+        harm="A slow receiver loses a message that is still held, and hears a wrong count.",
+    ),
+    Mutant(
+        name="lag not counted at a stop",
+        file="src/orchestrio/delivery.py",
+        text="""\
+        self.cursor.skip(self.cursor.overwritten)
+        self.pause()
+""",
+        replacement="""\
+        self.pause()
+""",
+        tests=HANDLERS,
+        harm="A task ends behind, and what was overwritten is in no count: it vanished.",
+    ),
+    Mutant(
+        name="no shield on shutdown()",
+        file="src/orchestrio/life.py",
+        text="""\
+                    with CancelScope(shield=True) as scope:
+                        while self.predecessors or not self._may_shut_down:
+                            await self._next_change().wait()
+                        self._shutdown_scope = scope
+""",
+        replacement="""\
+                    with CancelScope(shield=True):
+                        while self.predecessors or not self._may_shut_down:
+                            await self._next_change().wait()
+                    with CancelScope() as scope:
+                        self._shutdown_scope = scope
+""",
+        tests=GROUPS,
+        harm="shutdown() ends at its first await: files stay open, buffers are not written.",
+    ),
+    Mutant(
+        name="a dropped item not counted",
+        file="src/orchestrio/streams.py",
+        text="                for _ in batch[room:]:\n",
+        replacement="                if batch[room:]:\n",
+        tests=STREAMS,
+        harm="A batch that does not fit counts as one message dropped, however many it had.",
+    ),
+    Mutant(
+        name="a stopped event task keeps its subscription",
+        file="src/orchestrio/event_life.py",
+        text="            if not self.keep_subscription:\n",
+        replacement="            if not (self.keep_subscription or self.end_asked):\n",
+        tests=TASKS,
+        harm="A task that was stopped still holds publishers up, for ever.",
+    ),
+    Mutant(
+        name="restart order",
+        file="src/orchestrio/recovery.py",
+        text="        alive.sort(key=lambda life: life.rank)\n",
+        replacement="",
+        tests=GROUPS,
+        harm="A task is stopped after one on which it depends, and started before it.",
+    ),
+    Mutant(
+        name="window edge",
+        file="src/orchestrio/supervision.py",
+        text="self._recent[0][0] <= now - policy.within:",
+        replacement="self._recent[0][0] < now - policy.within:",
+        tests=("tests/supervision/test_restarts.py",),
+        harm="A failure that is just out of the window still counts, and ends the run.",
+    ),
+    Mutant(
+        name="put_back drops",
+        file="src/orchestrio/delivery.py",
+        text="        self._batch = iter([item, *self._batch])\n",
+        replacement="        self._batch = iter([*self._batch])\n",
+        tests=HANDLERS,
+        harm="A worker fails, and the message that waited for the next worker is lost.",
+    ),
+    Mutant(
+        name="acknowledge before handling",
+        file="src/orchestrio/event_life.py",
+        text="""\
+        try:
+            await self._handle(item)
+        except BaseException as error:
+            self._acknowledge(number, error)
+            raise
+        self._acknowledge(number)
+""",
+        replacement="""\
+        self._acknowledge(number)
+        await self._handle(item)
+""",
+        tests=("tests/bridge/test_compete.py", "-k", "after_it_was_handled"),
+        harm="A process dies in its handler, and no other gets the message.",
+    ),
+    Mutant(
+        name="a pause forgets the batch",
+        file="src/orchestrio/delivery.py",
+        text="        self._held += self._batch\n",
+        replacement="        self._held = list(self._batch)\n",
+        tests=MESSAGES,
+        harm="A task that is paused twice, as in every group restart, loses what it had read.",
+    ),
+    Mutant(
+        name="drain looks once",
+        file="src/orchestrio/stopping.py",
+        text="    while waiting := [\n",
+        replacement="    if waiting := [\n",
+        tests=("tests/test_scheduler_lifecycle.py",),
+        harm="What a handler publishes during the stop is not handled any more.",
+    ),
+    Mutant(
+        name="a failure counted twice",
+        file="src/orchestrio/event_life.py",
+        text="            if began and self._workers is None and delivery.in_hand and not self._gave_up:\n",
+        replacement="            if began and self._workers is None and delivery.in_hand:\n",
+        tests=HANDLERS,
+        harm="Each message that ends a run counts as two failures, and a good one disappears.",
+    ),
+    Mutant(
+        name="two restarts launch one task",
+        file="src/orchestrio/recovery.py",
+        text="""\
+            await life.wait_free()
+            if self._of.get(life) is not recovery:
+                continue
+            self.begin_again(life)
+            self._launch(life)
+            if recovery.owed:
+                await life.wait_begun()
+
+    def begin_again(self, life: Life) -> None:
+        \"""Let the next run of a life begin, as far as it is claimed.\"""
+        self._of.pop(life).owed -= 1
+""",
+        replacement="""\
+            await life.wait_free()
+            self.begin_again(life)
+            self._launch(life)
+            if recovery.owed:
+                await life.wait_begun()
+
+    def begin_again(self, life: Life) -> None:
+        \"""Let the next run of a life begin, as far as it is claimed.\"""
+        if life in self._of:
+            self._of.pop(life).owed -= 1
+""",
+        tests=(*GROUPS, "-k", "wait_for_one_dependency"),
+        harm="Two runs of one task work side by side: two servers on one port.",
+    ),
+    Mutant(
+        name="closing a receiver frees no sender",
+        file="src/orchestrio/log.py",
+        text="""\
+        if self.behind is not None:
+            self.leave(position)
+        if self.caught_up == self.receivers:
+""",
+        replacement="""\
+        if self.caught_up == self.receivers:
+""",
+        tests=STREAMS,
+        harm="A slow subscriber goes away, and publishers wait for it for ever.",
+    ),
+    Mutant(
+        name="a state change without its event",
+        file="src/orchestrio/life.py",
+        text="""\
+        if self.is_working:
+            self.move_to(TaskState.STOPPING)
+""",
+        replacement="""\
+        if self.is_working:
+            self.state = TaskState.STOPPING
+""",
+        tests=("tests/supervision/test_task_events.py",),
+        harm="A dashboard does not see that a task stops, and its history has a gap.",
+    ),
+    Mutant(
+        name="a delivery that ignores a pause",
+        file="src/orchestrio/log.py",
+        text="""\
+        self.halted = True
+        self.fast = False
+        self.log.ring()
+""",
+        replacement="""\
+        self.halted = True
+        self.log.ring()
+""",
+        tests=MESSAGES,
+        harm="A task that is being stopped goes on reading, and handles messages out of order.",
+    ),
+)
