@@ -51,10 +51,12 @@ class Dependencies:
     def resolve(self, life: Life) -> None:
         """Find the lives that one depends on.
 
-        :raises LifecycleError: if there is no task and no group of that name
+        :raises LifecycleError: if there is no task and no group of that name, or it is its own
         """
         found: dict[Life, None] = {}
         for name in life.entry.metadata.depends_on:
+            if name == life.entry.name:
+                raise _circle([name, name])
             try:
                 found[self._lives[self._find(name).task_id]] = None
             except TaskNotFoundError as error:
@@ -95,8 +97,7 @@ class Dependencies:
             sorter.prepare()
         except CycleError as error:
             circle: list[int] = error.args[1]
-            names = " -> ".join(repr(lives[index].entry.name) for index in circle)
-            raise LifecycleError(f"tasks depend on each other in a circle: {names}") from None
+            raise _circle([lives[index].entry.name for index in circle]) from None
         order: list[Life] = []
         ready: list[int] = []
         while sorter.is_active():
@@ -106,3 +107,8 @@ class Dependencies:
             order.append(lives[first])
             sorter.done(first)
         return order
+
+
+def _circle(names: list[str]) -> LifecycleError:
+    around = " -> ".join(map(repr, names))
+    return LifecycleError(f"tasks depend on each other in a circle: {around}")

@@ -159,6 +159,18 @@ async def test_a_task_that_depends_on_its_own_group_is_an_error(
     assert log == []
 
 
+async def test_a_task_that_depends_on_itself_is_an_error_also_after_the_start(
+    scheduler: Scheduler, log: Log
+) -> None:
+    async with scheduler:
+        await scheduler.start()
+        with pytest.raises(LifecycleError, match="circle: 'web' -> 'web'"):
+            add(scheduler, log, "web", depends_on=["web"])
+        add(scheduler, log, "web")
+        await anyio.sleep(1)
+    assert hooks(log) == ["up web", "down web"]
+
+
 async def test_an_unknown_dependency_after_the_start_is_an_error_and_registers_nothing(
     scheduler: Scheduler, log: Log
 ) -> None:

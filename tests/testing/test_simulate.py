@@ -47,7 +47,7 @@ def healthy() -> Scheduler:
     async def bill(order: int) -> None:
         await scheduler.publish(BILLS, order)
 
-    @scheduler.on(BILLS, on_error="skip")
+    @scheduler.on(BILLS, restart=policy)
     async def pay(bill: int) -> None:
         await sleep(random.random())
 

@@ -37,6 +37,8 @@ class Account:
     attempts: dict[int, int] = field(default_factory=dict[int, int])
     #: whether it cannot be told from outside what became of some message
     unsure: bool = False
+    #: whether another subscription may have taken its place
+    perhaps_over: bool = False
     suspect: str | None = None
 
 
@@ -54,15 +56,15 @@ class Audit:
         return self._accounts.setdefault(task, Account())
 
     def note_state(self, event: StateChanged) -> None:
-        """Open a new account for a new subscription."""
-        task = event.task_name
-        if event.state is TaskState.INITIALIZING and event.previous not in (
+        """Note that a subscription is being given up, or that there may be a new one."""
+        account = self._account(event.task_name)
+        if event.state not in SUBSCRIBED:
+            account.suspect = None
+        elif event.state is TaskState.INITIALIZING and event.previous not in (
             TaskState.BACKING_OFF,
             TaskState.REGISTERED,
         ):
-            self._accounts[task] = Account()
-        elif event.state not in SUBSCRIBED:
-            self._account(task).suspect = None
+            account.perhaps_over = True
 
     def note_begin(self, visit: Visit) -> None:
         """Note that a handler begins."""
@@ -104,10 +106,18 @@ class Audit:
         channels = self._scheduler.bus.statistics()
         events = {str(event): event for event in channels}
         for task in self._scheduler.status():
+            known = task.event in events and task.state in SUBSCRIBED
+            before = None
+            if task.event is not None and known:
+                before = channels[events[task.event]].sent - _total(task)
             account = self._account(task.name)
+            if account.perhaps_over and known:
+                account.perhaps_over = False
+                if before != account.before:
+                    account = self._accounts[task.name] = Account()
             self._see_that_they_grow(task, account)
-            if task.kind == "event" and task.event in events and task.state in SUBSCRIBED:
-                self._see_that_they_add_up(task, account, channels[events[task.event]].sent)
+            if before is not None:
+                self._see_that_they_add_up(task, account, before)
 
     def _see_that_they_grow(self, task: TaskSnapshot, account: Account) -> None:
         for name in COUNTERS:
@@ -122,15 +132,15 @@ class Audit:
                 )
             account.counts[name] = count
 
-    def _see_that_they_add_up(self, task: TaskSnapshot, account: Account, sent: int) -> None:
-        total = sum(getattr(task, name) for name in COUNTERS)
+    def _see_that_they_add_up(self, task: TaskSnapshot, account: Account, before: int) -> None:
         if account.before is None:
-            account.before = sent - total
-        elif total != sent - account.before and account.suspect is None:
+            account.before = before
+        elif before != account.before and account.suspect is None:
             # If it is giving its place in the channel up just now, its state will say so.
+            total = _total(task)
             parts = ", ".join(f"{name}={getattr(task, name)}" for name in COUNTERS)
             account.suspect = (
-                f"{task.name}: {sent - account.before} were sent since it subscribed, and"
+                f"{task.name}: {total + before - account.before} were sent since it subscribed, and"
                 f" {total} are accounted for ({parts})"
             )
 
@@ -148,3 +158,7 @@ class Audit:
                     f"{task.name} says that it handled {told[0]} and failed at {told[1]} messages;"
                     f" its handlers returned from {account.handled} and failed at {account.failed}",
                 )
+
+
+def _total(task: TaskSnapshot) -> int:
+    return sum(getattr(task, name) for name in COUNTERS)

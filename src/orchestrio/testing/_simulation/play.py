@@ -292,9 +292,8 @@ class Play:
                         group.cancel_scope.cancel()
         except Exception as error:
             for one in _alone(error):
-                if not isinstance(one, (SchedulerError, ClosedResourceError)):
-                    raise
-                if any(isinstance(cause, InjectedError) for cause in causes(one)):
+                expected = isinstance(one, (SchedulerError, ClosedResourceError))
+                if not expected or any(isinstance(cause, InjectedError) for cause in causes(one)):
                     self.ledger.raised.append(one)
                 self.ledger.say(f"command {place}: {type(one).__name__}: {in_words(one)}")
         else:

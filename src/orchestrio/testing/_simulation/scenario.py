@@ -81,6 +81,8 @@ class AtTime:
 class Crash:
     """The hook raises `InjectedError`."""
 
+    do: Literal["crash"] = "crash"
+
     def __str__(self) -> str:
         return "crash"
 
@@ -98,6 +100,8 @@ class Delay:
 @dataclass(frozen=True, slots=True)
 class Cancel:
     """What the hook waits for is cancelled."""
+
+    do: Literal["cancel"] = "cancel"
 
     def __str__(self) -> str:
         return "cancel what it waits for"

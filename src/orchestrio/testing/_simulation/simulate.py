@@ -65,11 +65,12 @@ class SimulationFailure(AssertionError):
         self.kind, self.what = outcome.ledger.violations[0]
         self.scenario = outcome.scenario
         self.trace = tuple(outcome.ledger.trace)
-        lines = self.trace[-_LINES:]
+        broken = (place for place, line in enumerate(self.trace) if " BROKEN " in line)
+        last = next(broken, len(self.trace)) + 1
         super().__init__(
             f"{self.kind}: {self.what}\n{self.scenario}\n"
-            f"what happened last, of {len(self.trace)} lines (all of them are in .trace):\n"
-            + "\n".join(lines)
+            f"what led to it, of {len(self.trace)} lines (all of them are in .trace):\n"
+            + "\n".join(self.trace[max(0, last - _LINES) : last])
             + f"\nto play it again: seeds=[{self.seed}], backends=[{self.backend!r}], or replay()"
         )
 
