@@ -55,14 +55,15 @@ so some tenths of a virtual second may pass.
 
 from __future__ import annotations
 
+from ._bridge import MemoryBridge as MemoryBridge, MemoryServer as MemoryServer
 from ._harness import Harness as Harness, harness as harness
 from ._recorder import Recorder as Recorder
 from ._simulation.ledger import InjectedError as InjectedError
+from ._simulation.report import SimulationReport as SimulationReport
 from ._simulation.scenario import Faults as Faults, Scenario as Scenario
 from ._simulation.shrink import shrink as shrink
 from ._simulation.simulate import (
     SimulationFailure as SimulationFailure,
-    SimulationReport as SimulationReport,
     replay as replay,
     simulate as simulate,
 )
@@ -73,6 +74,8 @@ __all__ = [
     "Faults",
     "Harness",
     "InjectedError",
+    "MemoryBridge",
+    "MemoryServer",
     "Order",
     "Recorder",
     "Scenario",
@@ -84,3 +87,9 @@ __all__ = [
     "simulate",
     "virtual_time",
 ]
+
+# Public names say where users find them, in tracebacks and help().
+for _name in __all__:
+    _value = globals()[_name]
+    if callable(_value) and getattr(_value, "__module__", "").startswith(__name__ + "."):
+        _value.__module__ = __name__

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterable
+from collections.abc import AsyncGenerator, Hashable, Iterable
 from contextlib import asynccontextmanager
 from difflib import ndiff
 from typing import Any, Generic, cast, final, overload
 
-from anyio import Event, create_task_group, get_cancelled_exc_class
-from anyio.abc import TaskGroup
+from anyio import create_task_group, get_cancelled_exc_class
 from anyio.lowlevel import checkpoint
 from typing_extensions import TypeVar
 
@@ -16,34 +15,17 @@ from orchestrio import (
     DEAD_LETTERS,
     TASK_EVENTS,
     DeadLetter,
-    EventTask,
-    RestartScheduled,
     Scheduler,
-    StateChanged,
-    Task,
     TaskEvent,
     TaskSnapshot,
-    TaskState,
     Topic,
 )
 
-from ._probe import Hook, Observer, observe
+from ._observation import Observation
 from ._recorder import Recorder
 
 E = TypeVar("E", bound=Hashable, default=Hashable)
 T = TypeVar("T")
-
-#: Where a task that has messages to handle will come to it.
-_AT_IT = frozenset(
-    {
-        TaskState.REGISTERED,
-        TaskState.INITIALIZING,
-        TaskState.READY,
-        TaskState.RUNNING,
-        TaskState.BACKING_OFF,
-        TaskState.STOPPING,
-    }
-)
 
 #: How many turns of the others `Harness.idle` waits for the books of a task to be closed.
 _TURNS = 100
@@ -53,18 +35,9 @@ _TURNS = 100
 class Harness(Generic[E]):
     """What a test asks about a scheduler that runs; see `harness`."""
 
-    def __init__(self, scheduler: Scheduler[E], observer: Observer | None = None) -> None:
+    def __init__(self, scheduler: Scheduler[E], observation: Observation) -> None:
         self._scheduler = scheduler
-        self._observer = observer
-        self._recorders: dict[object, Recorder[Any]] = {}
-        self._counted: dict[object, int] = {}  # recorders of each event, those of `record` as well
-        self._handled: list[tuple[str, object, object]] = []  # task, event, message
-        self._inside = 0  # handlers that run just now
-        self._coming_back: set[str] = set()  # tasks whose restart was announced
-        self._events_seen = 0
-        self._names: dict[int, tuple[Task, str]] = {}
-        self._changed = Event()
-        self._group: TaskGroup | None = None
+        self._observation = observation
 
     # -- what it is given ----------------------------------------------------------------------
 
@@ -86,7 +59,7 @@ class Harness(Generic[E]):
         :raises InvalidChannelError: as `Scheduler.publish` does, as are all other errors
         """
         receivers = await self._scheduler.bus.publish(event, cast("Any", message))
-        return max(0, receivers - self._counted.get(event, 0))
+        return max(0, receivers - self._observation.receivers.get(event, 0))
 
     @overload
     def record(self, event: Topic[T]) -> Recorder[T]: ...
@@ -99,11 +72,7 @@ class Harness(Generic[E]):
         :return: the recorder; it is closed with the harness
         :raises InvalidChannelError: if the event has no channel
         """
-        recorder = Recorder[Any](self._scheduler.bus.subscribe(cast("Any", event)), self._tell)
-        self._counted[event] = self._counted.get(event, 0) + 1
-        assert self._group is not None
-        self._group.start_soon(recorder.run)
-        return recorder
+        return self._observation.record(event)
 
     # -- what it has seen ----------------------------------------------------------------------
 
@@ -115,24 +84,16 @@ class Harness(Generic[E]):
         not foreseen.
         """
         await checkpoint()
+        seen = self._observation
         turns = _TURNS
-        while not self._is_idle():
+        while not seen.is_idle():
             # The last handler may have returned, and its task not have closed the books yet.
-            if not self._inside and turns:
+            if not seen.inside and turns:
                 turns -= 1
                 await checkpoint()
             else:
-                await self._changed.wait()
+                await seen.changed.wait()
                 turns = _TURNS
-
-    def _is_idle(self) -> bool:
-        self._read_task_events()
-        return not any(
-            (task.unread or task.in_hand)
-            and (task.state in _AT_IT or task.name in self._coming_back)
-            for task in self._scheduler.status()
-            if task.kind == "event"
-        )
 
     @overload
     def handled(self, event: Topic[T], *, by: str | None = None) -> list[T]: ...
@@ -146,7 +107,9 @@ class Harness(Generic[E]):
             once for each task that has handled it
         """
         return [
-            message for task, key, message in self._handled if key == event and by in (None, task)
+            message
+            for task, key, message in self._observation.handled
+            if key == event and by in (None, task)
         ]
 
     @overload
@@ -160,7 +123,7 @@ class Harness(Generic[E]):
         :raises KeyError: if it was not, or asks for receivers of its own (``require_receivers``)
         :raises AssertionError: if some were overwritten before the harness could read them
         """
-        recorder = self._recorders[event]
+        recorder = self._observation.recorders[event]
         if recorder.missed:
             raise AssertionError(
                 f"{recorder.missed} messages of {event!s} were overwritten before the harness read"
@@ -177,19 +140,6 @@ class Harness(Generic[E]):
     def task_events(self) -> list[TaskEvent]:
         """What happened to tasks, in order; see `TASK_EVENTS`."""
         return self.published(TASK_EVENTS)
-
-    def _read_task_events(self) -> None:
-        """Find out who will come back."""
-        events = self.task_events
-        for event in events[self._events_seen :]:
-            if isinstance(event, RestartScheduled):
-                self._coming_back.add(event.task_name)
-            elif isinstance(event, StateChanged) and event.state in (
-                TaskState.INITIALIZING,
-                TaskState.STOPPED,
-            ):
-                self._coming_back.discard(event.task_name)
-        self._events_seen = len(events)
 
     def task(self, name: str) -> TaskSnapshot:
         """Return how a task stands, by its name.
@@ -234,77 +184,6 @@ class Harness(Generic[E]):
         """
         _compare(f"published on {event!s}", self.published(event), list(expected))
 
-    # -- how it works --------------------------------------------------------------------------
-
-    async def call(
-        self, task: Task, hook: Hook, work: Callable[[], Awaitable[object]], message: object
-    ) -> object:
-        """Keep which messages were handled; the harness is the `Observer` of the tasks."""
-        self._inside += 1
-        try:
-            if self._observer is None:
-                result = await work()
-            else:
-                result = await self._observer.call(task, hook, work, message)
-        finally:
-            self._inside -= 1
-            self._tell()
-        if hook == "handle_event":
-            event = cast("EventTask[Any]", task).subscribed_event
-            self._handled.append((self.name_of(task), event, message))
-        return result
-
-    def name_of(self, task: Task) -> str:
-        """Return what a task is called in the scheduler, or was before it was removed."""
-        known = self._names.get(id(task))
-        if known is None:
-            found = (entry.name for entry in self._scheduler.registry if entry.task is task)
-            known = self._names[id(task)] = task, next(found, task.default_name)
-        return known[1]
-
-    def open(self, group: TaskGroup) -> None:
-        """Begin to see everything.
-
-        :param group: in which the recorders run
-        """
-        self._group = group
-        for entry in self._scheduler.registry:
-            observe(entry.task, self)
-        self._observe_newcomers()
-        for event, config in self._scheduler.bus.channels.items():
-            if not config.require_receivers:
-                self._recorders[event] = self.record(cast("Any", event))
-
-    def _observe_newcomers(self) -> None:
-        """Observe what is registered from now on, too, with the scheduler itself."""
-        for name in ("register_background_task", "register_event_task"):
-            register = getattr(self._scheduler, name)
-
-            def observed(task: Any, *args: Any, _register: Any = register, **options: Any) -> Any:
-                if isinstance(task, Task):
-                    observe(task, self)
-                return _register(task, *args, **options)
-
-            setattr(self._scheduler, name, observed)
-
-    @property
-    def recorders(self) -> dict[object, Recorder[Any]]:
-        """The recorder of each event that had a channel when the harness was opened."""
-        return self._recorders
-
-    def recorders_of(self, event: object) -> int:
-        """Return how many receivers of an event are the harness's own."""
-        return self._counted.get(event, 0)
-
-    def close(self) -> None:
-        """Read what is left."""
-        for recorder in self._recorders.values():
-            recorder.close()
-
-    def _tell(self) -> None:
-        self._changed.set()
-        self._changed = Event()
-
 
 @asynccontextmanager
 async def harness(scheduler: Scheduler[E], /) -> AsyncGenerator[Harness[E]]:
@@ -345,20 +224,21 @@ async def harness(scheduler: Scheduler[E], /) -> AsyncGenerator[Harness[E]]:
     :raises LifecycleError: if the scheduler was entered before
     :raises TaskExecutionError: if a task fails for good, as `Scheduler.run` does
     """
-    h = Harness(scheduler)
     error: BaseException | None = None
+    observation: Observation | None = None
     async with create_task_group() as recorders:
         try:
             async with scheduler:
-                h.open(recorders)
+                observation = Observation(scheduler, recorders)
                 await scheduler.start()
-                yield h
+                yield Harness(scheduler, observation)
         except get_cancelled_exc_class():
             raise
         except BaseException as raised:  # goes out below, or the task group would wrap it
             error = raised
         finally:
-            h.close()
+            if observation is not None:
+                observation.close()
             recorders.cancel_scope.cancel()
     if error is not None:
         raise error

@@ -35,6 +35,7 @@ from orchestrio import (
 )
 
 from .._harness import Harness
+from .._observation import Observation
 from .._probe import Hook
 from .audit import Audit
 from .ledger import InjectedError, Ledger, Visit, causes, in_words, members
@@ -96,7 +97,6 @@ class Play:
         self._random = Random(f"{scenario.seed} drives")
         for name in scenario.without:
             await scheduler.remove_task(scheduler.registry.get_by_name(name).task_id)
-        self._harness: Harness[Any] = Harness(scheduler, self)
         self._audit = Audit(scheduler, self.ledger)
         async with create_task_group() as self._outside:
             self._outside.start_soon(self._end_it)
@@ -110,7 +110,7 @@ class Play:
                     self.ledger.raised.append(error)
                     self.ledger.say(f"raised {type(error).__name__}: {in_words(error)}")
             await self._wait_for_commands()
-            self._harness.close()
+            self._seen.close()
             self._read_events()
             self._events.close()
             self._close_books()
@@ -121,10 +121,10 @@ class Play:
         scheduler = self._scheduler
         async with scheduler:
             sent = {event: stat.sent for event, stat in scheduler.bus.statistics().items()}
-            self._harness.open(self._outside)
+            self._seen = Observation(scheduler, self._outside, self)
+            self._harness: Harness[Any] = Harness(scheduler, self._seen)
             self.ledger.recorders = {
-                event: (recorder, sent[event])
-                for event, recorder in self._harness.recorders.items()
+                event: (recorder, sent[event]) for event, recorder in self._seen.recorders.items()
             }
             self._events = scheduler.subscribe(TASK_EVENTS)
             for entry in scheduler.registry:
@@ -159,7 +159,7 @@ class Play:
     ) -> object:
         """Have a hook called, with its faults; this is the `Observer` of the tasks."""
         ledger = self.ledger
-        name = self._harness.name_of(task)
+        name = self._seen.name_of(task)
         number = self._calls[name, hook] = self._calls.get((name, hook), 0) + 1
         self._read_events()
         words = "" if message is None else f" {message!r}"
@@ -448,7 +448,7 @@ class Play:
                 )
         for event, statistics in self._scheduler.bus.statistics().items():
             known = unread.get(str(event), [])
-            others = statistics.receivers - len(known) - self._harness.recorders_of(event)
+            others = statistics.receivers - len(known) - self._seen.receivers.get(event, 0)
             full = max(known, default=0) >= statistics.capacity
             if statistics.tasks_waiting_send and not full and others <= 0:
                 self.ledger.violate(

@@ -1,7 +1,5 @@
 """What happens to a program in one run: its faults, as plain data drawn from the seed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -148,9 +146,13 @@ class Scenario:
     """All that decides on a run, but for the program: the same scenario, the same run."""
 
     seed: int
+    """Decides on what `random` returns, and so on what the program makes of that."""
     backend: Backend
+    """The event loop."""
     order: Order
+    """In which order tasks that are ready step."""
     faults: tuple[Fault, ...] = ()
+    """What goes wrong, and when."""
     without: tuple[str, ...] = ()
     """Tasks that are taken out of the program before it starts."""
     variant: int = 0

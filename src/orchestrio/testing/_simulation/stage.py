@@ -69,7 +69,6 @@ class Stage:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        gc.collect()
         gc.freeze()  # what is here already need not be looked through after each run
         return self
 

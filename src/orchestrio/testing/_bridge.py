@@ -1,0 +1,303 @@
+"""`MemoryBridge`: stands in for a bridge in tests; the processes are schedulers in one event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any, Generic, Literal, Self, TypeVar, final
+
+from anyio import (
+    ClosedResourceError,
+    EndOfStream,
+    Event,
+    create_memory_object_stream,
+    create_task_group,
+)
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
+from typing_extensions import override
+
+from orchestrio import (
+    BackgroundTask,
+    EventSendError,
+    LaggedError,
+    Topic,
+    current_task_context,
+)
+
+from ..acknowledgement import Acknowledgements
+from ..bridging import Detour
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Job:
+    """A message on its way to the one process that handles it."""
+
+    data: bytes
+    failures: int = 0
+
+
+_Queue = tuple[MemoryObjectSendStream[_Job], MemoryObjectReceiveStream[_Job]]
+
+
+class _Hub:
+    """What a server knows: the queues of those that read, and whether it answers."""
+
+    def __init__(self) -> None:
+        self.dead_letters: list[tuple[str, bytes]] = []
+        self.is_up = True
+        self.changed = Event()
+        self._queues: dict[tuple[str, str], _Queue] = {}  # by process, or by group; and topic
+
+    async def wait_up(self) -> None:
+        """Wait until it answers."""
+        while not self.is_up:
+            await self.changed.wait()
+
+    def join(self, reader: str, topic: str) -> _Queue:
+        """Make, or find, the queue that a process or a group of processes reads."""
+        key = (reader, topic)
+        if key not in self._queues:
+            self._queues[key] = create_memory_object_stream[_Job](inf)
+        send, receive = self._queues[key]
+        return send, receive.clone()
+
+    def leave(self, reader: str, topic: str) -> None:
+        """Let go of the queue of a process that is over."""
+        for stream in self._queues.pop((reader, topic)):
+            stream.close()
+
+    def spread(self, topic: str, data: bytes) -> None:
+        """Give a message to all processes and groups that have joined."""
+        for (_, name), (send, _) in self._queues.items():
+            if name == topic:
+                send.send_nowait(_Job(data))
+
+    def close(self) -> None:
+        """Let go of all queues."""
+        for reader, topic in list(self._queues):
+            self.leave(reader, topic)
+
+
+@final
+class MemoryServer:
+    """What the bridges of a test have in common, in place of a server.
+
+    Close it after a test with ``mode="compete"``, or use it in a ``with`` block: what nobody has
+    handled waits there for whoever comes.
+    """
+
+    def __init__(self) -> None:
+        self._hub = _Hub()
+
+    @property
+    def dead_letters(self) -> list[tuple[str, bytes]]:
+        """Messages that no process could handle: the name of the topic, the payload as JSON."""
+        return list(self._hub.dead_letters)
+
+    @property
+    def up(self) -> bool:
+        """Whether it answers. While it does not, what is published waits where it was published."""
+        return self._hub.is_up
+
+    @up.setter
+    def up(self, up: bool) -> None:
+        self._hub.is_up = up
+        self._hub.changed.set()
+        self._hub.changed = Event()
+
+    def close(self) -> None:
+        """Let go of what is left."""
+        self._hub.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.close()
+
+
+@final
+class MemoryBridge(BackgroundTask):
+    """A task that carries topics between schedulers, as `RedisBridge` does, without a server.
+
+    What is published on a topic of one scheduler goes to the receivers of all whose bridges share
+    the `server`: as JSON and back, in one order, its own receivers included. With
+    ``mode="compete"`` each message is handled in one scheduler of the group, and goes to another
+    one, or comes again, if its handler failed.
+
+    Example::
+
+        import anyio
+
+        from orchestrio import Scheduler, Topic
+        from orchestrio.testing import MemoryBridge, MemoryServer, harness
+
+        ORDERS = Topic("orders", int)
+
+        def process(server: MemoryServer) -> Scheduler:
+            scheduler = Scheduler()
+            scheduler.add_channel(ORDERS)
+            scheduler.register_background_task(MemoryBridge(server, topics=[ORDERS]))
+            return scheduler
+
+        async def main() -> None:
+            server = MemoryServer()
+            async with harness(process(server)) as here, harness(process(server)) as there:
+                received = there.record(ORDERS)
+                await here.publish(ORDERS, 7)
+                print(await received.wait_for(1))  # [7]
+
+        anyio.run(main)
+
+    :param server: what the bridges of a test share
+    :param topics: what to carry: topics whose payload has JSON by Pydantic, or plain `str` keys
+    :param mode: whether every scheduler gets every message, or they compete
+    :param group: with ``"compete"``: those that compete with each other; each group gets all
+    :param max_deliveries: with ``"compete"``: how often a message is handled at most, before it is
+        one of the server's `dead_letters`
+    """
+
+    def __init__(
+        self,
+        server: MemoryServer,
+        *,
+        topics: Sequence[Topic[Any] | str],
+        mode: Literal["broadcast", "compete"] = "broadcast",
+        group: str = "workers",
+        max_deliveries: int = 5,
+    ) -> None:
+        self._server = server
+        self._topics = topics
+        self._mode = mode
+        self._group = group
+        self._max_deliveries = max_deliveries
+        self._carriers: list[_Carrier[Any]] = []
+
+    @override
+    async def initialize(self) -> None:
+        context = current_task_context()
+        reader = self._group if self._mode == "compete" else str(context.task_id)
+        for topic in self._topics[len(self._carriers) :]:
+            hub = self._server._hub  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
+            carrier = _Carrier[Any](hub, topic, reader)
+            carrier.take_over(context.bus, self._max_deliveries, compete=self._mode == "compete")
+            self._carriers.append(carrier)
+
+    @override
+    async def execute(self) -> None:
+        async with create_task_group() as tasks:
+            for carrier in self._carriers:
+                tasks.start_soon(carrier.send)
+                tasks.start_soon(carrier.receive)
+
+    @override
+    async def shutdown(self) -> None:
+        """Send what is left, if the server answers, and leave."""
+        for carrier in self._carriers:
+            carrier.leave(forget=self._mode == "broadcast")
+
+
+class _Carrier(Generic[T]):
+    """Carries one topic."""
+
+    def __init__(self, hub: _Hub, topic: Topic[T] | str, reader: str) -> None:
+        self._hub = hub
+        self._topic = topic
+        self._reader = reader
+        self._name = str(topic.key if isinstance(topic, Topic) else topic)
+        self._adapter = TypeAdapter[Any](topic.payload if isinstance(topic, Topic) else str)
+        self._acknowledgements: Acknowledgements | None = None
+        self._in_hand: dict[int, _Job] = {}
+        self._max_deliveries = 1
+        self._readers_changed = Event()
+
+    def take_over(self, bus: Any, max_deliveries: int, *, compete: bool) -> None:
+        """Take over the channel of the topic."""
+        self._detour = Detour[T, bytes](bus, self._topic, self._pack)
+        self._again, self._incoming = self._hub.join(self._reader, self._name)
+        self._max_deliveries = max_deliveries
+        if compete:
+            self._acknowledgements = Acknowledgements(_ignore, self._settled, self._tell)
+            self._detour.acknowledge(self._acknowledgements)
+
+    def _pack(self, item: T) -> bytes:
+        try:
+            data = self._adapter.dump_json(item, warnings="error")
+            self._adapter.validate_json(data)
+        except (PydanticSerializationError, ValidationError, ValueError) as error:
+            what = f"an item for {self._topic} was not sent: it does not go through JSON. {error}"
+            raise EventSendError(what, self._topic) from error
+        return data
+
+    async def send(self) -> None:
+        """Send what is published here, for ever."""
+        cursor = self._detour.outgoing
+        while True:
+            while cursor.must_wait:
+                await cursor.log.bell_to_wait_on().wait()
+            await self._hub.wait_up()
+            try:
+                self._send_all()
+            except (EndOfStream, ClosedResourceError):
+                return
+
+    def _send_all(self) -> None:
+        cursor = self._detour.outgoing
+        while not cursor.must_wait:
+            try:
+                for data in cursor.take(256):
+                    self._hub.spread(self._name, data)
+            except LaggedError:
+                continue  # counted by the channel
+
+    async def receive(self) -> None:
+        """Give what comes in to the receivers here, for ever."""
+        while True:
+            while self._acknowledgements is not None and not self._acknowledgements.readers:
+                await self._readers_changed.wait()
+            job = await self._incoming.receive()
+            await self._hub.wait_up()
+            item: T = self._adapter.validate_json(job.data)
+            acknowledgements = self._acknowledgements
+            try:
+                number = await self._detour.deliver(item, lossless=acknowledgements is not None)
+            except BaseException:
+                self._again.send_nowait(job)
+                raise
+            if acknowledgements is not None:
+                self._in_hand[number] = job
+                acknowledgements.expect(number)
+
+    def _settled(self, number: int, error: BaseException | None) -> None:
+        job = self._in_hand.pop(number)
+        if error is None:
+            return
+        job.failures += 1
+        if job.failures < self._max_deliveries:
+            self._again.send_nowait(job)
+        else:
+            self._hub.dead_letters.append((self._name, job.data))
+
+    def _tell(self) -> None:
+        self._readers_changed.set()
+        self._readers_changed = Event()
+
+    def leave(self, *, forget: bool) -> None:
+        """Send the rest, hand back what is not handled, and leave the server."""
+        if self._hub.is_up:
+            self._send_all()
+        for job in self._in_hand.values():
+            self._again.send_nowait(job)
+        self._in_hand.clear()
+        self._incoming.close()
+        if forget:
+            self._hub.leave(self._reader, self._name)
+
+
+def _ignore(number: int) -> None:
+    """Do nothing: nobody counts what has begun."""

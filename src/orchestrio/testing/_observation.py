@@ -1,0 +1,149 @@
+"""`Observation`: sees what becomes of the messages of a scheduler, for `Harness` and simulations."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, cast, final
+
+from anyio import Event
+from anyio.abc import TaskGroup
+
+from orchestrio import (
+    TASK_EVENTS,
+    EventTask,
+    RestartScheduled,
+    Scheduler,
+    StateChanged,
+    Task,
+    TaskEvent,
+    TaskState,
+)
+
+from ._probe import Hook, Observer, observe
+from ._recorder import Recorder
+
+#: Where a task that has messages to handle will come to it.
+_AT_IT = frozenset(
+    {
+        TaskState.REGISTERED,
+        TaskState.INITIALIZING,
+        TaskState.READY,
+        TaskState.RUNNING,
+        TaskState.BACKING_OFF,
+        TaskState.STOPPING,
+    }
+)
+
+
+@final
+class Observation:
+    """Subscribes a recorder to each event, and stands in between whenever a hook is called.
+
+    :param scheduler: the scheduler, entered
+    :param group: in which the recorders run
+    :param around: who else stands in between
+    """
+
+    def __init__(
+        self, scheduler: Scheduler[Any], group: TaskGroup, around: Observer | None = None
+    ) -> None:
+        self._scheduler = scheduler
+        self._group = group
+        self._around = around
+        #: the recorder of each event that had a channel at the begin
+        self.recorders: dict[object, Recorder[Any]] = {}
+        #: how many receivers of each event are recorders
+        self.receivers: dict[object, int] = {}
+        #: task, event and message, for each handler that has returned, in that order
+        self.handled: list[tuple[str, object, object]] = []
+        #: handlers that run just now
+        self.inside: int = 0
+        #: set, and taken off, when anything has happened
+        self.changed: Event = Event()
+        self._coming_back: set[str] = set()  # tasks whose restart was announced
+        self._events_seen = 0
+        self._names: dict[int, tuple[Task, str]] = {}
+        for entry in scheduler.registry:
+            observe(entry.task, self)
+        self._observe_newcomers()
+        for event, config in scheduler.bus.channels.items():
+            if not config.require_receivers:
+                self.recorders[event] = self.record(event)
+
+    def _observe_newcomers(self) -> None:
+        """Observe what is registered from now on, too, with the scheduler itself."""
+        for name in ("register_background_task", "register_event_task"):
+            register = getattr(self._scheduler, name)
+
+            def observed(task: Any, *args: Any, _register: Any = register, **options: Any) -> Any:
+                if isinstance(task, Task):
+                    observe(task, self)
+                return _register(task, *args, **options)
+
+            setattr(self._scheduler, name, observed)
+
+    def record(self, event: object) -> Recorder[Any]:
+        """Subscribe a recorder, which gets all that is published from now on."""
+        recorder = Recorder[Any](self._scheduler.subscribe(cast("Any", event)), self._tell)
+        self.receivers[event] = self.receivers.get(event, 0) + 1
+        self._group.start_soon(recorder.run)
+        return recorder
+
+    async def call(
+        self, task: Task, hook: Hook, work: Callable[[], Awaitable[object]], message: object
+    ) -> object:
+        """Keep which messages were handled; this is the `Observer` of the tasks."""
+        self.inside += 1
+        try:
+            if self._around is None:
+                result = await work()
+            else:
+                result = await self._around.call(task, hook, work, message)
+        finally:
+            self.inside -= 1
+            self._tell()
+        if hook == "handle_event":
+            event = cast("EventTask[Any]", task).subscribed_event
+            self.handled.append((self.name_of(task), event, message))
+        return result
+
+    def name_of(self, task: Task) -> str:
+        """Return what a task is called in the scheduler, or was before it was removed."""
+        known = self._names.get(id(task))
+        if known is None:
+            found = (entry.name for entry in self._scheduler.registry if entry.task is task)
+            known = self._names[id(task)] = task, next(found, task.default_name)
+        return known[1]
+
+    def is_idle(self) -> bool:
+        """Whether all that was published has been handled, as far as it will be."""
+        self._read_task_events()
+        return not any(
+            (task.unread or task.in_hand)
+            and (task.state in _AT_IT or task.name in self._coming_back)
+            for task in self._scheduler.status()
+            if task.kind == "event"
+        )
+
+    def _read_task_events(self) -> None:
+        """Find out who will come back."""
+        recorder = self.recorders.get(TASK_EVENTS)
+        events: list[TaskEvent] = [] if recorder is None else recorder.messages
+        for event in events[self._events_seen :]:
+            if isinstance(event, RestartScheduled):
+                self._coming_back.add(event.task_name)
+            elif isinstance(event, StateChanged) and event.state in (
+                TaskState.INITIALIZING,
+                TaskState.STOPPED,
+            ):
+                self._coming_back.discard(event.task_name)
+        self._events_seen = len(events)
+
+    def close(self) -> None:
+        """Read what is left."""
+        for recorder in self.recorders.values():
+            recorder.close()
+
+    def _tell(self) -> None:
+        self.changed.set()
+        self.changed = Event()

@@ -1,0 +1,143 @@
+"""The stand-in for a bridge: schedulers of one test, as if they were processes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Literal, cast
+
+import anyio
+import pytest
+from anyio import sleep
+from pydantic import BaseModel
+
+from orchestrio import ChannelConfig, EventSendError, Scheduler, Topic
+from orchestrio.testing import Harness, MemoryBridge, MemoryServer, harness, virtual_time
+
+
+class Order(BaseModel):
+    number: int
+
+
+ORDERS = Topic("orders", Order)
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
+    return virtual_time(request.param)
+
+
+class Process:
+    """A scheduler with a bridge and a handler."""
+
+    def __init__(
+        self, server: MemoryServer, mode: Literal["broadcast", "compete"] = "broadcast"
+    ) -> None:
+        self.handled: list[int] = []
+        self.fails = False
+        self.takes = 0.0
+        self.scheduler = Scheduler()
+        self.scheduler.add_channel(ORDERS, ChannelConfig(capacity=8))
+        bridge = MemoryBridge(server, topics=[ORDERS], mode=mode, max_deliveries=3)
+        self.scheduler.register_background_task(bridge)
+        self.scheduler.on(ORDERS, on_error="skip")(self.handle)
+
+    async def handle(self, order: Order) -> None:
+        await sleep(self.takes)
+        if self.fails:
+            raise RuntimeError("it fails")
+        self.handled.append(order.number)
+
+
+@asynccontextmanager
+async def running(*processes: Process) -> AsyncGenerator[list[Harness]]:
+    if not processes:
+        yield []
+        return
+    first, *others = processes
+    async with harness(first.scheduler) as h, running(*others) as rest:
+        yield [h, *rest]
+
+
+async def test_every_process_gets_every_message_in_one_order() -> None:
+    server = MemoryServer()
+    here, there = Process(server), Process(server)
+    async with running(here, there) as (one, other):
+        for number in range(4):
+            await (one if number % 2 else other).publish(ORDERS, Order(number=number))
+            await sleep(1)
+        await one.idle()
+        await other.idle()
+    assert here.handled == there.handled == [0, 1, 2, 3]
+
+
+async def test_each_message_is_handled_in_one_process_when_they_compete() -> None:
+    server = MemoryServer()
+    here, there = Process(server, "compete"), Process(server, "compete")
+    here.takes = there.takes = 1.0
+    async with running(here, there) as (one, _):
+        for number in range(6):
+            await one.publish(ORDERS, Order(number=number))
+        await sleep(60)
+    assert sorted(here.handled + there.handled) == list(range(6))
+    assert here.handled
+    assert there.handled
+    server.close()
+
+
+async def test_a_message_whose_handler_failed_goes_to_another_process() -> None:
+    server = MemoryServer()
+    bad, good = Process(server, "compete"), Process(server, "compete")
+    bad.fails = True
+    async with running(bad, good) as (one, _):
+        for number in range(6):
+            await one.publish(ORDERS, Order(number=number))
+            await sleep(1)
+        await sleep(60)
+    assert not bad.handled
+    assert sorted(good.handled) + [
+        Order.model_validate_json(data).number for _, data in server.dead_letters
+    ] == list(range(6))
+    server.close()
+
+
+async def test_what_no_process_can_handle_is_a_dead_letter() -> None:
+    server = MemoryServer()
+    process = Process(server, "compete")
+    process.fails = True
+    async with running(process) as (one,):
+        await one.publish(ORDERS, Order(number=7))
+        await sleep(60)
+        assert one.task("handle").failed == 3
+    assert server.dead_letters == [("orders", b'{"number":7}')]
+    server.close()
+
+
+async def test_what_is_published_while_the_server_is_away_waits_for_it() -> None:
+    server = MemoryServer()
+    here, there = Process(server), Process(server)
+    async with running(here, there) as (one, _):
+        server.up = False
+        await one.publish(ORDERS, Order(number=1))
+        await sleep(60)
+        assert not here.handled
+        server.up = True
+        await sleep(1)
+        assert here.handled == there.handled == [1]
+
+
+async def test_what_does_not_go_through_json_is_refused_where_it_is_published() -> None:
+    async with running(Process(MemoryServer())) as (one,):
+        with pytest.raises(EventSendError, match="does not go through JSON"):
+            await one.publish(ORDERS, cast("Order", "no order"))
+
+
+async def test_what_was_published_last_is_sent_when_a_process_stops() -> None:
+    server = MemoryServer()
+    here, there = Process(server), Process(server)
+    async with running(there):
+        async with running(here) as (one,):
+            await one.publish(ORDERS, Order(number=9))
+        await anyio.lowlevel.checkpoint()
+        await sleep(1)
+        assert there.handled == [9]
