@@ -36,9 +36,13 @@ def test_an_example_says_what_it_prints(example: Example) -> None:
     assert example.output
 
 
-def test_the_example_for_pytest_passes_under_pytest(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "example",
+    [example for example in IN_README + IN_DOCSTRINGS if example.runs_under == "pytest"],
+    ids=str,
+)
+def test_an_example_for_pytest_passes_under_pytest(example: Example, tmp_path: Path) -> None:
     """On both backends: the example parametrises its fixture itself."""
-    (example,) = [example for example in IN_DOCSTRINGS if example.runs_under == "pytest"]
     command = [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     run = subprocess.run(
         [*command, str(example.write(tmp_path))],

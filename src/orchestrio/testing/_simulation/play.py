@@ -38,7 +38,7 @@ from .._harness import Harness
 from .._observation import Observation
 from .._probe import Hook
 from .audit import Audit
-from .ledger import InjectedError, Ledger, Visit, causes, in_words, members
+from .ledger import InjectedError, Ledger, Visit, in_words, members
 from .rules import RULES, dead_letters
 from .scenario import (
     NEWCOMER,
@@ -292,8 +292,8 @@ class Play:
                         group.cancel_scope.cancel()
         except Exception as error:
             for one in _alone(error):
-                expected = isinstance(one, (SchedulerError, ClosedResourceError))
-                if not expected or any(isinstance(cause, InjectedError) for cause in causes(one)):
+                refused = isinstance(one, (SchedulerError, ClosedResourceError))
+                if not refused or one.__cause__ is not None:
                     self.ledger.raised.append(one)
                 self.ledger.say(f"command {place}: {type(one).__name__}: {in_words(one)}")
         else:
@@ -355,7 +355,7 @@ class Play:
                 ):
                     self.ledger.violate("drive", f"{type(one).__name__}: {in_words(one)}")
         self._note_stop()
-        await self._scheduler.shutdown()
+        await self._stop_it()
 
     async def _end_it(self) -> None:
         """Stop the program when its time is over, and see that it does stop."""

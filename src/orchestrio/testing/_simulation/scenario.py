@@ -178,7 +178,7 @@ NEWCOMER: Final = "newcomer-{}"
 
 #: At which changes of a task's state commands are given, and how often.
 MOMENTS: Final[Mapping[TaskState, float]] = {
-    TaskState.INITIALIZING: 2,
+    TaskState.INITIALIZING: 4,
     TaskState.READY: 1,
     TaskState.RUNNING: 1,
     TaskState.COMPLETED: 1,
@@ -218,10 +218,14 @@ def draw(
     }
     if not any(kinds.values()):
         return ()
-    return tuple(
-        _draw_one(pick(random, kinds), tasks, faults, random, limit)
-        for _ in range(random.randint(0, faults.most))
-    )
+    drawn: list[Fault] = []
+    count = random.randint(0, faults.most)
+    while len(drawn) < count:
+        fault = _draw_one(pick(random, kinds), tasks, faults, random, limit)
+        drawn.append(fault)
+        if isinstance(fault.what, Command) and random.random() < 0.35:
+            drawn.append(Fault(fault.when, _draw_another(fault.what, random)))
+    return tuple(drawn[:count])
 
 
 def _draw_one(
@@ -238,6 +242,22 @@ def _draw_one(
     return Fault(_in_hook(task, random), Cancel())
 
 
+def _draw_another(command: Command, random: Random) -> Command:
+    """Draw a command that crosses another one: it is given at the same moment, to the same task."""
+    names = {name: weight for name, weight in COMMANDS.items() if name != "register"}
+    name = pick(random, names)
+    target = NEWCOMER.format(1) if command.name == "register" else command.task
+    if name in ("shutdown", "interrupt") or target is None:
+        return Command(random.choice(("shutdown", "interrupt")))
+    return Command(name, target, patience=_draw_patience(name, random))
+
+
+def _draw_patience(name: CommandName, random: Random) -> int | None:
+    if name in ("stop", "restart", "remove") and random.random() < 0.25:
+        return random.randint(1, 12)
+    return None
+
+
 def _draw_command(
     task: RegisteredTask, tasks: Sequence[RegisteredTask], random: Random, limit: float
 ) -> Fault:
@@ -251,9 +271,7 @@ def _draw_command(
     elif name == "register":
         target = random.choice((None, target))
         event = random.choice((None, random.randrange(10)))
-    patience = None
-    if name in ("stop", "restart", "remove") and random.random() < 0.25:
-        patience = random.randint(1, 12)
+    patience = _draw_patience(name, random)
     where = random.random()
     when: InHook | OnState | AtTime
     if where < 0.7:

@@ -107,26 +107,38 @@ def simulate(
 
     Example::
 
-        from orchestrio import Scheduler, Topic
-        from orchestrio.testing import SimulationFailure, simulate
+        from random import Random
 
-        NUMBERS = Topic("numbers", int)
+        from anyio.lowlevel import checkpoint
+
+        from orchestrio import Scheduler, Topic
+        from orchestrio.testing import Harness, SimulationFailure, simulate
+
+        ORDERS = Topic("orders", int)
 
         def build() -> Scheduler:
             scheduler = Scheduler()
-            scheduler.add_channel(NUMBERS)
-            lock: list[str] = []
+            scheduler.add_channel(ORDERS)
+            stock = 1
 
-            @scheduler.on(NUMBERS)
-            async def work(number: int) -> None:
-                lock.append("held")
-                await scheduler.publish(NUMBERS, number - 1)
-                assert lock.pop() == "held"
+            async def sell(order: int) -> None:
+                nonlocal stock
+                if stock:
+                    await checkpoint()  # whatever it waits for here, others run meanwhile
+                    stock -= 1
+                    assert stock >= 0, "sold what was not there"
 
+            scheduler.on(ORDERS, name="shop")(sell)
+            scheduler.on(ORDERS, name="web shop")(sell)
             return scheduler
 
-        report = simulate(build, seeds=range(10))
-        print(report.runs)  # 20
+        async def one_order(h: Harness, random: Random) -> None:
+            await h.publish(ORDERS, 1)
+
+        try:
+            simulate(build, seeds=range(100), drive=one_order)
+        except SimulationFailure as failure:
+            print(failure.what)  # AssertionError: sold what was not there
 
     :param build: makes the scheduler, with its channels and tasks, anew for each run; it is called
         in the event loop, and may ask `random` for what is to vary with the seed
