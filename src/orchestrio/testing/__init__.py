@@ -58,12 +58,12 @@ from __future__ import annotations
 from ._bridge import MemoryBridge as MemoryBridge, MemoryServer as MemoryServer
 from ._harness import Harness as Harness, harness as harness
 from ._recorder import Recorder as Recorder
-from ._simulation.ledger import InjectedError as InjectedError
-from ._simulation.report import SimulationReport as SimulationReport
+from ._rules.ledger import InjectedError as InjectedError
 from ._simulation.scenario import Faults as Faults, Scenario as Scenario
 from ._simulation.shrink import shrink as shrink
 from ._simulation.simulate import (
     SimulationFailure as SimulationFailure,
+    SimulationReport as SimulationReport,
     replay as replay,
     simulate as simulate,
 )

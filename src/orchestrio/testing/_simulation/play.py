@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from math import isfinite
 from random import Random
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias
 
 from anyio import (
     CancelScope,
     ClosedResourceError,
+    EndOfStream,
     Event,
+    WouldBlock,
     create_task_group,
     current_time,
     get_cancelled_exc_class,
@@ -22,39 +24,27 @@ from anyio.lowlevel import checkpoint
 
 from orchestrio import (
     TASK_EVENTS,
-    BackgroundTask,
-    EventTask,
     LifecycleError,
     Scheduler,
     SchedulerError,
     StateChanged,
     Task,
-    TaskMetadata,
+    TaskEvent,
     TaskState,
-    Topic,
 )
 
 from .._harness import Harness
 from .._observation import Observation
 from .._probe import Hook
-from .audit import Audit
-from .ledger import InjectedError, Ledger, Visit, in_words, members
-from .rules import RULES, dead_letters
-from .scenario import (
-    NEWCOMER,
-    AtTime,
-    Command,
-    Crash,
-    Delay,
-    Fault,
-    InHook,
-    OnState,
-    Scenario,
-)
-from .stepping import stepped
+from .._rules.audit import Audit
+from .._rules.ledger import Ledger, Visit, alone, in_words
+from .._rules.rules import RULES, dead_letters
+from .commands import Commands
+from .injection import Injection
+from .scenario import AtTime, Command, OnState, Scenario
 
-Drive = Callable[[Harness[Any], Random], Awaitable[None]]
-Check = Callable[[Harness[Any]], None]
+Drive: TypeAlias = Callable[[Harness[Any], Random], Awaitable[None]]
+Check: TypeAlias = Callable[[Harness[Any]], None]
 
 #: How many seconds after the sum of its time-outs a stop must be over.
 GRACE: Final = 2.0
@@ -72,16 +62,12 @@ class Play:
         hung: Callable[[], None],
     ) -> None:
         self.ledger = Ledger()
-        self.faults: tuple[Fault, ...] = ()
         self._build = build
         self._drive = drive
         self._check = check
         self._limit = limit
         self._hung = hung  # called, and does not return, when the run cannot be ended
-        self._calls: dict[tuple[str, Hook], int] = {}
         self._states: dict[tuple[str, TaskState], int] = {}
-        self._commands = 0  # that are being carried out
-        self._newcomers = 0
 
     async def run(self, scenario: Scenario, draw: Callable[[Scheduler[Any]], Scenario]) -> Scenario:
         """Run the program once.
@@ -93,12 +79,14 @@ class Play:
         self._quiet = Event()  # set when something has to be looked at
         scheduler = self._scheduler = self._build()
         scenario = draw(scheduler)
-        self.faults = scenario.faults
+        self._faults = scenario.faults
         self._random = Random(f"{scenario.seed} drives")
         for name in scenario.without:
             await scheduler.remove_task(scheduler.registry.get_by_name(name).task_id)
         self._audit = Audit(scheduler, self.ledger)
         async with create_task_group() as self._outside:
+            self._commands = Commands(scheduler, self._outside, self.ledger, self._interrupt)
+            self._injection = Injection(scenario.faults, self._commands, self.ledger)
             self._outside.start_soon(self._end_it)
             self._outside.start_soon(self._look_closely)
             with CancelScope() as self._around:
@@ -130,10 +118,9 @@ class Play:
             for entry in scheduler.registry:
                 self.ledger.metadata[entry.name] = entry.metadata
             self._outside.start_soon(self._watch_events)
-            for fault in self.faults:
-                # A task more or less would change the order of the others' steps.
+            for fault in self._faults:
                 if isinstance(fault.when, AtTime) and isinstance(fault.what, Command):
-                    self._outside.start_soon(self._obey_later, fault.when.seconds, fault.what)
+                    self._commands.start(fault.what, after=fault.when.seconds)
             try:
                 if self._drive is None or await self._has_started():
                     await scheduler.run()
@@ -160,7 +147,6 @@ class Play:
         """Have a hook called, with its faults; this is the `Observer` of the tasks."""
         ledger = self.ledger
         name = self._seen.name_of(task)
-        number = self._calls[name, hook] = self._calls.get((name, hook), 0) + 1
         self._read_events()
         words = "" if message is None else f" {message!r}"
         visit = Visit(name, hook, message, ledger.say(f"{name}.{hook}(){words}"), current_time())
@@ -169,7 +155,7 @@ class Play:
         self._audit.note_begin(visit)
         cancelled = False
         try:
-            return await self._with_faults(visit, number, work)
+            return await self._injection.perform(visit, work)
         except BaseException as error:
             cancelled = isinstance(error, get_cancelled_exc_class())
             visit.error = error
@@ -190,61 +176,7 @@ class Play:
                 "nothing_left", f"{visit.hook}() of {visit.task} began after it was removed"
             )
 
-    async def _with_faults(
-        self, visit: Visit, number: int, work: Callable[[], Awaitable[object]]
-    ) -> object:
-        faults = [
-            fault
-            for fault in self.faults
-            if isinstance(fault.when, InHook)
-            and (fault.when.task, fault.when.hook) == (visit.task, visit.hook)
-            and fault.when.call == number
-        ]
-        for fault in faults:
-            work = self._with_fault(fault, work)
-        return await work()
-
-    def _with_fault(
-        self, fault: Fault, work: Callable[[], Awaitable[object]]
-    ) -> Callable[[], Awaitable[object]]:
-        assert isinstance(fault.when, InHook)
-        at = fault.when.checkpoint
-
-        async def faulty() -> object:
-            if not at:
-                await self._do(fault)
-                return await work()
-            result = None
-            reached = False
-            with CancelScope() as scope:
-
-                def come_to_it() -> None:
-                    nonlocal reached
-                    reached = True
-                    if isinstance(fault.what, Command):
-                        self._outside.start_soon(self._obey, fault.what)
-                    elif not isinstance(fault.what, Delay):
-                        scope.cancel()
-
-                result = await stepped(_as_coroutine(work), at, come_to_it)
-            if not (reached and isinstance(fault.what, Command)):
-                await self._do(fault)
-            return result
-
-        return faulty
-
-    async def _do(self, fault: Fault) -> None:
-        self.ledger.say(f"fault: {fault}")
-        if isinstance(fault.what, Crash):
-            error = InjectedError(f"crash {len(self.ledger.injected) + 1}, {fault.when}")
-            self.ledger.injected.append(error)
-            raise error
-        if isinstance(fault.what, Delay):
-            await sleep(fault.what.seconds)
-        elif isinstance(fault.what, Command):
-            await self._obey(fault.what)
-
-    # -- the commands --------------------------------------------------------------------------
+    # -- what happens to the tasks --------------------------------------------------------------------------
 
     async def _watch_events(self) -> None:
         """Read what happens to tasks as soon as it can be."""
@@ -253,15 +185,12 @@ class Play:
                 self._note_event(event)
 
     def _read_events(self) -> None:
-        while True:
-            try:
-                events = self._events.receive_many_nowait(256)
-            except Exception:
-                return
-            for event in events:
-                self._note_event(event)
+        with suppress(WouldBlock, EndOfStream, ClosedResourceError):
+            while True:
+                for event in self._events.receive_many_nowait(256):
+                    self._note_event(event)
 
-    def _note_event(self, event: Any) -> None:
+    def _note_event(self, event: TaskEvent) -> None:
         self.ledger.note_event(event)
         self._quiet.set()
         if not isinstance(event, StateChanged):
@@ -269,72 +198,9 @@ class Play:
         self._audit.note_state(event)
         key = (event.task_name, event.state)
         nth = self._states[key] = self._states.get(key, 0) + 1
-        for fault in self.faults:
+        for fault in self._faults:
             if isinstance(fault.what, Command) and fault.when == OnState(*key, nth):
-                self._outside.start_soon(self._obey, fault.what)
-
-    async def _obey_later(self, seconds: float, command: Command) -> None:
-        await sleep(seconds)
-        await self._obey(command)
-
-    async def _obey(self, command: Command) -> None:
-        """Give a command, and be cancelled if it is to be."""
-        place = self.ledger.say(f"command: {command}")
-        self._commands += 1
-        try:
-            with CancelScope() as scope:
-                if command.patience is None:
-                    await self._give(command)
-                else:
-                    async with create_task_group() as group:
-                        group.start_soon(_cancel_after, command.patience, scope)
-                        await self._give(command)
-                        group.cancel_scope.cancel()
-        except Exception as error:
-            for one in _alone(error):
-                refused = isinstance(one, (SchedulerError, ClosedResourceError))
-                if not refused or one.__cause__ is not None:
-                    self.ledger.raised.append(one)
-                self.ledger.say(f"command {place}: {type(one).__name__}: {in_words(one)}")
-        else:
-            self.ledger.say(f"command {place} is done")
-        finally:
-            self._commands -= 1
-            self._quiet.set()
-
-    async def _give(self, command: Command) -> None:
-        scheduler = self._scheduler
-        if command.name == "interrupt":
-            self._note_stop()
-            self._around.cancel()
-        elif command.name == "shutdown":
-            self._note_stop()
-            await scheduler.shutdown()
-        elif command.name == "register":
-            self._register(command)
-        else:
-            give = {
-                "stop": scheduler.stop_task,
-                "restart": scheduler.restart_task,
-                "remove": scheduler.remove_task,
-            }[command.name]
-            assert command.task is not None
-            await give(scheduler.registry.get_by_name(command.task).task_id)
-
-    def _register(self, command: Command) -> None:
-        self._newcomers += 1
-        metadata = TaskMetadata(
-            name=NEWCOMER.format(self._newcomers),
-            depends_on=() if command.task is None else (command.task,),
-        )
-        assert metadata.name is not None
-        events = [event for event in self._scheduler.bus.channels if event != TASK_EVENTS]
-        if command.event is None or not events:
-            self._scheduler.register_background_task(Newcomer(), metadata)
-        else:
-            event = events[command.event % len(events)]
-            self._scheduler.register_event_task(Listener(event), metadata)
-        self.ledger.metadata[metadata.name] = metadata
+                self._commands.start(fault.what)
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -343,13 +209,17 @@ class Play:
         if self.ledger.stop_asked is None:
             self.ledger.stop_asked = self.ledger.say("all is to stop")
 
+    def _interrupt(self) -> None:
+        self._note_stop()
+        self._around.cancel()
+
     async def _drive_it(self, drive: Drive) -> None:
         try:
             await drive(self._harness, self._random)
             await self._harness.idle()
         except Exception as error:
             # What it asks of a scheduler that a fault has stopped, it does not get.
-            for one in _alone(error):
+            for one in alone(error):
                 if self.ledger.stop_asked is None or not isinstance(
                     one, (SchedulerError, ClosedResourceError)
                 ):
@@ -390,10 +260,8 @@ class Play:
 
     async def _wait_for_commands(self) -> None:
         with move_on_after(GRACE):
-            while self._commands:
-                self._quiet = Event()
-                await self._quiet.wait()
-        if self._commands:
+            await self._commands.wait_ended()
+        if self._commands.running:
             self.ledger.violate("stop_in_time", "all has stopped, and a command has not ended")
 
     def _close_books(self) -> None:
@@ -454,54 +322,6 @@ class Play:
                 self.ledger.violate(
                     "no_deadlock", f"a sender waits for room on {event!s}, and there is room"
                 )
-
-
-class Newcomer(BackgroundTask):
-    """A task that somebody registers while the scheduler runs."""
-
-    async def initialize(self) -> None:
-        """Take a moment."""
-        await checkpoint()
-
-    async def execute(self) -> None:
-        """Work for a while."""
-        await sleep(3)
-
-    async def shutdown(self) -> None:
-        """Take a moment."""
-        await checkpoint()
-
-
-class Listener(EventTask[Any]):
-    """An event task that somebody registers while the scheduler runs."""
-
-    def __init__(self, event: Any) -> None:
-        self._event = event
-
-    @property
-    def subscribed_event(self) -> Topic[Any]:
-        """Any event of the program."""
-        return cast("Topic[Any]", self._event)
-
-    async def handle_event(self, event: Any) -> None:
-        """Take a moment."""
-        await checkpoint()
-
-
-async def _as_coroutine(work: Callable[[], Awaitable[object]]) -> object:
-    return await work()
-
-
-async def _cancel_after(checkpoints: int, scope: CancelScope) -> None:
-    for _ in range(checkpoints):
-        await checkpoint()
-    scope.cancel()
-
-
-def _alone(error: BaseException) -> Iterable[BaseException]:
-    """Iterate over the errors in a group and in those within it."""
-    for one in members(error):
-        yield from [one] if one is error else _alone(one)
 
 
 def _kind(error: BaseException, *, cancelled: bool) -> str:

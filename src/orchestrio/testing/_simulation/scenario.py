@@ -244,7 +244,7 @@ def _draw_one(
 
 def _draw_another(command: Command, random: Random) -> Command:
     """Draw a command that crosses another one: it is given at the same moment, to the same task."""
-    names = {name: weight for name, weight in COMMANDS.items() if name != "register"}
+    names: dict[CommandName, float] = {**COMMANDS, "register": 0}
     name = pick(random, names)
     target = NEWCOMER.format(1) if command.name == "register" else command.task
     if name in ("shutdown", "interrupt") or target is None:

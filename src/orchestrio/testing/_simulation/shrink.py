@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from .ledger import Ledger
+from .._rules.ledger import Ledger
 from .scenario import Command, Fault, InHook, OnState, Scenario, tasks_of
 from .simulate import SimulationFailure
 from .stage import Outcome, Stage

@@ -1,12 +1,10 @@
 """`simulate`: plays a program under many seeds, and raises what it finds."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from random import Random
 from typing import Any, Final, TypeVar, cast
@@ -14,10 +12,9 @@ from typing import Any, Final, TypeVar, cast
 from orchestrio import Scheduler
 
 from .._harness import Harness
+from .._rules.ledger import Ledger
 from .._time.order import Order
 from .._time.virtual import Backend
-from .ledger import Ledger
-from .report import SimulationReport
 from .scenario import Faults, Scenario, draw
 from .stage import Outcome, Program, Stage
 
@@ -28,6 +25,22 @@ SEED: Final = "ORCHESTRIO_SEED"
 
 #: How many lines of a trace the message of a failure shows.
 _LINES: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationReport:
+    """What a simulation did that found nothing."""
+
+    runs: int
+    """How often the program ran: once for each seed on each backend."""
+    faults: Mapping[str, int]
+    """How many faults of each kind were drawn; not all of them came to pass."""
+    virtual_seconds: float
+    """How long the program ran, in all, by its own clock."""
+    real_seconds: float
+    """How long that took."""
+    digest: str
+    """A hash over all that happened, in order: the same for the same simulation."""
 
 
 class SimulationFailure(AssertionError):

@@ -28,9 +28,9 @@ import anyio
 from orchestrio import Scheduler
 
 from ...stack import stack_of
+from .._rules.ledger import Ledger
 from .._time.clock import Watch
 from .._time.virtual import Backend, virtual_options
-from .ledger import Ledger
 from .play import Check, Drive, Play
 from .scenario import Scenario
 

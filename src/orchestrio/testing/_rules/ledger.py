@@ -152,6 +152,12 @@ def members(error: BaseException) -> tuple[BaseException, ...]:
     return (error,)
 
 
+def alone(error: BaseException) -> Iterator[BaseException]:
+    """Iterate over the errors in a group and in those within it; of any other, itself."""
+    for one in members(error):
+        yield from [one] if one is error else alone(one)
+
+
 #: The changes of a task's state that there are; all others are faults of the scheduler.
 TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
     TaskState.REGISTERED: frozenset(

@@ -1,0 +1,173 @@
+"""`Commands`: what somebody tells a scheduler to do, in the middle of whatever it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast, final
+
+from anyio import (
+    CancelScope,
+    ClosedResourceError,
+    Event,
+    create_task_group,
+    sleep,
+)
+from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
+
+from orchestrio import (
+    TASK_EVENTS,
+    BackgroundTask,
+    EventTask,
+    Scheduler,
+    SchedulerError,
+    TaskMetadata,
+    Topic,
+)
+
+from .._rules.ledger import Ledger, alone, in_words
+from .scenario import NEWCOMER, Command
+
+
+@final
+class Commands:
+    """Gives commands to one scheduler, each in a task of its own.
+
+    :param scheduler: the scheduler
+    :param group: in which commands run that nobody waits for
+    :param ledger: where they are noted
+    :param interrupt: cancels the scope around the scheduler
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler[Any],
+        group: TaskGroup,
+        ledger: Ledger,
+        interrupt: Callable[[], None],
+    ) -> None:
+        self._scheduler = scheduler
+        self._group = group
+        self._ledger = ledger
+        self._interrupt = interrupt
+        self._newcomers = 0
+        #: how many are being carried out
+        self.running: int = 0
+        #: set, and taken off, when one has ended
+        self.ended: Event = Event()
+
+    def start(self, command: Command, *, after: float = 0) -> None:
+        """Give a command, in a task of its own.
+
+        :param command: the command
+        :param after: in how many seconds
+        """
+        if after:
+            self._group.start_soon(self._obey_later, after, command)
+        else:
+            self._group.start_soon(self.obey, command)
+
+    async def _obey_later(self, seconds: float, command: Command) -> None:
+        await sleep(seconds)
+        await self.obey(command)
+
+    async def obey(self, command: Command) -> None:
+        """Give a command, wait for it, and be cancelled meanwhile if that is to be."""
+        place = self._ledger.say(f"command: {command}")
+        self.running += 1
+        try:
+            with CancelScope() as scope:
+                if command.patience is None:
+                    await self._give(command)
+                else:
+                    async with create_task_group() as group:
+                        group.start_soon(_cancel_after, command.patience, scope)
+                        await self._give(command)
+                        group.cancel_scope.cancel()
+        except Exception as error:
+            for one in alone(error):
+                refused = isinstance(one, (SchedulerError, ClosedResourceError))
+                if not refused or one.__cause__ is not None:
+                    self._ledger.raised.append(one)
+                self._ledger.say(f"command {place}: {type(one).__name__}: {in_words(one)}")
+        else:
+            self._ledger.say(f"command {place} is done")
+        finally:
+            self.running -= 1
+            self.ended.set()
+            self.ended = Event()
+
+    async def wait_ended(self) -> None:
+        """Wait until none is being carried out."""
+        while self.running:
+            await self.ended.wait()
+
+    async def _give(self, command: Command) -> None:
+        scheduler = self._scheduler
+        if command.name == "interrupt":
+            self._interrupt()
+        elif command.name == "shutdown":
+            await scheduler.shutdown()
+        elif command.name == "register":
+            self._register(command)
+        else:
+            give = {
+                "stop": scheduler.stop_task,
+                "restart": scheduler.restart_task,
+                "remove": scheduler.remove_task,
+            }[command.name]
+            assert command.task is not None
+            await give(scheduler.registry.get_by_name(command.task).task_id)
+
+    def _register(self, command: Command) -> None:
+        self._newcomers += 1
+        metadata = TaskMetadata(
+            name=NEWCOMER.format(self._newcomers),
+            depends_on=() if command.task is None else (command.task,),
+        )
+        assert metadata.name is not None
+        events = [event for event in self._scheduler.bus.channels if event != TASK_EVENTS]
+        if command.event is None or not events:
+            self._scheduler.register_background_task(Newcomer(), metadata)
+        else:
+            event = events[command.event % len(events)]
+            self._scheduler.register_event_task(Listener(event), metadata)
+        self._ledger.metadata[metadata.name] = metadata
+
+
+async def _cancel_after(checkpoints: int, scope: CancelScope) -> None:
+    for _ in range(checkpoints):
+        await checkpoint()
+    scope.cancel()
+
+
+class Newcomer(BackgroundTask):
+    """A task that somebody registers while the scheduler runs."""
+
+    async def initialize(self) -> None:
+        """Take a moment."""
+        await checkpoint()
+
+    async def execute(self) -> None:
+        """Work for a while."""
+        await sleep(3)
+
+    async def shutdown(self) -> None:
+        """Take a moment."""
+        await checkpoint()
+
+
+class Listener(EventTask[Any]):
+    """An event task that somebody registers while the scheduler runs."""
+
+    def __init__(self, event: Any) -> None:
+        self._event = event
+
+    @property
+    def subscribed_event(self) -> Topic[Any]:
+        """Any event of the program."""
+        return cast("Topic[Any]", self._event)
+
+    async def handle_event(self, event: Any) -> None:
+        """Take a moment."""
+        await checkpoint()
