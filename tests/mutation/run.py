@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -147,7 +148,9 @@ def short(test: str) -> str:
 def judge_simulation(ended: Ended) -> tuple[bool, str]:
     if ended.status is None:
         return True, "hangs"
-    return ended.status != 0, "no" if ended.status == 0 else "yes"
+    broken = Counter(re.findall(r"^seed \d+ on \w+: (\w+):", ended.output, re.MULTILINE))
+    ((rule, count),) = broken.most_common(1) or [("nothing", 0)]
+    return ended.status != 0, "no" if ended.status == 0 else f"`{rule}` in {count} runs"
 
 
 def chosen_finders(asked: argparse.Namespace) -> list[Finder]:
@@ -159,7 +162,7 @@ def chosen_finders(asked: argparse.Namespace) -> list[Finder]:
     if asked.simulation:
         if not (ROOT / CAMPAIGN).exists():
             raise CannotTellError(f"there is no {CAMPAIGN}")
-        command = (str(CAMPAIGN), "--seeds", str(asked.seeds))
+        command = (str(CAMPAIGN), "--changed", "--seeds", str(asked.seeds))
         found.append(Finder("simulation", lambda _: command, judge_simulation))
     return found
 
@@ -244,7 +247,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--tests-only", action="store_true", help="as is done anyway")
     how.add_argument("--simulation", action="store_true", help="run the simulation as well")
-    parser.add_argument("--seeds", type=int, default=20, metavar="N", help="of the simulation")
+    parser.add_argument("--seeds", type=int, default=200, metavar="N", help="of the simulation")
     parser.add_argument(
         "--patience",
         type=float,

@@ -24,7 +24,7 @@ from orchestrio.testing import Order, SimulationFailure, shrink, simulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from simulation.expected import EXPECTED, is_recorded_with_what_is_here
+from simulation.expected import FAULTS, SEEDS, is_recorded_with_what_is_here
 from simulation.programs import program
 
 Backend = Literal["asyncio", "trio"]
@@ -32,6 +32,7 @@ Backend = Literal["asyncio", "trio"]
 CHUNK: Final = 100  # seeds of one child
 LIMIT: Final = 60.0  # virtual seconds of one run
 SECONDS: Final = 20.0  # real seconds of one run, at most
+USUAL: Final = 0.03  # which share of the runs may find what is known, where seeds do not tell
 
 
 class Found(TypedDict):
@@ -89,34 +90,33 @@ def in_children(
         rest = rest[chunk.index(at) + 1 if ended.returncode else len(chunk) :]
 
 
-def campaign(seeds: Sequence[int], backend: Backend, order: Order, *, small: bool) -> bool:
+def campaign(
+    seeds: Sequence[int], backend: Backend, order: Order, *, small: bool, changed: bool
+) -> bool:
     """Play seeds, and print what is found; return whether it is what was expected."""
     began = time.monotonic()
-    expected = {
-        seed: known for (*where, seed), known in EXPECTED.items() if where == [order, backend]
-    }
+    expected = SEEDS.get((order, backend), {})
     missing = {seed for seed in seeds if seed in expected}
-    strict = is_recorded_with_what_is_here()
-    kinds: Counter[str] = Counter()
+    # Otherwise other seeds find the same faults, but not many.
+    strict = is_recorded_with_what_is_here() and not changed
+    rules: Counter[str] = Counter()
     good = True
     for found in in_children(seeds, backend, order, small=small):
-        seed, kind = found["seed"], found["kind"]
-        kinds[kind] += 1
+        seed, rule = found["seed"], found["kind"]
+        rules[rule] += 1
         missing.discard(seed)
-        if strict:
-            known = seed in expected and expected[seed].kind == kind
-        else:
-            known = any(kind == one.kind for one in EXPECTED.values())
-        fault = expected[seed].fault if known and seed in expected else "NOT EXPECTED"
+        faults = [FAULTS[expected[seed]]] if seed in expected else []
+        known = any(rule == fault.rule for fault in (faults if strict else FAULTS.values()))
         good = good and known
-        print(f"seed {seed} on {backend}: {kind}: {found['what']} ({fault})", flush=True)
+        fault = faults[0].what if known and faults else "known" if known else "NOT EXPECTED"
+        print(f"seed {seed} on {backend}: {rule}: {found['what']} ({fault})", flush=True)
     print(f"{len(seeds)} seeds on {backend}, {order}, in {time.monotonic() - began:.0f} s;", end="")
-    print(f" {kinds.total()} broke a rule: {dict(kinds.most_common())}")
-    if strict:
-        for seed in sorted(missing):
-            print(f"seed {seed} on {backend} broke no rule, and was to: {expected[seed]}")
-        good = good and not missing
-    return good
+    print(f" {rules.total()} broke a rule: {dict(rules.most_common())}")
+    if not strict:
+        return good and rules.total() <= max(3, USUAL * len(seeds))
+    for seed in sorted(missing):
+        print(f"seed {seed} on {backend} broke no rule, and was to: {expected[seed]}")
+    return good and not missing
 
 
 def main() -> int:
@@ -129,6 +129,11 @@ def main() -> int:
     parser.add_argument("--shrink", action="store_true", help="make what is found smaller")
     parser.add_argument("--listed", action="store_true", help="and all seeds that are listed")
     parser.add_argument("--list", help="play just these, with commas between")
+    parser.add_argument(
+        "--changed",
+        action="store_true",
+        help="the library is broken on purpose: seeds may find other things than those listed",
+    )
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     order: Order = arguments.order
@@ -144,9 +149,9 @@ def main() -> int:
     if arguments.backend != "both":
         backends = [arguments.backend]
     for backend in backends:
-        more = [seed for *where, seed in EXPECTED if where == [order, backend]]
+        more = SEEDS.get((order, backend), {})
         played = sorted({*seeds, *more}) if arguments.listed else seeds
-        good = campaign(played, backend, order, small=small) and good
+        good &= campaign(played, backend, order, small=small, changed=arguments.changed)
     return 0 if good else 1
 
 
