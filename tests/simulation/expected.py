@@ -71,6 +71,7 @@ SEEDS: Final[Mapping[tuple[str, str], Mapping[int, str]]] = {
         7: "order",
         153: "twice",
         201: "order",
+        262: "order",
         278: "dependant",
         281: "restart at the stop",
     },

@@ -7,7 +7,7 @@ missed and has not read, at any moment; and no counter is ever negative or goes 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from orchestrio import Scheduler, StateChanged, TaskSnapshot, TaskState
 
@@ -32,7 +32,10 @@ class Account:
     #: what its handlers did, by the observer
     handled: int = 0
     failed: int = 0
-    dead: int = 0
+    #: what it was told that it missed
+    missed: int = 0
+    #: how much was known to have been sent while it was subscribed
+    sent: int = 0
     #: how often the handlers of messages that are to be tried again have failed
     attempts: dict[int, int] = field(default_factory=dict[int, int])
     #: whether it cannot be told from outside what became of some message
@@ -71,6 +74,8 @@ class Audit:
         account = self._account(visit.task)
         if visit.hook == "handle_event" and account.suspect is not None:
             self._ledger.violate("accounts", account.suspect)
+        elif visit.hook == "handle_lag":
+            account.missed += cast("int", visit.message)
 
     def note_end(self, visit: Visit, *, cancelled: bool) -> None:
         """Note what became of a message."""
@@ -106,18 +111,20 @@ class Audit:
         channels = self._scheduler.bus.statistics()
         events = {str(event): event for event in channels}
         for task in self._scheduler.status():
-            known = task.event in events and task.state in SUBSCRIBED
-            before = None
-            if task.event is not None and known:
-                before = channels[events[task.event]].sent - _total(task)
             account = self._account(task.name)
-            if account.perhaps_over and known:
+            sent = None
+            if task.event is not None and task.event in events:
+                sent = channels[events[task.event]].sent
+            subscribed = sent is not None and task.state in SUBSCRIBED
+            if account.perhaps_over and sent is not None and subscribed:
                 account.perhaps_over = False
-                if before != account.before:
+                if account.before != sent - _total(task):
                     account = self._accounts[task.name] = Account()
             self._see_that_they_grow(task, account)
-            if before is not None:
-                self._see_that_they_add_up(task, account, before)
+            if sent is not None and subscribed:
+                self._see_that_they_add_up(task, account, sent)
+            elif not subscribed:
+                self._see_that_nothing_is_forgotten(task, account)
 
     def _see_that_they_grow(self, task: TaskSnapshot, account: Account) -> None:
         for name in COUNTERS:
@@ -132,17 +139,28 @@ class Audit:
                 )
             account.counts[name] = count
 
-    def _see_that_they_add_up(self, task: TaskSnapshot, account: Account, before: int) -> None:
+    def _see_that_they_add_up(self, task: TaskSnapshot, account: Account, sent: int) -> None:
+        total = _total(task)
         if account.before is None:
-            account.before = before
-        elif before != account.before and account.suspect is None:
+            account.before = sent - total
+        if total == sent - account.before:
+            account.sent = sent
+        elif account.suspect is None:
             # If it is giving its place in the channel up just now, its state will say so.
-            total = _total(task)
-            parts = ", ".join(f"{name}={getattr(task, name)}" for name in COUNTERS)
-            account.suspect = (
-                f"{task.name}: {total + before - account.before} were sent since it subscribed, and"
-                f" {total} are accounted for ({parts})"
-            )
+            account.suspect = self._deficit(task, sent - account.before)
+
+    def _see_that_nothing_is_forgotten(self, task: TaskSnapshot, account: Account) -> None:
+        """See that a task that has no place any more still accounts for all that it had."""
+        if account.before is not None and _total(task) < account.sent - account.before:
+            what = self._deficit(task, account.sent - account.before)
+            self._ledger.violate("accounts", what)
+
+    def _deficit(self, task: TaskSnapshot, sent: int) -> str:
+        parts = ", ".join(f"{name}={getattr(task, name)}" for name in COUNTERS)
+        return (
+            f"{task.name}: {sent} were sent since it subscribed, and {_total(task)} are accounted"
+            f" for ({parts})"
+        )
 
     def look_at_rest(self) -> None:
         """Look when all tasks wait: then the counters and the handlers must agree as well."""
@@ -151,6 +169,11 @@ class Audit:
             account = self._account(task.name)
             if task.kind != "event" or task.state is not TaskState.RUNNING or account.unsure:
                 continue
+            if not task.unread and task.missed != account.missed:
+                self._ledger.violate(
+                    "accounts",
+                    f"{task.name} missed {task.missed} messages, and was told {account.missed}",
+                )
             told = (task.handled, task.failed)
             if told != (account.handled, account.failed):
                 self._ledger.violate(

@@ -224,7 +224,7 @@ def draw(
         fault = _draw_one(pick(random, kinds), tasks, faults, random, limit)
         drawn.append(fault)
         if isinstance(fault.what, Command) and random.random() < 0.35:
-            drawn.append(Fault(fault.when, _draw_another(fault.what, random)))
+            drawn.append(_draw_another(fault, fault.what, random))
     return tuple(drawn[:count])
 
 
@@ -242,19 +242,22 @@ def _draw_one(
     return Fault(_in_hook(task, random), Cancel())
 
 
-def _draw_another(command: Command, random: Random) -> Command:
-    """Draw a command that crosses another one: it is given at the same moment, to the same task."""
+def _draw_another(fault: Fault, command: Command, random: Random) -> Fault:
+    """Draw a command that crosses another one: to the same task, at the same moment or just after."""
     names: dict[CommandName, float] = {**COMMANDS, "register": 0}
     name = pick(random, names)
     target = NEWCOMER.format(1) if command.name == "register" else command.task
     if name in ("shutdown", "interrupt") or target is None:
-        return Command(random.choice(("shutdown", "interrupt")))
-    return Command(name, target, patience=_draw_patience(name, random))
+        return Fault(fault.when, Command(random.choice(("shutdown", "interrupt"))))
+    when = fault.when
+    if command.name == "stop" and random.random() < 0.5:
+        when = OnState(target, TaskState.STOPPED, 1)
+    return Fault(when, Command(name, target, patience=_draw_patience(name, random)))
 
 
 def _draw_patience(name: CommandName, random: Random) -> int | None:
     if name in ("stop", "restart", "remove") and random.random() < 0.25:
-        return random.randint(1, 12)
+        return random.choice((0, 1, 1, 2, 3, 5, 8, 12))
     return None
 
 
