@@ -249,10 +249,12 @@ def _draw_another(fault: Fault, command: Command, random: Random) -> Fault:
     target = NEWCOMER.format(1) if command.name == "register" else command.task
     if name in ("shutdown", "interrupt") or target is None:
         return Fault(fault.when, Command(random.choice(("shutdown", "interrupt"))))
-    when = fault.when
     if command.name == "stop" and random.random() < 0.5:
-        when = OnState(target, TaskState.STOPPED, 1)
-    return Fault(when, Command(name, target, patience=_draw_patience(name, random)))
+        patience = random.choice((None, None, 0, 1, 2))
+        return Fault(
+            OnState(target, TaskState.STOPPED, 1), Command("restart", target, patience=patience)
+        )
+    return Fault(fault.when, Command(name, target, patience=_draw_patience(name, random)))
 
 
 def _draw_patience(name: CommandName, random: Random) -> int | None:
