@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 import random
-from dataclasses import dataclass, field
 
 import anyio
 import pytest
 from anyio import current_time
-from support import settle
-from typing_extensions import Unpack
+from support import NUMBERS, SOON, TroubleError, settle
+from support.diary import Diary, Leisurely, Worker, add
 
 from orchestrio import (
-    BackgroundTask,
     EventTask,
     Group,
     LifecycleError,
@@ -22,87 +20,14 @@ from orchestrio import (
     Strategy,
     TaskExecutionError,
     TaskId,
-    TaskOptions,
     TaskShutdownError,
     TaskState,
     Topic,
     current_task_context,
 )
 
-NUMBERS = Topic("numbers", int)
-
-SOON = RestartPolicy(initial_delay=1, multiplier=1, jitter=0, max_restarts=None)
 ONCE = RestartPolicy(initial_delay=1, multiplier=1, jitter=0, max_restarts=1, within=1000)
 NEVER = RestartPolicy(mode="never")
-
-
-class TroubleError(Exception):
-    pass
-
-
-@dataclass
-class Diary:
-    """What the tasks of a test did, and when."""
-
-    entries: list[tuple[str, str, float]] = field(default_factory=list)
-
-    def note(self, what: str, who: str) -> None:
-        self.entries.append((what, who, current_time()))
-
-    def turn_the_page(self) -> None:
-        self.entries.clear()
-
-    @property
-    def hooks(self) -> list[str]:
-        return [f"{what} {who}" for what, who, _ in self.entries if what in ("up", "down")]
-
-    def who(self, what: str) -> list[str]:
-        return [who for event, who, _ in self.entries if event == what]
-
-    def when(self, what: str, who: str) -> list[float]:
-        return [time for event, name, time in self.entries if (event, name) == (what, who)]
-
-
-class Worker(BackgroundTask):
-    """Fails after each of some spans of time, then works for ever."""
-
-    def __init__(self, name: str, diary: Diary, *spans: float) -> None:
-        self.name = name
-        self.diary = diary
-        self.spans = list(spans)
-
-    async def initialize(self) -> None:
-        self.diary.note("up", self.name)
-
-    async def execute(self) -> None:
-        self.diary.note("work", self.name)
-        if not self.spans:
-            await anyio.sleep_forever()
-        await anyio.sleep(self.spans.pop(0))
-        self.diary.note("fail", self.name)
-        raise TroubleError(f"trouble of {self.name}")
-
-    async def shutdown(self) -> None:
-        self.diary.note("down", self.name)
-
-
-@pytest.fixture
-def diary() -> Diary:
-    return Diary()
-
-
-@pytest.fixture
-def scheduler() -> Scheduler:
-    scheduler = Scheduler(random=lambda: 0.0)
-    scheduler.add_channel(NUMBERS)
-    return scheduler
-
-
-def add(
-    group: Group, diary: Diary, who: str, *spans: float, **options: Unpack[TaskOptions]
-) -> TaskId:
-    options["name"] = who
-    return group.register_background_task(Worker(who, diary, *spans), **options)
 
 
 # -- who is restarted with whom ------------------------------------------------------------------------
@@ -870,25 +795,6 @@ async def test_a_crash_storm_in_one_for_all_is_one_restart(
         await anyio.sleep(10)
         assert diary.who("up") == names * 2
         assert {shot.restarts for shot in scheduler.status()} == {1}
-
-
-class Leisurely(Worker):
-    """Takes its time for each hook."""
-
-    def __init__(
-        self, name: str, diary: Diary, *spans: float, begin: float = 0, end: float = 0
-    ) -> None:
-        super().__init__(name, diary, *spans)
-        self.begin = begin
-        self.end = end
-
-    async def initialize(self) -> None:
-        await anyio.sleep(self.begin)
-        await super().initialize()
-
-    async def shutdown(self) -> None:
-        await anyio.sleep(self.end)
-        await super().shutdown()
 
 
 async def test_a_group_restart_that_meets_a_smaller_one_in_its_shutdown_takes_it_over(
