@@ -17,6 +17,8 @@ WORDS = Topic("words")
 
 #: A restart one second after each failure, however many there are.
 SOON = RestartPolicy(initial_delay=1, multiplier=1, jitter=0, max_restarts=None)
+ONCE = RestartPolicy(initial_delay=1, multiplier=1, jitter=0, max_restarts=1, within=1000)
+NEVER = RestartPolicy(mode="never")
 
 posix_signals = pytest.mark.skipif(
     sys.platform == "win32", reason="Windows has no signals that a process can send itself"
