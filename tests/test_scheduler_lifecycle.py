@@ -9,7 +9,17 @@ from contextvars import ContextVar
 import anyio
 import pytest
 from anyio import CancelScope, Event, create_task_group
-from support import settle
+from support import WORDS, TroubleError, settle
+from support.hooks import (
+    Brief,
+    Broken,
+    Failing,
+    Forever,
+    Messy,
+    SlowToStart,
+    SlowToStop,
+    Stuck,
+)
 from trio.testing import MockClock
 
 from orchestrio import (
@@ -25,35 +35,6 @@ from orchestrio import (
     TaskState,
     Topic,
 )
-
-WORDS = Topic("words")
-
-
-class Recorder(BackgroundTask):
-    """Writes down each of its hooks in a shared list, and works until it is stopped."""
-
-    def __init__(self, name: str, log: list[str]) -> None:
-        self.name = name
-        self.log = log
-
-    @property
-    def default_name(self) -> str:
-        return self.name
-
-    async def initialize(self) -> None:
-        self.log.append(f"initialize {self.name}")
-
-    async def execute(self) -> None:
-        self.log.append(f"execute {self.name}")
-        await anyio.sleep_forever()
-
-    async def shutdown(self) -> None:
-        self.log.append(f"shutdown {self.name}")
-
-
-class Brief(Recorder):
-    async def execute(self) -> None:
-        self.log.append(f"execute {self.name}")
 
 
 class Listener(EventTask[str]):
@@ -72,10 +53,6 @@ class Listener(EventTask[str]):
 
     async def shutdown(self) -> None:
         self.log.append("shutdown listener")
-
-
-class TroubleError(Exception):
-    pass
 
 
 @pytest.fixture
@@ -97,7 +74,7 @@ async def test_all_tasks_are_initialised_in_order_before_any_executes(
     scheduler: Scheduler, log: list[str]
 ) -> None:
     for name in "abc":
-        scheduler.register_background_task(Recorder(name, log))
+        scheduler.register_background_task(Forever(name, log))
     async with scheduler:
         await scheduler.start()
         assert log == ["initialize a", "initialize b", "initialize c"]
@@ -108,20 +85,14 @@ async def test_all_tasks_are_initialised_in_order_before_any_executes(
 async def test_a_slow_initialize_holds_up_those_that_follow(
     scheduler: Scheduler, log: list[str]
 ) -> None:
-    gate = Event()
-
-    class Slow(Recorder):
-        async def initialize(self) -> None:
-            await gate.wait()
-            await super().initialize()
-
-    scheduler.register_background_task(Slow("slow", log))
-    scheduler.register_background_task(Recorder("next", log))
+    slow = SlowToStart("slow", log)
+    scheduler.register_background_task(slow)
+    scheduler.register_background_task(Forever("next", log))
     async with scheduler, create_task_group() as group:
         group.start_soon(scheduler.start)
         await settle()
         assert log == []
-        gate.set()
+        slow.gate.set()
         await settle()
         assert log[:2] == ["initialize slow", "initialize next"]
 
@@ -129,10 +100,10 @@ async def test_a_slow_initialize_holds_up_those_that_follow(
 async def test_a_task_starts_after_those_it_depends_on(
     scheduler: Scheduler, log: list[str]
 ) -> None:
-    scheduler.register_background_task(Recorder("web", log), depends_on=["database", "cache"])
-    scheduler.register_background_task(Recorder("other", log))
-    scheduler.register_background_task(Recorder("cache", log), depends_on=["database"])
-    scheduler.register_background_task(Recorder("database", log))
+    scheduler.register_background_task(Forever("web", log), depends_on=["database", "cache"])
+    scheduler.register_background_task(Forever("other", log))
+    scheduler.register_background_task(Forever("cache", log), depends_on=["database"])
+    scheduler.register_background_task(Forever("database", log))
     async with scheduler:
         await scheduler.start()
         await scheduler.shutdown()
@@ -145,8 +116,8 @@ async def test_a_task_starts_after_those_it_depends_on(
 async def test_a_circle_of_dependencies_is_an_error_before_anything_starts(
     scheduler: Scheduler, log: list[str]
 ) -> None:
-    scheduler.register_background_task(Recorder("hen", log), depends_on=["egg"])
-    scheduler.register_background_task(Recorder("egg", log), depends_on=["hen"])
+    scheduler.register_background_task(Forever("hen", log), depends_on=["egg"])
+    scheduler.register_background_task(Forever("egg", log), depends_on=["hen"])
     async with scheduler:
         with pytest.raises(LifecycleError, match=r"circle: .*'hen'.*'egg'"):
             await scheduler.start()
@@ -156,8 +127,8 @@ async def test_a_circle_of_dependencies_is_an_error_before_anything_starts(
 async def test_an_unknown_dependency_is_an_error_that_names_near_ones(
     scheduler: Scheduler, log: list[str]
 ) -> None:
-    scheduler.register_background_task(Recorder("database", log))
-    scheduler.register_background_task(Recorder("web", log), depends_on=["databse"])
+    scheduler.register_background_task(Forever("database", log))
+    scheduler.register_background_task(Forever("web", log), depends_on=["databse"])
     async with scheduler:
         with pytest.raises(LifecycleError, match=r"'web'.*'databse'.*Did you mean 'database'"):
             await scheduler.start()
@@ -185,7 +156,7 @@ async def test_an_event_without_a_channel_stops_start_and_can_be_mended(
     scheduler: Scheduler, log: list[str]
 ) -> None:
     scheduler.bus.remove_channel(WORDS)
-    scheduler.register_background_task(Recorder("first", log))
+    scheduler.register_background_task(Forever("first", log))
     listener = Listener()
     scheduler.register_event_task(listener)
     async with scheduler:
@@ -226,14 +197,10 @@ async def test_a_scheduler_lives_once(scheduler: Scheduler) -> None:
 async def test_a_failing_initialize_shuts_down_what_was_initialised_in_reverse(
     scheduler: Scheduler, log: list[str]
 ) -> None:
-    class Broken(Recorder):
-        async def initialize(self) -> None:
-            raise TroubleError("no disk")
-
-    scheduler.register_background_task(Recorder("a", log))
-    scheduler.register_background_task(Recorder("b", log))
+    scheduler.register_background_task(Forever("a", log))
+    scheduler.register_background_task(Forever("b", log))
     broken = scheduler.register_background_task(Broken("broken", log))
-    scheduler.register_background_task(Recorder("never", log))
+    scheduler.register_background_task(Forever("never", log))
     async with scheduler:
         with pytest.raises(TaskInitializationError, match="'broken'.*no disk") as caught:
             await scheduler.start()
@@ -252,10 +219,6 @@ async def test_a_failing_initialize_shuts_down_what_was_initialised_in_reverse(
 async def test_a_failing_start_leaves_the_block_as_it_is_if_nobody_catches_it(
     scheduler: Scheduler, log: list[str]
 ) -> None:
-    class Broken(Recorder):
-        async def initialize(self) -> None:
-            raise TroubleError
-
     scheduler.register_background_task(Broken("broken", log))
     with pytest.raises(TaskInitializationError):
         async with scheduler:
@@ -265,10 +228,6 @@ async def test_a_failing_start_leaves_the_block_as_it_is_if_nobody_catches_it(
 async def test_initialize_that_outlasts_start_timeout_fails(
     scheduler: Scheduler, log: list[str]
 ) -> None:
-    class Stuck(Recorder):
-        async def initialize(self) -> None:
-            await anyio.sleep_forever()
-
     scheduler.register_background_task(Stuck("stuck", log), start_timeout=0)
     async with scheduler:
         with pytest.raises(TaskInitializationError, match="start_timeout is 0 s") as caught:
@@ -279,14 +238,6 @@ async def test_initialize_that_outlasts_start_timeout_fails(
 async def test_a_shutdown_that_fails_after_a_failed_start_is_reported_too(
     scheduler: Scheduler, log: list[str]
 ) -> None:
-    class Messy(Recorder):
-        async def shutdown(self) -> None:
-            raise TroubleError("messy")
-
-    class Broken(Recorder):
-        async def initialize(self) -> None:
-            raise TroubleError("broken")
-
     scheduler.register_background_task(Messy("messy", log))
     scheduler.register_background_task(Broken("broken", log))
     with pytest.raises(ExceptionGroup) as caught:
@@ -301,11 +252,7 @@ async def test_a_shutdown_that_fails_after_a_failed_start_is_reported_too(
 async def test_cancelling_start_shuts_down_what_was_initialised(
     scheduler: Scheduler, log: list[str]
 ) -> None:
-    class Stuck(Recorder):
-        async def initialize(self) -> None:
-            await anyio.sleep_forever()
-
-    scheduler.register_background_task(Recorder("a", log))
+    scheduler.register_background_task(Forever("a", log))
     scheduler.register_background_task(Stuck("stuck", log))
     async with scheduler, create_task_group() as group:
         group.start_soon(scheduler.start)
@@ -316,11 +263,7 @@ async def test_cancelling_start_shuts_down_what_was_initialised(
 
 
 async def test_a_stop_asked_for_during_start_ends_it(scheduler: Scheduler, log: list[str]) -> None:
-    class Stuck(Recorder):
-        async def initialize(self) -> None:
-            await anyio.sleep_forever()
-
-    scheduler.register_background_task(Recorder("a", log))
+    scheduler.register_background_task(Forever("a", log))
     scheduler.register_background_task(Stuck("stuck", log))
     outcome: list[str] = []
 
@@ -342,7 +285,7 @@ async def test_a_stop_asked_for_during_start_ends_it(scheduler: Scheduler, log: 
 
 async def test_returning_from_execute_is_success(scheduler: Scheduler, log: list[str]) -> None:
     brief = scheduler.register_background_task(Brief("brief", log))
-    scheduler.register_background_task(Recorder("other", log))
+    scheduler.register_background_task(Forever("other", log))
     async with scheduler:
         await scheduler.start()
         shot = await scheduler.wait_stopped(brief)
@@ -355,11 +298,7 @@ async def test_returning_from_execute_is_success(scheduler: Scheduler, log: list
 async def test_a_failing_task_stops_everything_and_cancels_the_body(
     scheduler: Scheduler, log: list[str]
 ) -> None:
-    class Failing(Recorder):
-        async def execute(self) -> None:
-            raise TroubleError("boom")
-
-    scheduler.register_background_task(Recorder("a", log))
+    scheduler.register_background_task(Forever("a", log))
     failing = scheduler.register_background_task(Failing("failing", log))
     with pytest.raises(TaskExecutionError, match="'failing' failed.*execute.*boom") as caught:
         async with scheduler:
@@ -373,10 +312,6 @@ async def test_a_failing_task_stops_everything_and_cancels_the_body(
 
 
 async def test_several_failures_arrive_as_a_group(scheduler: Scheduler, log: list[str]) -> None:
-    class Failing(Recorder):
-        async def execute(self) -> None:
-            raise TroubleError(self.name)
-
     scheduler.register_background_task(Failing("a", log))
     scheduler.register_background_task(Failing("b", log))
     with pytest.raises(ExceptionGroup) as caught:
@@ -390,10 +325,6 @@ async def test_several_failures_arrive_as_a_group(scheduler: Scheduler, log: lis
 async def test_a_failure_is_raised_to_whoever_runs_the_scheduler(
     scheduler: Scheduler, log: list[str]
 ) -> None:
-    class Failing(Recorder):
-        async def execute(self) -> None:
-            raise TroubleError("boom")
-
     scheduler.register_background_task(Failing("failing", log))
     async with scheduler:
         with pytest.raises(TaskExecutionError):
@@ -404,14 +335,14 @@ async def test_a_failure_is_raised_to_whoever_runs_the_scheduler(
 async def test_a_failure_does_not_hide_an_error_of_the_body(
     scheduler: Scheduler, log: list[str]
 ) -> None:
-    class Failing(Recorder):
+    class FailingLate(Forever):
         async def execute(self) -> None:
             try:
                 await anyio.sleep_forever()
             finally:
                 raise TroubleError("at the end")
 
-    scheduler.register_background_task(Failing("failing", log))
+    scheduler.register_background_task(FailingLate("failing", log))
     with pytest.raises(ExceptionGroup) as caught:
         async with scheduler:
             await scheduler.start()
@@ -423,7 +354,7 @@ async def test_a_failure_does_not_hide_an_error_of_the_body(
 async def test_an_error_of_the_body_passes_through_unwrapped(
     scheduler: Scheduler, log: list[str]
 ) -> None:
-    scheduler.register_background_task(Recorder("a", log))
+    scheduler.register_background_task(Forever("a", log))
     with pytest.raises(ValueError, match="of the body"):
         async with scheduler:
             await scheduler.start()
@@ -435,11 +366,11 @@ async def test_an_error_of_the_body_passes_through_unwrapped(
 async def test_a_task_that_raises_a_base_exception_stops_all_in_order(
     scheduler: Scheduler, log: list[str], kind: type[BaseException]
 ) -> None:
-    class Exiting(Recorder):
+    class Exiting(Forever):
         async def execute(self) -> None:
             raise kind
 
-    scheduler.register_background_task(Recorder("a", log))
+    scheduler.register_background_task(Forever("a", log))
     scheduler.register_background_task(Exiting("exiting", log))
     with pytest.raises(kind):
         async with scheduler:
@@ -464,7 +395,7 @@ async def test_leaving_the_block_shuts_down_in_reverse_order(
 async def test_producers_stop_first_and_what_they_published_is_handled(
     scheduler: Scheduler, log: list[str]
 ) -> None:
-    class LastWords(Recorder):
+    class LastWords(Forever):
         async def execute(self) -> None:
             try:
                 await anyio.sleep_forever()
@@ -519,11 +450,11 @@ async def test_a_chain_of_handlers_is_drained_to_its_end(scheduler: Scheduler) -
 async def test_draining_ends_at_drain_timeout_and_says_what_is_left(
     scheduler: Scheduler, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Stuck(Listener):
+    class StuckListener(Listener):
         async def handle_event(self, event: str) -> None:
             await anyio.sleep_forever()
 
-    task = scheduler.register_event_task(Stuck(), drain_timeout=0)
+    task = scheduler.register_event_task(StuckListener(), drain_timeout=0)
     async with scheduler:
         await scheduler.start()
         for word in ("one", "two", "three"):
@@ -537,13 +468,13 @@ async def test_draining_ends_at_drain_timeout_and_says_what_is_left(
 async def test_shutdown_errors_arrive_as_one_group_and_all_hooks_run(
     scheduler: Scheduler, log: list[str]
 ) -> None:
-    class Messy(Recorder):
+    class MessyAfterAll(Forever):
         async def shutdown(self) -> None:
             await super().shutdown()
             raise TroubleError(self.name)
 
     for name in "abc":
-        scheduler.register_background_task(Messy(name, log))
+        scheduler.register_background_task(MessyAfterAll(name, log))
     async with scheduler:
         await scheduler.start()
         with pytest.raises(ExceptionGroup) as caught:
@@ -556,10 +487,6 @@ async def test_shutdown_errors_arrive_as_one_group_and_all_hooks_run(
 async def test_a_single_shutdown_error_is_a_group_as_well(
     scheduler: Scheduler, log: list[str]
 ) -> None:
-    class Messy(Recorder):
-        async def shutdown(self) -> None:
-            raise TroubleError
-
     scheduler.register_background_task(Messy("messy", log))
     with pytest.raises(ExceptionGroup, match="did not shut down well") as caught:
         async with scheduler:
@@ -568,11 +495,11 @@ async def test_a_single_shutdown_error_is_a_group_as_well(
 
 
 async def test_shutdown_is_cut_at_shutdown_timeout(scheduler: Scheduler, log: list[str]) -> None:
-    class Endless(Recorder):
+    class Endless(Forever):
         async def shutdown(self) -> None:
             await anyio.sleep_forever()
 
-    scheduler.register_background_task(Recorder("a", log))
+    scheduler.register_background_task(Forever("a", log))
     scheduler.register_background_task(Endless("endless", log), shutdown_timeout=0)
     async with scheduler:
         await scheduler.start()
@@ -586,7 +513,7 @@ async def test_shutdown_is_cut_at_shutdown_timeout(scheduler: Scheduler, log: li
 
 
 async def test_shutdown_without_a_limit_is_possible(scheduler: Scheduler, log: list[str]) -> None:
-    scheduler.register_background_task(Recorder("a", log), shutdown_timeout=math.inf)
+    scheduler.register_background_task(Forever("a", log), shutdown_timeout=math.inf)
     async with scheduler:
         await scheduler.start()
     assert log[-1] == "shutdown a"
@@ -595,7 +522,7 @@ async def test_shutdown_without_a_limit_is_possible(scheduler: Scheduler, log: l
 async def test_shutdown_twice_and_from_two_tasks_is_the_same_as_once(
     scheduler: Scheduler, log: list[str]
 ) -> None:
-    scheduler.register_background_task(Recorder("a", log))
+    scheduler.register_background_task(Forever("a", log))
     async with scheduler:
         await scheduler.start()
         async with create_task_group() as group:
@@ -617,13 +544,13 @@ async def test_nothing_starts_after_shutdown(scheduler: Scheduler, log: list[str
         with pytest.raises(LifecycleError):
             await scheduler.start()
         with pytest.raises(LifecycleError, match="takes no new tasks"):
-            scheduler.register_background_task(Recorder("late", log))
+            scheduler.register_background_task(Forever("late", log))
 
 
 async def test_a_task_may_ask_for_the_stop_of_its_own_scheduler(
     scheduler: Scheduler, log: list[str]
 ) -> None:
-    class Finisher(Recorder):
+    class Finisher(Forever):
         async def execute(self) -> None:
             await scheduler.shutdown()
             log.append("asked")
@@ -655,14 +582,8 @@ async def test_a_handler_may_ask_for_the_stop_of_its_own_scheduler(scheduler: Sc
 async def test_cancelling_the_call_of_shutdown_does_not_stop_the_stop(
     scheduler: Scheduler, log: list[str]
 ) -> None:
-    gate = Event()
-
-    class Slow(Recorder):
-        async def shutdown(self) -> None:
-            await gate.wait()
-            await super().shutdown()
-
-    scheduler.register_background_task(Slow("slow", log))
+    slow = SlowToStop("slow", log)
+    scheduler.register_background_task(slow)
     async with scheduler:
         await scheduler.start()
         with CancelScope() as scope:
@@ -670,7 +591,7 @@ async def test_cancelling_the_call_of_shutdown_does_not_stop_the_stop(
                 group.start_soon(scheduler.shutdown)
                 await settle()
                 scope.cancel()
-        gate.set()
+        slow.gate.set()
     assert log[-1] == "shutdown slow"
 
 
@@ -679,12 +600,12 @@ async def test_a_task_that_ignores_its_cancellation_is_named(
 ) -> None:
     gate = Event()
 
-    class Stubborn(Recorder):
+    class Stubborn(Forever):
         async def execute(self) -> None:
             with CancelScope(shield=True):
                 await gate.wait()
 
-    class Opener(Recorder):
+    class Opener(Forever):
         async def shutdown(self) -> None:
             gate.set()
 
@@ -709,7 +630,7 @@ async def test_a_task_that_ignores_its_cancellation_is_named(
 async def test_cancelling_the_block_from_outside_still_stops_in_order(
     scheduler: Scheduler, log: list[str]
 ) -> None:
-    class Shielded(Recorder):
+    class Shielded(Forever):
         async def shutdown(self) -> None:
             await settle(3)
             await super().shutdown()
@@ -732,7 +653,7 @@ async def test_cancelling_the_block_from_outside_still_stops_in_order(
 async def test_entering_in_a_cancelled_scope_starts_nothing(
     scheduler: Scheduler, log: list[str]
 ) -> None:
-    scheduler.register_background_task(Recorder("a", log))
+    scheduler.register_background_task(Forever("a", log))
     with CancelScope() as scope:
         scope.cancel()
         async with scheduler:
@@ -742,14 +663,14 @@ async def test_entering_in_a_cancelled_scope_starts_nothing(
 
 
 async def test_a_failure_wins_over_a_cancellation(scheduler: Scheduler, log: list[str]) -> None:
-    class Failing(Recorder):
+    class FailingLate(Forever):
         async def execute(self) -> None:
             try:
                 await anyio.sleep_forever()
             finally:
                 raise TroubleError("on the way out")
 
-    scheduler.register_background_task(Failing("failing", log))
+    scheduler.register_background_task(FailingLate("failing", log))
     with pytest.raises(TaskExecutionError), CancelScope() as scope:
         async with scheduler:
             await scheduler.start()
@@ -814,12 +735,12 @@ async def test_a_task_that_is_stuck_does_not_hold_up_the_shutdown_of_the_others(
 ) -> None:
     gate = Event()
 
-    class Opener(Recorder):
+    class Opener(Forever):
         async def shutdown(self) -> None:
             await super().shutdown()
             gate.set()
 
-    class Stubborn(Recorder):
+    class Stubborn(Forever):
         async def execute(self) -> None:
             with CancelScope(shield=True):
                 await gate.wait()
@@ -837,12 +758,12 @@ def test_a_shutdown_that_ignores_its_cancellation_is_given_up() -> None:
     log: list[str] = []
     gate: list[Event] = []
 
-    class Opener(Recorder):
+    class Opener(Forever):
         async def shutdown(self) -> None:
             await super().shutdown()
             gate[0].set()
 
-    class Stubborn(Recorder):
+    class Stubborn(Forever):
         async def shutdown(self) -> None:
             with CancelScope(shield=True):
                 await gate[0].wait()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from typing import Literal
 
 import anyio
 import pytest
 from anyio import Event, create_task_group, to_thread
-from support import settle
+from support import WORDS, TroubleError, posix_signals, settle
+from support.hooks import Broken
 
 from orchestrio import (
     BackgroundTask,
@@ -21,18 +21,7 @@ from orchestrio import (
     TaskInitializationError,
     TaskShutdownError,
     TaskState,
-    Topic,
 )
-
-WORDS = Topic("words")
-
-posix_signals = pytest.mark.skipif(
-    sys.platform == "win32", reason="Windows has no signals that a process can send itself"
-)
-
-
-class TroubleError(Exception):
-    pass
 
 
 @pytest.fixture
@@ -105,12 +94,6 @@ async def test_run_works_inside_the_block_also_after_start(
 
 
 async def test_run_raises_what_start_raises(scheduler: Scheduler) -> None:
-    class Broken(BackgroundTask):
-        async def initialize(self) -> None:
-            raise TroubleError
-
-        async def execute(self) -> None: ...
-
     scheduler.register_background_task(Broken())
     with pytest.raises(TaskInitializationError):
         await scheduler.run()

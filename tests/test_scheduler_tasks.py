@@ -12,12 +12,11 @@ from itertools import pairwise
 import anyio
 import pytest
 from anyio import Event, create_task_group, from_thread, to_thread
-from support import settle
+from support import NUMBERS, TroubleError, settle
+from support.hooks import Broken, Collector, Forever, Messy, SlowToStart, SlowToStop, Stuck
 
 from orchestrio import (
-    BackgroundTask,
     ChannelConfig,
-    EventTask,
     InvalidChannelError,
     LifecycleError,
     Scheduler,
@@ -30,51 +29,6 @@ from orchestrio import (
     TaskState,
     Topic,
 )
-
-NUMBERS = Topic("numbers", int)
-
-
-class TroubleError(Exception):
-    pass
-
-
-class Collector(EventTask[int]):
-    def __init__(self) -> None:
-        self.seen: list[int] = []
-        self.hooks: list[str] = []
-
-    @property
-    def subscribed_event(self) -> Topic[int]:
-        return NUMBERS
-
-    async def initialize(self) -> None:
-        self.hooks.append("initialize")
-
-    async def handle_event(self, event: int) -> None:
-        self.seen.append(event)
-
-    async def shutdown(self) -> None:
-        self.hooks.append("shutdown")
-
-
-class Forever(BackgroundTask):
-    def __init__(self) -> None:
-        self.hooks: list[str] = []
-
-    async def initialize(self) -> None:
-        self.hooks.append("initialize")
-
-    async def execute(self) -> None:
-        self.hooks.append("execute")
-        await anyio.sleep_forever()
-
-    async def shutdown(self) -> None:
-        self.hooks.append("shutdown")
-
-
-class Messy(Forever):
-    async def shutdown(self) -> None:
-        raise TroubleError("messy")
 
 
 @pytest.fixture
@@ -278,11 +232,11 @@ async def test_stopping_a_slow_task_frees_a_blocked_publisher() -> None:
     scheduler = Scheduler()
     scheduler.add_channel(NUMBERS, ChannelConfig(capacity=1, overflow="block"))
 
-    class Stuck(Collector):
+    class StuckCollector(Collector):
         async def handle_event(self, event: int) -> None:
             await anyio.sleep_forever()
 
-    task = scheduler.register_event_task(Stuck(), drain_timeout=0)
+    task = scheduler.register_event_task(StuckCollector(), drain_timeout=0)
     async with scheduler:
         await scheduler.start()
         published: list[int] = []
@@ -536,14 +490,7 @@ async def test_a_background_task_may_stop_itself(scheduler: Scheduler) -> None:
 
 
 async def test_the_stop_of_a_task_goes_on_if_its_caller_is_cancelled(scheduler: Scheduler) -> None:
-    gate = Event()
-
-    class Slow(Forever):
-        async def shutdown(self) -> None:
-            await gate.wait()
-            await super().shutdown()
-
-    slow = Slow()
+    slow = SlowToStop()
     task = scheduler.register_background_task(slow)
     async with scheduler:
         await scheduler.start()
@@ -551,7 +498,7 @@ async def test_the_stop_of_a_task_goes_on_if_its_caller_is_cancelled(scheduler: 
             group.start_soon(scheduler.stop_task, task)
             await settle()
             group.cancel_scope.cancel()
-        gate.set()
+        slow.gate.set()
         await settle()
         assert slow.hooks[-1] == "shutdown"
         assert scheduler.status(task).state is TaskState.STOPPED
@@ -706,10 +653,6 @@ async def test_a_task_removed_before_start_never_starts(scheduler: Scheduler) ->
 async def test_tasks_stopped_during_the_start_do_not_hold_it_up(
     scheduler: Scheduler, remove: bool
 ) -> None:
-    class Stuck(Forever):
-        async def initialize(self) -> None:
-            await anyio.sleep_forever()
-
     first, last, dropped = Forever(), Forever(), Forever()
     scheduler.register_background_task(first)
     stuck = scheduler.register_background_task(Stuck())
@@ -728,10 +671,6 @@ async def test_tasks_stopped_during_the_start_do_not_hold_it_up(
 
 
 async def test_a_dependency_that_is_removed_is_not_waited_for(scheduler: Scheduler) -> None:
-    class Stuck(Forever):
-        async def initialize(self) -> None:
-            await anyio.sleep_forever()
-
     dependant = Forever()
     async with scheduler:
         await scheduler.start()
@@ -746,14 +685,7 @@ async def test_a_dependency_that_is_removed_is_not_waited_for(scheduler: Schedul
 
 
 async def test_stopping_while_everything_stops_waits_for_that(scheduler: Scheduler) -> None:
-    gate = Event()
-
-    class Slow(Forever):
-        async def shutdown(self) -> None:
-            await gate.wait()
-            await super().shutdown()
-
-    slow = Slow()
+    slow = SlowToStop()
     task = scheduler.register_background_task(slow)
     async with scheduler:
         await scheduler.start()
@@ -762,7 +694,7 @@ async def test_stopping_while_everything_stops_waits_for_that(scheduler: Schedul
             await settle()
             group.start_soon(scheduler.remove_task, task)
             await settle()
-            gate.set()
+            slow.gate.set()
     assert len(scheduler.registry) == 0
     assert slow.hooks.count("shutdown") == 1
 
@@ -841,13 +773,9 @@ async def test_a_task_registered_after_start_begins_at_once(scheduler: Scheduler
 async def test_a_late_task_that_cannot_start_is_a_failure_like_any_other(
     scheduler: Scheduler,
 ) -> None:
-    class Broken(Forever):
-        async def initialize(self) -> None:
-            raise TroubleError("late")
-
     first = Forever()
     scheduler.register_background_task(first)
-    with pytest.raises(TaskInitializationError, match="late"):
+    with pytest.raises(TaskInitializationError, match="no disk"):
         async with scheduler:
             await scheduler.start()
             scheduler.register_background_task(Broken())
@@ -856,21 +784,15 @@ async def test_a_late_task_that_cannot_start_is_a_failure_like_any_other(
 
 
 async def test_a_late_task_waits_for_those_it_depends_on(scheduler: Scheduler) -> None:
-    gate = Event()
-
-    class Slow(Forever):
-        async def initialize(self) -> None:
-            await gate.wait()
-            await super().initialize()
-
+    slow = SlowToStart()
     dependant = Forever()
     async with scheduler:
         await scheduler.start()
-        scheduler.register_background_task(Slow(), name="slow")
+        scheduler.register_background_task(slow, name="slow")
         scheduler.register_background_task(dependant, depends_on=["slow"])
         await settle()
         assert dependant.hooks == []
-        gate.set()
+        slow.gate.set()
         await settle()
         assert dependant.hooks == ["initialize", "execute"]
 
@@ -878,10 +800,6 @@ async def test_a_late_task_waits_for_those_it_depends_on(scheduler: Scheduler) -
 async def test_a_late_task_still_waiting_for_another_is_let_go_at_shutdown(
     scheduler: Scheduler,
 ) -> None:
-    class Stuck(Forever):
-        async def initialize(self) -> None:
-            await anyio.sleep_forever()
-
     dependant, second = Forever(), Forever()
     async with scheduler:
         await scheduler.start()

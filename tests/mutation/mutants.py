@@ -51,7 +51,9 @@ class Mutant:
 STREAMS: Final = ("tests/test_streams.py",)
 HANDLERS: Final = ("tests/supervision/test_handlers.py",)
 TASKS: Final = ("tests/test_scheduler_tasks.py",)
-GROUPS: Final = ("tests/supervision/test_groups.py",)
+GROUPS: Final = tuple(
+    f"tests/supervision/test_group_{subject}.py" for subject in ("strategies", "overlaps", "events")
+)
 MESSAGES: Final = (*GROUPS, "-k", "over_a_group_restart")
 
 MUTANTS: Final = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 from anyio import create_task_group, current_time
-from support import settle
+from support import NUMBERS, TroubleError, settle
 
 from orchestrio import (
     DEAD_LETTERS,
@@ -21,13 +21,8 @@ from orchestrio import (
     current_task_context,
 )
 
-NUMBERS = Topic("numbers", int)
 EXACT = Backoff(initial_delay=1, max_delay=60, jitter=0)
 SOON = RestartPolicy(initial_delay=1, jitter=0, max_restarts=None)
-
-
-class TroubleError(Exception):
-    pass
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ import anyio
 import pytest
 import sniffio
 from anyio import current_time
-from support import settle
+from support import NUMBERS, SOON, TroubleError, settle
+from support.diary import Diary, add
+from support.hooks import Collector, Forever
 
 from orchestrio import (
     BackgroundTask,
-    EventTask,
     HealthReport,
     RestartPolicy,
     Scheduler,
@@ -22,24 +23,8 @@ from orchestrio import (
     TaskInitializationError,
     TaskShutdownError,
     TaskState,
-    Topic,
     current_task_context,
 )
-
-NUMBERS = Topic("numbers", int)
-
-SOON = RestartPolicy(initial_delay=1, multiplier=1, jitter=0, max_restarts=None)
-
-
-class TroubleError(Exception):
-    pass
-
-
-@pytest.fixture
-def scheduler() -> Scheduler:
-    scheduler = Scheduler(random=lambda: 0.0)
-    scheduler.add_channel(NUMBERS)
-    return scheduler
 
 
 def standing(scheduler: Scheduler) -> tuple[bool, bool]:
@@ -134,10 +119,6 @@ async def test_tasks_that_have_completed_or_were_stopped_do_not_count(
     @scheduler.background()
     async def job() -> None: ...
 
-    class Forever(BackgroundTask):
-        async def execute(self) -> None:
-            await anyio.sleep_forever()
-
     stopped = scheduler.register_background_task(Forever(), name="stopped")
     scheduler.register_background_task(Forever())
     async with scheduler:
@@ -231,20 +212,11 @@ async def test_a_watchdog_watches_every_run(scheduler: Scheduler) -> None:
         assert scheduler.status()[0].state is TaskState.RUNNING
 
 
-async def test_a_task_that_hangs_is_shut_down(scheduler: Scheduler) -> None:
-    ends: list[float] = []
-
-    class Hanging(BackgroundTask):
-        async def execute(self) -> None:
-            await anyio.sleep_forever()
-
-        async def shutdown(self) -> None:
-            ends.append(current_time())
-
-    scheduler.register_background_task(Hanging(), watchdog=5)
+async def test_a_task_that_hangs_is_shut_down(scheduler: Scheduler, diary: Diary) -> None:
+    add(scheduler, diary, "hanging", watchdog=5)
     with pytest.raises(TaskExecutionError, match="watchdog"):
         await scheduler.run()
-    assert ends == [5]
+    assert diary.when("down", "hanging") == [5]
 
 
 async def test_a_task_that_swallows_its_cancellation_has_hung_all_the_same(
@@ -295,19 +267,12 @@ async def test_a_watchdog_does_not_bark_at_a_shutdown(scheduler: Scheduler) -> N
     assert scheduler.status(task).state is TaskState.STOPPED
 
 
-class Handler(EventTask[int]):
+class Handler(Collector):
     """Takes as many seconds for a message as it says."""
-
-    def __init__(self) -> None:
-        self.seen: list[int] = []
-
-    @property
-    def subscribed_event(self) -> Topic[int]:
-        return NUMBERS
 
     async def handle_event(self, event: int) -> None:
         await anyio.sleep(event)
-        self.seen.append(event)
+        await super().handle_event(event)
 
 
 async def test_an_event_task_may_be_idle_for_long(scheduler: Scheduler) -> None:
@@ -433,23 +398,15 @@ async def ignore_everything(seconds: float) -> None:
 
 
 async def test_a_watched_task_that_ignores_its_cancellation_ends_the_run(
-    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+    scheduler: Scheduler, diary: Diary, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen: dict[float, tuple[bool, bool]] = {}
-    ends: list[float] = []
 
     @scheduler.background(name="stuck", watchdog=5, stop_timeout=3, restart=SOON)
     async def stuck() -> None:
         await ignore_everything(100)
 
-    class Other(BackgroundTask):
-        async def execute(self) -> None:
-            await anyio.sleep_forever()
-
-        async def shutdown(self) -> None:
-            ends.append(current_time())
-
-    scheduler.register_background_task(Other())
+    add(scheduler, diary, "other")
 
     async def probe() -> None:
         for time in (7, 9, 50):
@@ -462,7 +419,7 @@ async def test_a_watched_task_that_ignores_its_cancellation_ends_the_run(
             group.start_soon(probe)
             await scheduler.run()
     assert seen == {7: (True, False), 9: (False, True), 50: (False, True)}
-    assert ends == [8], "the others are shut down"
+    assert diary.when("down", "other") == [8], "the others are shut down"
     what = "task 'stuck' failed: it gave no sign of life for 5 s, its watchdog; .*ignores it"
     assert caught.group_contains(TaskExecutionError, match=what)
     record = next(record for record in caplog.records if "It stands here" in record.message)

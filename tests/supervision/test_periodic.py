@@ -13,7 +13,8 @@ from typing import Literal
 import anyio
 import pytest
 from anyio import create_task_group, current_time
-from support import settle
+from support import TroubleError, settle
+from support.hooks import Broken
 
 from orchestrio import (
     BackgroundTask,
@@ -25,10 +26,6 @@ from orchestrio import (
     TaskInitializationError,
     current_task_context,
 )
-
-
-class TroubleError(Exception):
-    pass
 
 
 @pytest.fixture
@@ -496,12 +493,6 @@ async def test_systemd_hears_that_it_stops_when_a_task_fails(
 async def test_systemd_does_not_hear_of_a_start_that_failed(
     scheduler: Scheduler, manager: socket.socket
 ) -> None:
-    class Broken(BackgroundTask):
-        async def initialize(self) -> None:
-            raise TroubleError
-
-        async def execute(self) -> None: ...
-
     scheduler.register_background_task(Broken())
     with pytest.raises(TaskInitializationError):
         await scheduler.run()

@@ -7,7 +7,7 @@ import logging
 import anyio
 import pytest
 from anyio import current_time
-from support import settle
+from support import TroubleError, settle
 
 from orchestrio import (
     BackgroundTask,
@@ -20,10 +20,6 @@ from orchestrio import (
     TaskState,
     current_task_context,
 )
-
-
-class TroubleError(Exception):
-    pass
 
 
 class Worker(BackgroundTask):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import threading
 
 import anyio
 import pytest
 from anyio import CancelScope, create_task_group, current_time, to_thread
-from support import settle
+from support import TroubleError, posix_signals, settle
+from support.diary import Diary, add
+from support.hooks import Forever
 
 from orchestrio import (
     BackgroundTask,
@@ -26,27 +27,14 @@ from orchestrio import (
 LATER = RestartPolicy(initial_delay=1000, max_delay=1000, jitter=0)
 
 
-class TroubleError(Exception):
-    pass
-
-
-class Failing(BackgroundTask):
+class Failing(Forever):
     """Fails in its first run, and works for ever in the next."""
 
-    def __init__(self) -> None:
-        self.hooks: list[str] = []
-
-    async def initialize(self) -> None:
-        self.hooks.append("initialize")
-
     async def execute(self) -> None:
-        self.hooks.append("execute")
+        self.note("execute")
         if current_task_context().run == 1:
             raise TroubleError
         await anyio.sleep_forever()
-
-    async def shutdown(self) -> None:
-        self.hooks.append("shutdown")
 
 
 @pytest.fixture
@@ -201,7 +189,7 @@ async def test_a_restart_by_hand_cuts_a_back_off_short(scheduler: Scheduler) -> 
         assert failing.hooks == ["initialize", "execute", "shutdown", "initialize", "execute"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@posix_signals
 async def test_a_signal_in_a_back_off_ends_the_run(scheduler: Scheduler) -> None:
     scheduler.register_background_task(Failing(), restart=LATER)
 
@@ -454,17 +442,10 @@ async def test_a_task_that_ends_within_its_time_after_all_is_no_error(
     assert "It stands here" not in caplog.text
 
 
-async def test_others_shut_down_in_spite_of_one_that_does_not_end(scheduler: Scheduler) -> None:
-    hooks: list[tuple[str, float]] = []
-
-    class Other(BackgroundTask):
-        async def execute(self) -> None:
-            await anyio.sleep_forever()
-
-        async def shutdown(self) -> None:
-            hooks.append(("shutdown", current_time()))
-
-    scheduler.register_background_task(Other())
+async def test_others_shut_down_in_spite_of_one_that_does_not_end(
+    scheduler: Scheduler, diary: Diary
+) -> None:
+    add(scheduler, diary, "other")
 
     @scheduler.background(stop_timeout=3)
     async def stubborn() -> None:
@@ -474,7 +455,7 @@ async def test_others_shut_down_in_spite_of_one_that_does_not_end(scheduler: Sch
         async with scheduler:
             await scheduler.start()
             await settle()
-    assert hooks == [("shutdown", 3)]
+    assert diary.when("down", "other") == [3]
 
 
 # -- in back-off, in a restart, by hand ------------------------------------------------------------------
@@ -606,11 +587,6 @@ async def test_an_interrupt_in_a_task_ends_run_and_shuts_the_others_down(
 
 
 # -- signals ---------------------------------------------------------------------------------------------
-
-
-posix_signals = pytest.mark.skipif(
-    sys.platform == "win32", reason="Windows has no signals that a process can send itself"
-)
 
 
 async def really(happened: threading.Event) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 import anyio
 import pytest
 from anyio import current_time
-from support import settle
+from support import NUMBERS, TroubleError, settle
 
 from orchestrio import (
     TASK_EVENTS,
@@ -25,16 +25,10 @@ from orchestrio import (
     TaskFailed,
     TaskLagged,
     TaskState,
-    Topic,
     current_task_context,
 )
 
-NUMBERS = Topic("numbers", int)
 SOON = RestartPolicy(initial_delay=2, jitter=0)
-
-
-class TroubleError(Exception):
-    pass
 
 
 @pytest.fixture

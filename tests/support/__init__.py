@@ -1,0 +1,43 @@
+"""What the tests share: a topic or two, a trouble, and turns of the event loop."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from anyio import CancelScope
+from anyio.lowlevel import checkpoint
+
+from orchestrio import RestartPolicy, Topic
+
+NUMBERS = Topic("numbers", int)
+WORDS = Topic("words")
+
+#: A restart one second after each failure, however many there are.
+SOON = RestartPolicy(initial_delay=1, multiplier=1, jitter=0, max_restarts=None)
+ONCE = RestartPolicy(initial_delay=1, multiplier=1, jitter=0, max_restarts=1, within=1000)
+NEVER = RestartPolicy(mode="never")
+
+posix_signals = pytest.mark.skipif(
+    sys.platform == "win32", reason="Windows has no signals that a process can send itself"
+)
+
+
+class TroubleError(Exception):
+    """What goes wrong in a task of a test."""
+
+
+async def settle(turns: int = 20) -> None:
+    """Let every other task run until it waits for something; no time passes."""
+    for _ in range(turns):
+        await checkpoint()
+
+
+@contextmanager
+def cancelled() -> Iterator[CancelScope]:
+    """A block in which the first checkpoint is cancelled."""
+    with CancelScope() as scope:
+        scope.cancel()
+        yield scope
