@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import anyio
 import pytest
 from anyio import current_time
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 from support import settle
 
 from orchestrio import (
@@ -115,6 +115,7 @@ class Model:
         else:
             node.restarts = [time for time in node.restarts if time > now - WITHIN]
             if len(node.restarts) >= node.rule:
+                node.restarts.clear()  # its group begins anew with it
                 self.fail(node.parent, now)
             else:
                 node.restarts.append(now)
@@ -273,6 +274,10 @@ class Play:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(plan=group_plans(2), script=st.lists(steps, min_size=3, max_size=25))
+@example(
+    plan=GroupPlan("one_for_one", None, [GroupPlan("one_for_one", 1, [1])]),
+    script=[(what, 0, None) for what in ("crash", "restart", "crash", "restart", "crash")],
+)
 async def test_what_runs_is_what_the_rules_say(
     plan: GroupPlan, script: list[tuple[str, int, Rule]]
 ) -> None:
