@@ -198,7 +198,7 @@ FIELDS = [
     for name, cls in CLASSES.items()
     if issubclass(cls, (BaseModel, Enum, dict)) or is_dataclass(cls)
     for field in (
-        [member.name for member in cls] if issubclass(cls, Enum) else vars(cls)["__annotations__"]
+        [member.name for member in cls] if issubclass(cls, Enum) else inspect.get_annotations(cls)
     )
     if not field.startswith("_") and field != "model_config"
 ]
@@ -233,7 +233,9 @@ def test_the_help_on_the_scheduler_reads_well() -> None:
     assert text.startswith("Python Library Documentation: class Scheduler in module orchestrio\n")
     assert re.findall(r".* at 0x.*|.*\bAny\b.*|.*orchestrio\.\w+\..*", text) == []
     for method in ("add_channel", "background", "on", "publish", "run_sync", "status"):
-        assert re.search(rf"^ \|  (?:async )?{method}\(self.*\n \|      [A-Z]", text, re.MULTILINE)
+        # From Python 3.13 on, a long signature has a line for each parameter.
+        signature = rf"{method}\((?:self.*|\n \|      self,\n(?: \|      .*\n)+ \|  \).*)"
+        assert re.search(rf"^ \|  (?:async )?{signature}\n \|      [A-Z]", text, re.MULTILINE)
 
 
 # -- generics --------------------------------------------------------------------------------
