@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from documented import docstring_examples, readme_examples
+from interpreter import where_python_is_this_one
 
 import orchestrio
 
@@ -64,7 +64,7 @@ def run(*command: str | Path, **variables: str) -> subprocess.CompletedProcess[s
     done = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=files(),
-        env=os.environ | variables,
+        env=where_python_is_this_one() | variables,
         capture_output=True,
         text=True,
         encoding="utf-8",

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from interpreter import where_python_is_this_one
+
 import orchestrio
 
 Message = dict[str, Any]
@@ -33,6 +35,7 @@ class Editor:
             [sys.executable, "-m", "pyright.langserver", "--stdio"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            env=where_python_is_this_one(),
         )
 
     def __enter__(self) -> Self:

@@ -15,9 +15,9 @@ from enum import Enum
 from graphlib import TopologicalSorter
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from public_names import members, public
 from pydantic import BaseModel
 
 import orchestrio
@@ -59,15 +59,6 @@ ERRORS = [
 ]
 
 PUBLIC_MODULES = [orchestrio, orchestrio.redis, orchestrio.testing]
-
-
-def public(module: ModuleType) -> dict[str, object]:
-    """What a public module offers: all of its names that are not those of a module."""
-    names = getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")])
-    found = {name: getattr(module, name) for name in names}
-    return {name: value for name, value in found.items() if not inspect.ismodule(value)}
-
-
 PUBLIC = {name: value for module in PUBLIC_MODULES for name, value in public(module).items()}
 CLASSES = {name: value for name, value in PUBLIC.items() if inspect.isclass(value)}
 OBJECTS = {
@@ -76,17 +67,6 @@ OBJECTS = {
     if inspect.isclass(value) or inspect.isfunction(value)
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
-
-
-def members(cls: type) -> Iterator[tuple[str, object]]:
-    """The public methods and properties that orchestrio gives a class."""
-    for base in cls.__mro__:
-        if base.__module__.split(".")[0] == "orchestrio":
-            for name, value in vars(base).items():
-                is_method = inspect.isroutine(value) or isinstance(value, property)
-                if not name.startswith("_") and is_method:
-                    yield name, getattr(cls, name)
-
 
 METHODS = {
     f"{class_name}.{name}": value
@@ -198,7 +178,7 @@ FIELDS = [
     for name, cls in CLASSES.items()
     if issubclass(cls, (BaseModel, Enum, dict)) or is_dataclass(cls)
     for field in (
-        [member.name for member in cls] if issubclass(cls, Enum) else vars(cls)["__annotations__"]
+        [member.name for member in cls] if issubclass(cls, Enum) else inspect.get_annotations(cls)
     )
     if not field.startswith("_") and field != "model_config"
 ]
@@ -233,7 +213,9 @@ def test_the_help_on_the_scheduler_reads_well() -> None:
     assert text.startswith("Python Library Documentation: class Scheduler in module orchestrio\n")
     assert re.findall(r".* at 0x.*|.*\bAny\b.*|.*orchestrio\.\w+\..*", text) == []
     for method in ("add_channel", "background", "on", "publish", "run_sync", "status"):
-        assert re.search(rf"^ \|  (?:async )?{method}\(self.*\n \|      [A-Z]", text, re.MULTILINE)
+        # From Python 3.13 on, a long signature has a line for each parameter.
+        signature = rf"{method}\((?:self.*|\n \|      self,\n(?: \|      .*\n)+ \|  \).*)"
+        assert re.search(rf"^ \|  (?:async )?{signature}\n \|      [A-Z]", text, re.MULTILINE)
 
 
 # -- generics --------------------------------------------------------------------------------

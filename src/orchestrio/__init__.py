@@ -4,6 +4,8 @@ A `Scheduler` runs background tasks and event tasks through one lifecycle, and a
 broadcasts typed messages between them. See the README for the idea and a first example.
 """
 
+from inspect import isfunction as _isfunction
+
 from .bus import EventBus as EventBus
 from .context import TaskContext as TaskContext, current_task_context as current_task_context
 from .errors import (
@@ -58,7 +60,8 @@ from .topics import Topic as Topic
 
 __version__ = "0.1.0"
 
-# Public names say where users find them, in tracebacks and help().
+# Public names and their methods say where users find them, in tracebacks and help().
 for _name, _value in list(globals().items()):
     if callable(_value) and getattr(_value, "__module__", "").startswith(__name__ + "."):
-        _value.__module__ = __name__
+        for _named in (_value, *filter(_isfunction, vars(_value).values())):
+            _named.__module__ = __name__
