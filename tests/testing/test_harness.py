@@ -100,10 +100,10 @@ async def test_idle_waits_for_a_pool_to_finish(scheduler: Scheduler) -> None:
         await sleep(number)
 
     async with harness(scheduler) as h:
-        for number in (4, 1, 2, 3):
+        for number in (5, 1, 2, 3):
             await h.publish(NUMBERS, number)
         await h.idle()
-        assert h.handled(NUMBERS) == [1, 2, 4, 3]
+        assert h.handled(NUMBERS) == [1, 2, 3, 5]
 
 
 async def test_idle_waits_for_a_task_that_is_restarted(scheduler: Scheduler) -> None:
@@ -323,6 +323,12 @@ async def test_a_scheduler_that_was_entered_is_refused(scheduler: Scheduler) -> 
     with pytest.raises(LifecycleError):
         async with harness(scheduler):
             pytest.fail("it lives once")
+
+
+async def test_what_is_no_scheduler_is_refused() -> None:
+    with pytest.raises(TypeError, match="for a Scheduler, not for 7"):
+        async with harness(7):  # type: ignore[arg-type]  # on purpose
+            pytest.fail("it is none")
 
 
 async def test_a_full_channel_that_blocks_goes_on_while_all_stops() -> None:

@@ -249,6 +249,11 @@ def test_an_order_without_a_seed_is_an_error() -> None:
         virtual_time("asyncio", order="shuffle")
 
 
+def test_a_seed_that_is_no_number_is_an_error() -> None:
+    with pytest.raises(TypeError, match="a seed is a whole number, not 'one'"):
+        virtual_time("asyncio", seed="one")  # type: ignore[arg-type]  # on purpose
+
+
 def test_an_unknown_order_is_an_error_that_names_those_there_are() -> None:
     with pytest.raises(ValueError, match='"stock", "shuffle" or "defer"'):
         virtual_time("asyncio", seed=1, order="random")  # type: ignore[arg-type]  # on purpose

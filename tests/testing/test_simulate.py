@@ -401,6 +401,36 @@ def test_faults_that_are_none_are_an_error() -> None:
         Faults(delays=-1)
 
 
+# -- wrong use -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"backends": ["curio"]}, "backends"),
+        ({"backends": []}, "backends"),
+        ({"order": "random"}, "order"),
+        ({"faults": 3}, "faults"),
+        ({"limit": -1}, "limit"),
+        ({"seconds": 0}, "seconds"),
+        ({"check": [7]}, "check"),
+        ({"drive": 7}, "drive"),
+    ],
+)
+def test_a_wrong_option_is_an_error_that_names_it(options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValidationError, match=rf"(?m)^{complaint}"):
+        simulate(healthy, seeds=[1], **options)
+
+
+def test_a_seed_or_a_program_that_is_none_is_an_error() -> None:
+    with pytest.raises(TypeError, match="a seed is a whole number, not 'one'"):
+        simulate(healthy, seeds=["one"])  # type: ignore[list-item]  # on purpose
+    with pytest.raises(TypeError, match="build\\(\\) must return a Scheduler, not None"):
+        simulate(lambda: None, seeds=[1])  # type: ignore[arg-type, return-value]  # on purpose
+    with pytest.raises(ValidationError, match="build"):
+        simulate(7, seeds=[1])  # type: ignore[arg-type]  # on purpose
+
+
 # -- what it leaves alone --------------------------------------------------------------------
 
 

@@ -221,9 +221,12 @@ async def harness(scheduler: Scheduler[E], /) -> AsyncGenerator[Harness[E]]:
 
     :param scheduler: the scheduler, not entered yet
     :return: a context manager; its value is the `Harness`
+    :raises TypeError: if it is no scheduler
     :raises LifecycleError: if the scheduler was entered before
     :raises TaskExecutionError: if a task fails for good, as `Scheduler.run` does
     """
+    if not isinstance(cast("object", scheduler), Scheduler):
+        raise TypeError(f"a harness is for a Scheduler, not for {scheduler!r}")
     error: BaseException | None = None
     observation: Observation | None = None
     async with create_task_group() as recorders:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from math import isfinite
 from random import Random
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from anyio import (
     CancelScope,
@@ -78,6 +78,8 @@ class Play:
         """
         self._quiet = Event()  # set when something has to be looked at
         scheduler = self._scheduler = self._build()
+        if not isinstance(cast("object", scheduler), Scheduler):
+            raise TypeError(f"build() must return a Scheduler, not {scheduler!r}")
         scenario = draw(scheduler)
         self._faults = scenario.faults
         self._random = Random(f"{scenario.seed} drives")

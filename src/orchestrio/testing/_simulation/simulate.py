@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Se
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from random import Random
-from typing import Any, Final, TypeVar, cast
+from typing import Annotated, Any, Final, TypeVar, cast
+
+from pydantic import BaseModel, Field
 
 from orchestrio import Scheduler
 
@@ -81,6 +83,19 @@ class SimulationFailure(AssertionError):
     def backend(self) -> Backend:
         """The event loop on which it ran."""
         return self.scenario.backend
+
+
+class _Options(BaseModel, frozen=True):
+    """What is checked of what a simulation is given."""
+
+    build: Callable[..., Any]
+    drive: Callable[..., Any] | None
+    backends: Annotated[tuple[Backend, ...], Field(min_length=1)]
+    order: Order
+    faults: Faults
+    limit: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    seconds: Annotated[float, Field(gt=0)]
+    check: tuple[Callable[..., Any], ...]
 
 
 def simulate(
@@ -168,15 +183,22 @@ def simulate(
     :param check: called with the harness when a run has ended, to raise what is wrong
     :return: what was done, if nothing was found
     :raises SimulationFailure: at the first run that breaks a rule
+    :raises ~pydantic.ValidationError: if an option is not valid; it names the field
+    :raises TypeError: if a seed is no number, or `build` makes no scheduler
     """
-    program = Program(
-        build,
-        cast("Callable[[Harness[Any], Random], Awaitable[None]] | None", drive),
-        cast("tuple[Callable[[Harness[Any]], None], ...]", tuple(check)),
-        limit,
-        seconds,
+    options = _Options.model_validate(
+        {
+            "build": build,
+            "drive": drive,
+            "backends": backends,
+            "order": order,
+            "faults": Faults() if faults is None else faults,
+            "limit": limit,
+            "seconds": seconds,
+            "check": check,
+        }
     )
-    faults = Faults() if faults is None else faults
+    program = Program(options.build, options.drive, options.check, options.limit, options.seconds)
     only = os.environ.get(SEED)
     began = time.monotonic()
     counts: Counter[str] = Counter()
@@ -185,8 +207,11 @@ def simulate(
     virtual = 0.0
     with Stage(program) as stage:
         for seed in seeds if only is None else [int(only)]:
-            for backend in backends:
-                outcome = play_seed(stage, Scenario(seed, backend, order), faults, limit)
+            if not isinstance(cast("object", seed), int):
+                raise TypeError(f"a seed is a whole number, not {seed!r}")
+            for backend in options.backends:
+                scenario = Scenario(seed, backend, order)
+                outcome = play_seed(stage, scenario, options.faults, program.limit)
                 raise_broken(program, outcome)
                 runs += 1
                 counts.update(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from math import inf
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, cast, get_args
 
 from .clock import Watch
 from .order import Order
@@ -51,9 +51,12 @@ def virtual_time(
     :return: the name and the options, for the ``anyio_backend`` fixture or for ``anyio.run``
     :raises ValueError: if virtual time does not support the backend, `io_grace` is no duration,
         `start` has no time zone, or there is an `order` and no seed that could decide on it
+    :raises TypeError: if the seed is no number
     :raises ModuleNotFoundError: if the backend is trio, and it is not installed
     :raises RuntimeError: if there is a seed, and this version of trio has nothing to take it
     """
+    if seed is not None and not isinstance(cast("object", seed), int):
+        raise TypeError(f"a seed is a whole number, not {seed!r}")
     if not 0 <= io_grace < inf:
         raise ValueError(f"io_grace must be a number of seconds, not {io_grace!r}")
     if order not in get_args(Order):
