@@ -97,8 +97,8 @@ def campaign(
     began = time.monotonic()
     expected = SEEDS.get((order, backend), {})
     missing = {seed for seed in seeds if seed in expected}
-    # Otherwise other seeds find the same faults, but not many.
-    strict = is_recorded_with_what_is_here() and not changed
+    # With other versions, other seeds find the same faults, but not many.
+    strict = is_recorded_with_what_is_here()
     rules: Counter[str] = Counter()
     good = True
     for found in in_children(seeds, backend, order, small=small):
@@ -114,6 +114,8 @@ def campaign(
     print(f" {rules.total()} broke a rule: {dict(rules.most_common())}")
     if not strict:
         return good and rules.total() <= max(3, USUAL * len(seeds))
+    if changed:
+        return good
     for seed in sorted(missing):
         print(f"seed {seed} on {backend} broke no rule, and was to: {expected[seed]}")
     return good and not missing
@@ -132,7 +134,7 @@ def main() -> int:
     parser.add_argument(
         "--changed",
         action="store_true",
-        help="the library is broken on purpose: seeds may find other things than those listed",
+        help="the library is broken on purpose: what is listed need not be found",
     )
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

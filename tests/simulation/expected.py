@@ -73,7 +73,6 @@ SEEDS: Final[Mapping[tuple[str, str], Mapping[int, str]]] = {
         201: "order",
         262: "order",
         278: "dependant",
-        281: "restart at the stop",
     },
     ("shuffle", "trio"): {
         7: "order",

@@ -40,8 +40,6 @@ class Account:
     attempts: dict[int, int] = field(default_factory=dict[int, int])
     #: whether it cannot be told from outside what became of some message
     unsure: bool = False
-    #: whether another subscription may have taken its place
-    perhaps_over: bool = False
     suspect: str | None = None
 
 
@@ -63,11 +61,30 @@ class Audit:
         account = self._account(event.task_name)
         if event.state not in SUBSCRIBED:
             account.suspect = None
-        elif event.state is TaskState.INITIALIZING and event.previous not in (
-            TaskState.BACKING_OFF,
-            TaskState.REGISTERED,
-        ):
-            account.perhaps_over = True
+        elif event.state is TaskState.INITIALIZING and event.previous is not TaskState.REGISTERED:
+            kept = event.previous is TaskState.BACKING_OFF
+            for task in self._scheduler.status():
+                if task.name == event.task_name and self._is_new(task, account, kept=kept):
+                    self._accounts[task.name] = Account()
+                    self._ledger.resubscribed.add(task.name)
+
+    def _is_new(self, task: TaskSnapshot, account: Account, *, kept: bool) -> bool:
+        """Whether a task that begins again has another subscription; `kept` if it should not.
+
+        It counts anew then. With nothing counted yet, this cannot be told.
+        """
+        done = sum(getattr(task, name) for name in ("handled", "failed", "missed"))
+        before = sum(account.counts.get(name, 0) for name in ("handled", "failed", "missed"))
+        sent = self._sent(task)
+        moved = sent is not None and account.before != sent - _total(task)
+        return moved and (not kept or not done or done < before)
+
+    def _sent(self, task: TaskSnapshot) -> int | None:
+        """Return how much was sent on the event of a task; `None` if it has no channel."""
+        for event, statistics in self._scheduler.bus.statistics().items():
+            if str(event) == task.event:
+                return statistics.sent
+        return None
 
     def note_begin(self, visit: Visit) -> None:
         """Note that a handler begins."""
@@ -76,6 +93,18 @@ class Audit:
             self._ledger.violate("accounts", account.suspect)
         elif visit.hook == "handle_lag":
             account.missed += cast("int", visit.message)
+            self._see_where_it_goes_on(visit.task)
+
+    def _see_where_it_goes_on(self, name: str) -> None:
+        """See that a task that has just been told of a lag has all to read that is still held."""
+        for task in self._scheduler.status():
+            for event, config in self._scheduler.bus.channels.items():
+                if task.name == name and str(event) == task.event and task.unread < config.capacity:
+                    self._ledger.violate(
+                        "accounts",
+                        f"{name} lagged, and goes on with {task.unread} messages where"
+                        f" {config.capacity} are held",
+                    )
 
     def note_end(self, visit: Visit, *, cancelled: bool) -> None:
         """Note what became of a message."""
@@ -108,23 +137,15 @@ class Audit:
 
     def look(self) -> None:
         """Look at all counters now."""
-        channels = self._scheduler.bus.statistics()
-        events = {str(event): event for event in channels}
         for task in self._scheduler.status():
             account = self._account(task.name)
-            sent = None
-            if task.event is not None and task.event in events:
-                sent = channels[events[task.event]].sent
+            sent = self._sent(task)
             subscribed = sent is not None and task.state in SUBSCRIBED
-            if account.perhaps_over and sent is not None and subscribed:
-                account.perhaps_over = False
-                if account.before != sent - _total(task):
-                    account = self._accounts[task.name] = Account()
+            if not subscribed:
+                self._see_that_nothing_is_forgotten(task, account)
             self._see_that_they_grow(task, account)
             if sent is not None and subscribed:
                 self._see_that_they_add_up(task, account, sent)
-            elif not subscribed:
-                self._see_that_nothing_is_forgotten(task, account)
 
     def _see_that_they_grow(self, task: TaskSnapshot, account: Account) -> None:
         for name in COUNTERS:
@@ -150,8 +171,13 @@ class Audit:
             account.suspect = self._deficit(task, sent - account.before)
 
     def _see_that_nothing_is_forgotten(self, task: TaskSnapshot, account: Account) -> None:
-        """See that a task that has no place any more still accounts for all that it had."""
-        if account.before is not None and _total(task) < account.sent - account.before:
+        """See that a task that has no place any more still accounts for all that it had.
+
+        One that begins to count anew has another subscription already, for its next run.
+        """
+        done = task.handled + task.failed
+        anew = not done or done < account.counts.get("handled", 0) + account.counts.get("failed", 0)
+        if account.before is not None and not anew and _total(task) < account.sent - account.before:
             what = self._deficit(task, account.sent - account.before)
             self._ledger.violate("accounts", what)
 

@@ -75,6 +75,8 @@ class Ledger:
     )
     #: how much was sent on each event
     sent: dict[object, int] = field(default_factory=dict[object, int])
+    #: tasks that had more than one subscription, of which each may begin with a replay
+    resubscribed: set[str] = field(default_factory=set[str])
     #: rules that were broken, with what happened, in words
     violations: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     #: the place at which the stop of everything was asked for, as far as that is known

@@ -139,9 +139,11 @@ def one_order(ledger: Ledger) -> Iterator[str]:
 def _first_attempts(ledger: Ledger, event: object) -> Iterator[tuple[str, list[object]]]:
     for task, metadata in ledger.metadata.items():
         visits = ledger.of(task, "handle_event")
-        if metadata.retries or metadata.concurrency > 1 or not visits:
+        if metadata.retries or metadata.concurrency > 1 or task in ledger.resubscribed:
             continue  # which attempts belong to one message cannot be told from outside
-        if any(entry.name == task and entry.event == str(event) for entry in ledger.status):
+        if visits and any(
+            entry.name == task and entry.event == str(event) for entry in ledger.status
+        ):
             yield task, [visit.message for visit in visits]
 
 

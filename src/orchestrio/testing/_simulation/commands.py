@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any, cast, final
 
 from anyio import (
@@ -50,6 +51,7 @@ class Commands:
         self._group = group
         self._ledger = ledger
         self._interrupt = interrupt
+        self._outside = copy_context()
         self._newcomers = 0
         #: how many are being carried out
         self.running: int = 0
@@ -62,10 +64,11 @@ class Commands:
         :param command: the command
         :param after: in how many seconds
         """
+        # By somebody outside, whoever's step it is just now.
         if after:
-            self._group.start_soon(self._obey_later, after, command)
+            self._outside.run(self._group.start_soon, self._obey_later, after, command)
         else:
-            self._group.start_soon(self.obey, command)
+            self._outside.run(self._group.start_soon, self.obey, command)
 
     async def _obey_later(self, seconds: float, command: Command) -> None:
         await sleep(seconds)
