@@ -292,6 +292,7 @@ class Play:
             self._quiet = Event()
             for _ in range(3):
                 await checkpoint()
+                self._read_events()
                 self._audit.look()
 
     def at_rest(self) -> None:
