@@ -75,6 +75,7 @@ class Audit:
         """
         done = sum(getattr(task, name) for name in ("handled", "failed", "missed"))
         before = sum(account.counts.get(name, 0) for name in ("handled", "failed", "missed"))
+        before = max(before, account.handled + account.failed)
         sent = self._sent(task)
         moved = sent is not None and account.before != sent - _total(task)
         return done < before or (moved and not (kept and done))
