@@ -148,9 +148,10 @@ def short(test: str) -> str:
 def judge_simulation(ended: Ended) -> tuple[bool, str]:
     if ended.status is None:
         return True, "hangs"
-    broken = Counter(re.findall(r"^seed \d+ on \w+: (\w+):", ended.output, re.MULTILINE))
-    ((rule, count),) = broken.most_common(1) or [("nothing", 0)]
-    return ended.status != 0, "no" if ended.status == 0 else f"`{rule}` in {count} runs"
+    unexpected = r"^seed \d+ on \w+: (\w+):.*NOT EXPECTED"
+    broken = Counter(re.findall(unexpected, ended.output, re.MULTILINE)).most_common(1)
+    found = [f"`{rule}` in {count} runs" for rule, count in broken]
+    return ended.status != 0, found[0] if found else "no"
 
 
 def chosen_finders(asked: argparse.Namespace) -> list[Finder]:
