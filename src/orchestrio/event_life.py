@@ -35,6 +35,7 @@ class EventLife(Life, Generic[T]):
     """The life of an event task: a delivery is kept from run to run, with what is in hand."""
 
     __slots__ = (
+        "_accounted",
         "_delivery",
         "_failed",
         "_gave_up",
@@ -69,6 +70,7 @@ class EventLife(Life, Generic[T]):
         self._skipped = 0  # those of them after which it went on
         self._left = 0  # messages that nobody will handle any more
         self._gave_up = False  # whether a handler's error ended the work
+        self._accounted = False  # whether what is in hand is counted as failed already
         self._pausing = False  # whether it ends after the message in hand
         self._reader: Reader | None = None  # as whom it acknowledges what it has handled
         self._progress = 0  # how far it had come when the watchdog last looked
@@ -80,7 +82,7 @@ class EventLife(Life, Generic[T]):
 
     @override
     def subscribe(self) -> None:
-        self._gave_up = self._pausing = False
+        self._gave_up = self._accounted = self._pausing = False
         self._handle = persistent(
             self._task.handler, self.entry.metadata, self._supervisor.random, self.extra
         )
@@ -200,8 +202,10 @@ class EventLife(Life, Generic[T]):
         delivery = self._delivery
         assert delivery is not None
         if self._workers is None and delivery.in_hand:
+            self._accounted = True
             self._handler_raised(error, cast("T", item))
             await checkpoint()  # or a handler that always raises would let nobody run
+            self._accounted = False
             return True
         if isinstance(error, LaggedError):
             await self._lagged(error.missed)
@@ -270,7 +274,7 @@ class EventLife(Life, Generic[T]):
         delivery = self._delivery
         if delivery is not None:
             began = self.works_since < inf  # or what is in hand is still that of the run before
-            if began and self._workers is None and delivery.in_hand and not self._gave_up:
+            if began and self._workers is None and delivery.in_hand and not self._accounted:
                 self._failed += 1  # cancelled while it was being handled
                 logger.warning(
                     "task %r was cancelled while it handled a message",
@@ -304,7 +308,7 @@ class EventLife(Life, Generic[T]):
                 in_hand = self._workers.in_hand if self.is_working else 0
                 handled = self._workers.finished - self._skipped
             else:
-                in_hand = 1 if self.is_working and delivery.in_hand and not self._gave_up else 0
+                in_hand = 1 if self.is_working and delivery.in_hand and not self._accounted else 0
                 handled = started - self._failed - in_hand
             facts["handled"] = handled
             facts["failed"] = started - handled - in_hand

@@ -13,7 +13,7 @@ from typing_extensions import TypeVar, Unpack
 
 from .background_life import BackgroundLife
 from .bus import EventBus
-from .errors import LifecycleError, SchedulerError
+from .errors import LifecycleError
 from .event_life import EventLife
 from .keeper import Keeper
 from .life import Life
@@ -321,7 +321,7 @@ class Group(Generic[E]):
         entry = registry.add(task, metadata)
         try:
             keeper.adopt(give_life(entry), self._branch)
-        except SchedulerError:
+        except BaseException:
             registry.remove(entry.task_id)
             raise
         return entry.task_id

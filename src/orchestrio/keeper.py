@@ -39,7 +39,7 @@ from typing_extensions import TypeVar
 from .bus import EventBus
 from .context import Surroundings, current_run
 from .dependencies import Dependencies, lives_below
-from .errors import LifecycleError, SchedulerError, TaskShutdownError
+from .errors import LifecycleError, TaskShutdownError
 from .events import DEAD_LETTERS, TASK_EVENTS, DeadLetter, Outlet, TaskEvent, TaskFailed
 from .life import Life
 from .models import Strategy, TaskId
@@ -281,7 +281,7 @@ class Keeper(Generic[E]):
         try:
             for life in lives:
                 life.subscribe()
-        except SchedulerError:
+        except BaseException:
             for life in lives:
                 life.unsubscribe()
             raise

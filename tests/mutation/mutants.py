@@ -209,7 +209,9 @@ MUTANTS: Final = (
     Mutant(
         name="a failure counted twice",
         file="src/orchestrio/event_life.py",
-        text="            if began and self._workers is None and delivery.in_hand and not self._gave_up:\n",
+        text="""\
+            if began and self._workers is None and delivery.in_hand and not self._accounted:
+""",
         replacement="            if began and self._workers is None and delivery.in_hand:\n",
         tests=HANDLERS,
         harm="Each message that ends a run counts as two failures, and a good one disappears.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import anyio
 import pytest
 from anyio import Event, sleep
@@ -12,6 +14,7 @@ from orchestrio import (
     Backoff,
     ChannelConfig,
     EventTask,
+    InvalidChannelError,
     LifecycleError,
     RestartPolicy,
     Scheduler,
@@ -217,7 +220,7 @@ async def test_a_channel_that_needs_receivers_is_not_given_one(scheduler: Schedu
     async with harness(scheduler) as h:
         with pytest.raises(Exception, match="has no receiver"):
             await h.publish(events, 1)
-        with pytest.raises(KeyError):
+        with pytest.raises(InvalidChannelError, match="subscribe one with record"):
             h.published(events)
 
 
@@ -267,6 +270,18 @@ async def test_an_unknown_task_is_an_error_that_names_those_that_are_near(
     async with harness(scheduler) as h:
         with pytest.raises(TaskNotFoundError, match="'handler'"):
             h.task("handle")
+
+
+async def test_what_is_misspelt_is_an_error_and_not_an_empty_answer(scheduler: Scheduler) -> None:
+    scheduler.on(NUMBERS, name="handler")(nothing)
+    async with harness(scheduler) as h:
+        with pytest.raises(TaskNotFoundError, match="'handler'"):
+            h.assert_handled(NUMBERS, [], by="handlr")
+        for event in (Topic("numbrs", int), Topic("numbers", float)):
+            with pytest.raises(InvalidChannelError, match="has no channel"):
+                h.handled(event)
+            with pytest.raises(InvalidChannelError, match="has no channel"):
+                h.published(event)
 
 
 # -- assertions ------------------------------------------------------------------------------
@@ -367,6 +382,37 @@ class Slotted(EventTask[int]):
 
     async def handle_lag(self, missed: int) -> None:
         self.seen.append(-missed)
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen(EventTask[int]):
+    seen: list[int]
+
+    @property
+    def subscribed_event(self) -> Topic[int]:
+        return NUMBERS
+
+    async def handle_event(self, event: int) -> None:
+        self.seen.append(event)
+
+
+async def test_a_frozen_task_is_observed_as_well(scheduler: Scheduler) -> None:
+    task = Frozen([])
+    scheduler.register_event_task(task, name="frozen")
+    async with harness(scheduler) as h:
+        await h.publish(NUMBERS, 3)
+        await h.idle()
+        h.assert_handled(NUMBERS, task.seen, by="frozen")
+
+
+async def test_one_object_under_two_names_is_left_alone(scheduler: Scheduler) -> None:
+    task = Frozen([])
+    scheduler.register_event_task(task, name="one")
+    scheduler.register_event_task(task, name="other")
+    async with harness(scheduler) as h:
+        await h.publish(NUMBERS, 3)
+        await h.idle()
+    assert task.seen == [3, 3]
 
 
 async def test_an_observed_task_is_still_of_its_class() -> None:

@@ -126,6 +126,19 @@ async def test_what_is_published_while_the_server_is_away_waits_for_it() -> None
         assert here.handled == there.handled == [1]
 
 
+async def test_a_bridge_that_is_restarted_goes_on() -> None:
+    server = MemoryServer()
+    here, there = Process(server), Process(server)
+    async with running(here, there) as (one, other):
+        bridge = one.scheduler.registry.get_by_name("MemoryBridge").task_id
+        await one.scheduler.restart_task(bridge)
+        await one.publish(ORDERS, Order(number=1))
+        await other.publish(ORDERS, Order(number=2))
+        await sleep(1)
+        assert here.handled == there.handled
+        assert sorted(here.handled) == [1, 2]
+
+
 async def test_what_does_not_go_through_json_is_refused_where_it_is_published() -> None:
     async with running(Process(MemoryServer())) as (one,):
         with pytest.raises(EventSendError, match="does not go through JSON"):

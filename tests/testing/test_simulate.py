@@ -11,6 +11,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+import anyio
 import pytest
 import sniffio
 from anyio import CancelScope, current_time, sleep, sleep_forever
@@ -331,12 +332,13 @@ def stubborn() -> Scheduler:
 def test_a_run_that_hangs_is_found_and_left_behind(backend: str) -> None:
     import trio._core._run as trio_run
 
+    before = (trio_run._ALLOW_DETERMINISTIC_SCHEDULING, trio_run._r)
     failure = find(stubborn, backends=[backend])
     assert failure.kind == "stop_in_time"
     assert "where the tasks stand:" in failure.trace
     assert "task 'deaf':" in failure.trace[-1]
     assert "await sleep_forever()" in failure.trace[-1]
-    assert not trio_run._ALLOW_DETERMINISTIC_SCHEDULING
+    assert (trio_run._ALLOW_DETERMINISTIC_SCHEDULING, trio_run._r) == before
     simulate(healthy, seeds=[1])  # goes on as if nothing had been
 
 
@@ -375,6 +377,98 @@ simulate(build, seeds=[17], faults=Faults(most=0), seconds=2, backends=["{backen
         assert "task 'waiting':" in ended.stderr
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_handlers_that_wait_for_each_other_are_found(backend: str) -> None:
+    def build() -> Scheduler:
+        scheduler = Scheduler()
+        scheduler.add_channel(ORDERS)
+        locks = anyio.Lock(), anyio.Lock()
+
+        def taking(first: anyio.Lock, second: anyio.Lock) -> Callable[[int], Any]:
+            async def take(order: int) -> None:
+                async with first:
+                    await sleep(1)
+                    async with second:
+                        pass
+
+            return take
+
+        scheduler.on(ORDERS, name="one")(taking(*locks))
+        scheduler.on(ORDERS, name="other")(taking(*reversed(locks)))
+        return scheduler
+
+    async def publish(h: Harness[Any], random: Random) -> None:
+        await h.publish(ORDERS, 1)
+
+    failure = find(build, drive=publish, backends=[backend])
+    assert failure.kind in ("drive", "no_deadlock")
+    assert "nothing has happened since 1 s" in failure.what
+
+    def alone() -> Scheduler:
+        scheduler = build()
+
+        @scheduler.background()
+        async def publisher() -> None:
+            await scheduler.publish(ORDERS, 1)
+            await sleep_forever()
+
+        return scheduler
+
+    failure = find(alone, backends=[backend])
+    assert failure.kind == "no_deadlock"
+    assert "one has 1 messages in hand, and nothing has happened since 1 s" in failure.what
+
+
+def test_a_drive_that_never_returns_is_found() -> None:
+    async def drive(h: Harness[Any], random: Random) -> None:
+        await sleep_forever()
+
+    failure = find(healthy, drive=drive)
+    assert failure.kind == "drive"
+    assert "it has not returned within limit (60 s)" in failure.what
+
+
+def test_a_drive_goes_on_when_all_background_tasks_have_ended() -> None:
+    async def drive(h: Harness[Any], random: Random) -> None:
+        await sleep(30)
+        await h.publish(ORDERS, 99)
+
+    def check(h: Harness[Any]) -> None:
+        assert 99 in h.handled(ORDERS)
+
+    simulate(healthy, seeds=[1, 2], drive=drive, check=[check], faults=NO_FAULTS)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_drive_that_asks_to_exit_ends_the_run(backend: str) -> None:
+    async def drive(h: Harness[Any], random: Random) -> None:
+        raise SystemExit(3)
+
+    assert find(healthy, drive=drive, backends=[backend]).what == "SystemExit: 3"
+
+
+def test_a_message_that_cannot_be_shown_is_handled_all_the_same() -> None:
+    things = Topic("things", object)
+
+    class Shy:
+        def __repr__(self) -> str:
+            raise ValueError("not now")
+
+    def build() -> Scheduler:
+        scheduler = Scheduler()
+        scheduler.add_channel(things)
+        scheduler.on(things)(look)
+        return scheduler
+
+    async def look(thing: object) -> None:
+        pass
+
+    async def drive(h: Harness[Any], random: Random) -> None:
+        await h.publish(things, Shy())
+
+    simulate(build, seeds=[1], drive=drive, faults=NO_FAULTS)
+
+
 # -- faults ----------------------------------------------------------------------------------
 
 
@@ -401,6 +495,19 @@ def test_faults_that_are_none_are_an_error() -> None:
         Faults(delays=-1)
 
 
+def test_a_log_that_was_switched_off_is_read_all_the_same() -> None:
+    logger = logging.getLogger("orchestrio")
+    logger.disabled = True
+    logging.disable(logging.CRITICAL)
+    try:
+        simulate(healthy, seeds=range(10), faults=NO_COMMANDS, limit=100)
+        assert logger.disabled
+        assert not logger.isEnabledFor(logging.CRITICAL)
+    finally:
+        logger.disabled = False
+        logging.disable(logging.NOTSET)
+
+
 # -- wrong use -------------------------------------------------------------------------------
 
 
@@ -414,6 +521,7 @@ def test_faults_that_are_none_are_an_error() -> None:
         ({"limit": -1}, "limit"),
         ({"seconds": 0}, "seconds"),
         ({"check": [7]}, "check"),
+        ({"check": [wait_for_a_stop]}, "check"),
         ({"drive": 7}, "drive"),
     ],
 )
@@ -465,6 +573,12 @@ def test_other_warnings_are_shown_as_ever() -> None:
 
     with pytest.warns(DeprecationWarning, match="old"):
         simulate(build, seeds=[1], faults=NO_FAULTS)
+
+
+def test_a_scheduler_that_is_not_new_is_an_error() -> None:
+    scheduler = Scheduler()
+    with pytest.raises(TypeError, match="must return a new scheduler each time"):
+        simulate(lambda: scheduler, seeds=[1, 2])
 
 
 def test_what_build_raises_comes_out_as_it_is() -> None:

@@ -182,6 +182,8 @@ class MemoryBridge(BackgroundTask):
     async def initialize(self) -> None:
         context = current_task_context()
         reader = self._group if self._mode == "compete" else str(context.task_id)
+        for carrier in self._carriers:
+            carrier.join()  # again, for another run
         for topic in self._topics[len(self._carriers) :]:
             hub = self._server._hub  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
             carrier = _Carrier[Any](hub, topic, reader)
@@ -219,11 +221,15 @@ class _Carrier(Generic[T]):
     def take_over(self, bus: Any, max_deliveries: int, *, compete: bool) -> None:
         """Take over the channel of the topic."""
         self._detour = Detour[T, bytes](bus, self._topic, self._pack)
-        self._again, self._incoming = self._hub.join(self._reader, self._name)
+        self.join()
         self._max_deliveries = max_deliveries
         if compete:
             self._acknowledgements = Acknowledgements(_ignore, self._settled, self._tell)
             self._detour.acknowledge(self._acknowledgements)
+
+    def join(self) -> None:
+        """Read what is sent from now on, or what is left for the group."""
+        self._again, self._incoming = self._hub.join(self._reader, self._name)
 
     def _pack(self, item: T) -> bytes:
         try:

@@ -15,6 +15,7 @@ from orchestrio import (
     DEAD_LETTERS,
     TASK_EVENTS,
     DeadLetter,
+    InvalidChannelError,
     Scheduler,
     TaskEvent,
     TaskSnapshot,
@@ -81,7 +82,8 @@ class Harness(Generic[E]):
 
         Messages of a task that is being restarted wait for it, and so does this; those of a task
         that has ended for good are not waited for. What a background task will publish later is
-        not foreseen.
+        not foreseen, and those who subscribe by themselves, without being event tasks, are not
+        known. A handler that calls this waits for itself.
         """
         await checkpoint()
         seen = self._observation
@@ -105,7 +107,12 @@ class Harness(Generic[E]):
         :param event: the key
         :param by: the name of a task, to ask about its handler alone; otherwise a message is there
             once for each task that has handled it
+        :raises InvalidChannelError: if the event has no channel
+        :raises TaskNotFoundError: if there is no task of that name
         """
+        self._require_channel(event)
+        if by is not None and all(task != by for task, _, _ in self._observation.handled):
+            self._scheduler.registry.get_by_name(by)
         return [
             message
             for task, key, message in self._observation.handled
@@ -120,16 +127,28 @@ class Harness(Generic[E]):
         """Return the messages published on an event since the harness was opened, in order.
 
         :param event: the key; its channel was there when the harness was opened
-        :raises KeyError: if it was not, or asks for receivers of its own (``require_receivers``)
+        :raises InvalidChannelError: if it was not, or asks for receivers of its own
+            (``require_receivers``): use `record`
         :raises AssertionError: if some were overwritten before the harness could read them
         """
-        recorder = self._observation.recorders[event]
+        self._require_channel(event)
+        recorder = self._observation.recorders.get(event)
+        if recorder is None:
+            raise InvalidChannelError(
+                f"the harness has no recorder of {event!s}, which came later or has"
+                " require_receivers=True: subscribe one with record()",
+                event,
+            )
         if recorder.missed:
             raise AssertionError(
                 f"{recorder.missed} messages of {event!s} were overwritten before the harness read"
                 " them: give its channel more capacity"
             )
         return recorder.messages
+
+    def _require_channel(self, event: object) -> None:
+        if event not in self._scheduler.bus.channels:
+            raise InvalidChannelError(f"event {event!s} has no channel", event)
 
     @property
     def dead_letters(self) -> list[DeadLetter]:
@@ -189,8 +208,8 @@ class Harness(Generic[E]):
 async def harness(scheduler: Scheduler[E], /) -> AsyncGenerator[Harness[E]]:
     """Run a scheduler for the time of a test: all is initialised when the block begins.
 
-    It is the scheduler as ever; a recorder subscribes to each of its channels, and what its tasks
-    handle is kept. A task that fails for good ends the block, and the test in it, with that
+    It is the scheduler as ever, but for a recorder on each of its channels that does not ask for
+    receivers of its own: ``publish()`` counts it as one of them. What its tasks handle is kept. A task that fails for good ends the block, and the test in it, with that
     failure. Leaving the block stops all tasks.
 
     Example::

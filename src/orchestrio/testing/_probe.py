@@ -76,4 +76,5 @@ def observe(task: Task, observer: Observer) -> None:
     elif isinstance(task, BackgroundTask):
         body["execute"] = around("execute")
     observed = cast("type[Any]", type(kind))(kind.__name__, (kind,), body)
-    cast("Any", task).__class__ = observed
+    # Also if it is a frozen dataclass.
+    object.__setattr__(cast("object", task), "__class__", observed)

@@ -128,6 +128,14 @@ def in_words(error: BaseException) -> str:
         return f"(its __str__ raised {type(trouble).__name__})"
 
 
+def shown(message: object) -> str:
+    """Return what a message looks like, whatever it is like."""
+    try:
+        return repr(message)
+    except Exception as trouble:
+        return f"<{type(message).__name__}, whose __repr__ raised {type(trouble).__name__}>"
+
+
 def causes(error: BaseException | None) -> Iterator[BaseException]:
     """Return what an error comes from: the errors at the ends of its causes and groups.
 

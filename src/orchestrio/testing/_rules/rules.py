@@ -15,7 +15,7 @@ from orchestrio import (
     TaskState,
 )
 
-from .ledger import TRANSITIONS, InjectedError, Ledger, Visit, causes, in_words
+from .ledger import TRANSITIONS, InjectedError, Ledger, Visit, causes, in_words, shown
 
 
 def no_overlap(ledger: Ledger) -> Iterator[str]:
@@ -153,7 +153,7 @@ def _is_part(items: list[object], whole: list[object]) -> bool:
 
 
 def _short(items: list[object]) -> str:
-    words = [repr(item) for item in items]
+    words = [shown(item) for item in items]
     return "[" + ", ".join(words if len(words) < 20 else [*words[:10], "...", *words[-8:]]) + "]"
 
 

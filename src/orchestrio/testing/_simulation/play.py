@@ -37,7 +37,7 @@ from .._harness import Harness
 from .._observation import Observation
 from .._probe import Hook
 from .._rules.audit import Audit
-from .._rules.ledger import Ledger, Visit, alone, in_words
+from .._rules.ledger import Ledger, Visit, alone, in_words, shown
 from .._rules.rules import RULES, dead_letters
 from .commands import Commands
 from .injection import Injection
@@ -67,6 +67,9 @@ class Play:
         self._check = check
         self._limit = limit
         self._hung = hung  # called, and does not return, when the run cannot be ended
+        self._seen: Observation | None = None  # once it is entered
+        self._driven = False  # whether the drive has returned
+        self._at_rest_since = 0.0  # when all tasks waited, the last time before the clock jumped
         self._states: dict[tuple[str, TaskState], int] = {}
 
     async def run(self, scenario: Scenario, draw: Callable[[Scheduler[Any]], Scenario]) -> Scenario:
@@ -97,8 +100,11 @@ class Play:
                 except get_cancelled_exc_class():
                     raise
                 except BaseException as error:
+                    if self._seen is None:
+                        raise  # it could not even be entered
                     self.ledger.raised.append(error)
                     self.ledger.say(f"raised {type(error).__name__}: {in_words(error)}")
+            assert self._seen is not None
             await self._wait_for_commands()
             self._seen.close()
             self._read_events()
@@ -111,12 +117,13 @@ class Play:
         scheduler = self._scheduler
         async with scheduler:
             sent = {event: stat.sent for event, stat in scheduler.bus.statistics().items()}
-            self._seen = Observation(scheduler, self._outside, self)
-            self._harness: Harness[Any] = Harness(scheduler, self._seen)
+            seen = Observation(scheduler, self._outside, self)
+            self._harness: Harness[Any] = Harness(scheduler, seen)
             self.ledger.recorders = {
-                event: (recorder, sent[event]) for event, recorder in self._seen.recorders.items()
+                event: (recorder, sent[event]) for event, recorder in seen.recorders.items()
             }
             self._events = scheduler.subscribe(TASK_EVENTS)
+            self._seen = seen
             for entry in scheduler.registry:
                 self.ledger.metadata[entry.name] = entry.metadata
             self._outside.start_soon(self._watch_events)
@@ -124,8 +131,11 @@ class Play:
                 if isinstance(fault.when, AtTime) and isinstance(fault.what, Command):
                     self._commands.start(fault.what, after=fault.when.seconds)
             try:
-                if self._drive is None or await self._has_started():
+                if self._drive is None:
                     await scheduler.run()
+                elif await self._has_started():
+                    await scheduler.stopping.wait()
+                    await scheduler.shutdown()
             finally:
                 self._note_stop()
 
@@ -148,9 +158,10 @@ class Play:
     ) -> object:
         """Have a hook called, with its faults; this is the `Observer` of the tasks."""
         ledger = self.ledger
+        assert self._seen is not None
         name = self._seen.name_of(task)
         self._read_events()
-        words = "" if message is None else f" {message!r}"
+        words = "" if message is None else f" {shown(message)}"
         visit = Visit(name, hook, message, ledger.say(f"{name}.{hook}(){words}"), current_time())
         ledger.visits.append(visit)
         self._see_that_it_belongs(task, visit)
@@ -226,13 +237,19 @@ class Play:
                     one, (SchedulerError, ClosedResourceError)
                 ):
                     self.ledger.violate("drive", f"{type(one).__name__}: {in_words(one)}")
+        except (KeyboardInterrupt, SystemExit) as error:
+            # Raised here, it would end the event loop, and leave the rest of the run to itself.
+            self.ledger.violate("drive", f"{type(error).__name__}: {in_words(error)}")
+        self._driven = True
         self._note_stop()
         await self._stop_it()
 
     async def _end_it(self) -> None:
         """Stop the program when its time is over, and see that it does stop."""
-        with move_on_after(self._limit):
+        with move_on_after(self._limit) as scope:
             await self._scheduler.stopping.wait()
+        if scope.cancelled_caught:
+            self._see_that_nothing_waits_for_ever()
         self._note_stop()
         self._outside.start_soon(self._stop_it)
         await sleep(self._allowed())
@@ -241,6 +258,20 @@ class Play:
             f"{self._allowed():g} s after the stop was asked for, it is not over",
         )
         self._hung()
+
+    def _see_that_nothing_waits_for_ever(self) -> None:
+        """See, when a run has come to its limit, that nobody is in the middle of something."""
+        since = f"nothing has happened since {self._at_rest_since:g} s"
+        if self._drive is not None and not self._driven:
+            self.ledger.violate(
+                "drive", f"it has not returned within limit ({self._limit:g} s); {since}"
+            )
+        if current_time() - self._at_rest_since < self._limit / 2:
+            return  # something does go on
+        for task in self._scheduler.status():
+            if task.in_hand:
+                what = f"{task.name} has {task.in_hand} messages in hand, and {since}"
+                self.ledger.violate("no_deadlock", what)
 
     async def _stop_it(self) -> None:
         try:
@@ -297,8 +328,9 @@ class Play:
 
     def at_rest(self) -> None:
         """Look at everything, as all tasks wait and the clock is about to jump."""
-        if not hasattr(self, "_events"):
+        if self._seen is None:
             return
+        self._at_rest_since = current_time()
         self._read_events()
         self._audit.look_at_rest()
         self._see_that_nobody_is_forgotten()
@@ -319,6 +351,7 @@ class Play:
                 )
         for event, statistics in self._scheduler.bus.statistics().items():
             known = unread.get(str(event), [])
+            assert self._seen is not None
             others = statistics.receivers - len(known) - self._seen.receivers.get(event, 0)
             full = max(known, default=0) >= statistics.capacity
             if statistics.tasks_waiting_send and not full and others <= 0:

@@ -34,7 +34,7 @@ def shrink(failure: SimulationFailure, /, *, seconds: float = 60) -> SimulationF
                 if time.monotonic() > deadline:
                     return smallest
                 outcome = _try(stage, smaller)
-                if outcome is not None and _breaks(outcome.ledger, failure.kind):
+                if outcome is not None and _breaks(outcome.ledger, failure):
                     smallest = SimulationFailure(failure.program, outcome)
                     again = True
                     break
@@ -55,8 +55,12 @@ def _try(stage: Stage, scenario: Scenario) -> Outcome | None:
         return None  # no program any more: a task that another one needs is missing
 
 
-def _breaks(ledger: Ledger, kind: str) -> bool:
-    return bool(ledger.violations) and ledger.violations[0][0] == kind
+def _breaks(ledger: Ledger, failure: SimulationFailure) -> bool:
+    """Whether a run breaks the same rule; of what the program itself raised, it must be the same."""
+    if not ledger.violations or ledger.violations[0][0] != failure.kind:
+        return False
+    own = failure.kind in ("check", "drive", "no_other_errors")
+    return not own or ledger.violations[0][1] == failure.what
 
 
 def _smaller(scenario: Scenario, tasks: list[str]) -> Iterator[Scenario]:

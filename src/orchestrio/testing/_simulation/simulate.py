@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from inspect import iscoroutinefunction
 from random import Random
-from typing import Annotated, Any, Final, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Final, TypeVar, cast
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from orchestrio import Scheduler
 
@@ -88,6 +89,8 @@ class SimulationFailure(AssertionError):
 class _Options(BaseModel, frozen=True):
     """What is checked of what a simulation is given."""
 
+    model_config: ClassVar[ConfigDict] = ConfigDict(title="simulate()")
+
     build: Callable[..., Any]
     drive: Callable[..., Any] | None
     backends: Annotated[tuple[Backend, ...], Field(min_length=1)]
@@ -96,6 +99,14 @@ class _Options(BaseModel, frozen=True):
     limit: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     seconds: Annotated[float, Field(gt=0)]
     check: tuple[Callable[..., Any], ...]
+
+    @field_validator("build", "check")
+    @classmethod
+    def _not_async(cls, value: object) -> object:
+        functions = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (value,)
+        if any(map(iscoroutinefunction, functions)):
+            raise ValueError("it is a plain function that is called, not an async one")
+        return functions if isinstance(value, tuple) else value
 
 
 def simulate(
@@ -124,7 +135,7 @@ def simulate(
     none of them twice), ``one_shutdown`` (for each ``initialize()`` that returned),
     ``shutdown_order``, ``no_overlap`` (of two runs of one task), ``nothing_left`` (no task,
     subscription or receiver outlives what it belongs to), ``no_deadlock`` (nobody waits who could
-    go on), ``errors_told_once`` (each injected error is logged or raised), ``dead_letters`` (one
+    go on, and at the limit no handler waits for what will never come), ``errors_told_once`` (each injected error is logged or raised), ``dead_letters`` (one
     for each message that failed for good), ``legal_states``, ``stop_in_time``, ``no_warnings``
     (nothing is left for the garbage collector to warn of), ``no_other_errors`` (what the run raises
     comes from the faults), ``drive`` and ``check`` (what yours raised).
@@ -172,9 +183,9 @@ def simulate(
         in the event loop, and may ask `random` for what is to vary with the seed
     :param seeds: a run for each; with ``pytest --orchestrio-seed=N``, or the environment variable
         ``ORCHESTRIO_SEED``, that one alone takes their place
-    :param drive: awaited with a harness and a random generator of the seed while the scheduler runs;
-        when it returns and all is handled, everything is stopped. Without it, the scheduler's own
-        tasks are all that publishes
+    :param drive: awaited with a harness and a random generator of the seed once all is started;
+        when it returns and all is handled, everything is stopped, and it must return within the
+        limit. Without it, the scheduler's own tasks are all that publishes
     :param backends: the event loops
     :param order: in which order tasks that are ready step; see `virtual_time`
     :param faults: which faults are injected; those of ``Faults()`` if not given
@@ -184,6 +195,7 @@ def simulate(
     :return: what was done, if nothing was found
     :raises SimulationFailure: at the first run that breaks a rule
     :raises ~pydantic.ValidationError: if an option is not valid; it names the field
+    :raises ValueError: if ``ORCHESTRIO_SEED`` is no seed
     :raises TypeError: if a seed is no number, or `build` makes no scheduler
     """
     options = _Options.model_validate(
@@ -200,6 +212,8 @@ def simulate(
     )
     program = Program(options.build, options.drive, options.check, options.limit, options.seconds)
     only = os.environ.get(SEED)
+    if only is not None and not only.isdecimal():
+        raise ValueError(f"the environment variable {SEED} must be a seed, not {only!r}")
     began = time.monotonic()
     counts: Counter[str] = Counter()
     digest = sha256()

@@ -67,6 +67,7 @@ class Stage:
         self._program = program
         self._jobs: SimpleQueue[Callable[[], None] | None] | None = None
         self._thread: threading.Thread | None = None
+        self._last: Scheduler[Any] | None = None
 
     def __enter__(self) -> Self:
         gc.freeze()  # what is here already need not be looked through after each run
@@ -103,6 +104,9 @@ class Stage:
 
         def choose(scheduler: Scheduler[Any]) -> Scenario:
             nonlocal played
+            if scheduler is self._last:
+                raise TypeError("build() must return a new scheduler each time, as it lives once")
+            self._last = scheduler
             lister.append(_task_lister(scenario.backend))
             played = scenario if draw is None else draw(scheduler)
             return played
@@ -114,6 +118,8 @@ class Stage:
                     play.run, scenario, choose, backend=scenario.backend, backend_options=options
                 )
                 results.put(Outcome(played, play.ledger))
+            except BaseExceptionGroup as group:  # of the task group around it all
+                results.put(group.exceptions[0] if len(group.exceptions) == 1 else group)
             except BaseException as error:
                 results.put(error)
 
@@ -223,7 +229,8 @@ def _witness(ledger: Ledger) -> Generator[None]:
 
     handler = Handler(logging.INFO)
     loggers = [logging.getLogger("orchestrio"), logging.getLogger("asyncio")]
-    before = [(logger.level, logger.propagate) for logger in loggers]
+    before = [(logger.level, logger.propagate, logger.disabled) for logger in loggers]
+    disabled = logging.root.manager.disable
     hook = sys.unraisablehook
     with warnings.catch_warnings():
         warnings.simplefilter("always", ResourceWarning)
@@ -232,13 +239,17 @@ def _witness(ledger: Ledger) -> Generator[None]:
         for logger in loggers:
             logger.addHandler(handler)
             logger.setLevel(logging.INFO)
+            logger.disabled = False
             logger.propagate = False  # thousands of runs would flood the console
         sys.unraisablehook = unraisable
+        logging.disable(logging.NOTSET)
         try:
             yield
         finally:
             sys.unraisablehook = hook
-            for logger, (level, propagate) in zip(loggers, before, strict=True):
+            logging.disable(disabled)
+            for logger, (level, propagate, off) in zip(loggers, before, strict=True):
                 logger.removeHandler(handler)
                 logger.setLevel(level)
                 logger.propagate = propagate
+                logger.disabled = off

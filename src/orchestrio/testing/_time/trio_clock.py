@@ -79,11 +79,10 @@ class JumpControl(trio.abc.Instrument):
     def before_io_wait(self, timeout: float) -> None:
         """Set it for the next time."""
         self._set_threshold()
-        if (
-            self._watch.before_jump is not None
-            and self._clock.autojump_threshold < inf
-            and not trio.lowlevel.current_statistics().tasks_runnable
-        ):
+        if self._watch.before_jump is None or self._clock.autojump_threshold == inf:
+            return
+        statistics = trio.lowlevel.current_statistics()
+        if not statistics.tasks_runnable and statistics.seconds_to_next_deadline > 0:
             self._watch.before_jump()
 
     def _set_threshold(self) -> None:
