@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from orchestrio.testing import Harness
 
 _SEED = "ORCHESTRIO_SEED"  # what `simulate` looks at, in processes of its own as well
+stderr: int = 2
+"""A descriptor of standard error that nobody captures."""
 _OPTION = "--orchestrio-seed"
 _BACKENDS = ["asyncio", *(["trio"] if find_spec("trio") else [])]
 
@@ -39,15 +41,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hand the option on."""
+    """Hand the option on, and a way to standard error."""
     seed = config.getoption(_OPTION)
     if seed is not None:
         os.environ[_SEED] = str(seed)
-        config.add_cleanup(_forget)
+    # While a test runs, standard error is captured, and a watchdog that ends the process would say
+    # in vain why. Just now it is not.
+    global stderr
+    stderr = os.dup(2)
+    config.add_cleanup(_forget)
 
 
 def _forget() -> None:
+    global stderr
     os.environ.pop(_SEED, None)
+    os.close(stderr)
+    stderr = 2
 
 
 @pytest.fixture

@@ -151,7 +151,9 @@ def options(name: str, others: Sequence[str]) -> TaskOptions:
 def program() -> Scheduler:
     """A scheduler of one to six tasks; what it is like, `random` decides, and so the seed does."""
     scheduler = Scheduler(strategy=random.choice(STRATEGIES))
-    topics = [Topic(f"topic {number}", tuple[str, int]) for number in range(random.randint(1, 3))]
+    topics = [
+        Topic(f"topic {number}", tuple[str, int]) for number in range(random.choice((1, 1, 2, 3)))
+    ]
     for topic in topics:
         capacity = random.choice((1, 2, 4, 8))
         overflow = random.choice(OVERFLOWS)
@@ -171,7 +173,7 @@ def program() -> Scheduler:
                 )
             )
         group = random.choice(groups)
-        kind = random.choice((publisher, listener, handler, handler))
+        kind = random.choice((publisher, publisher, listener, handler, handler, handler))
         names.append(kind(scheduler, group, topics, f"task {number}", names))
     return scheduler
 

@@ -161,6 +161,34 @@ def test_the_library_does_not_import_the_kit():
     assert "2 passed" in ended.stdout, ended.stdout
 
 
+def test_a_run_that_spins_says_why_it_ends_the_process_though_output_is_captured(
+    tmp_path: Path,
+) -> None:
+    ended = run_pytest(
+        tmp_path,
+        """
+from orchestrio import Scheduler
+from orchestrio.testing import Faults, simulate
+
+def build():
+    scheduler = Scheduler()
+
+    @scheduler.background()
+    async def spinning():
+        while True:
+            pass
+
+    return scheduler
+
+def test_that_spins():
+    simulate(build, seeds=[17], seconds=1, faults=Faults(most=0))
+""",
+    )
+    assert ended.returncode == 70
+    assert "seed 17 on asyncio" in ended.stderr
+    assert "in spinning" in ended.stderr
+
+
 def test_the_option_is_in_the_help(tmp_path: Path) -> None:
     ended = run_pytest(tmp_path, "", "--help")
     assert "--orchestrio-seed=N" in ended.stdout

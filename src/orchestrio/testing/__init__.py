@@ -43,7 +43,7 @@ What it does not know of:
 Which of the tasks that are ready steps next is nothing to rely on. ``virtual_time(backend, seed=7,
 order="shuffle")`` lets a seed decide: any order that an event loop may choose, and the same one for
 the same seed, so that what a test found once it finds again. On asyncio the steps of tasks alone
-move; other callbacks keep the order in which they were scheduled, and with eager tasks the first
+move, among each other; other callbacks keep their places in between, and with eager tasks the first
 step comes at once, as ever. What has no seed is the user's: threads, sockets, sets of strings.
 
 The wall clock of the library, by which cron goes, is virtual as well: it stands at `start` when the

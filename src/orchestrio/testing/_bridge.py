@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Generic, Literal, Self, TypeVar, final
+from typing import Any, Generic, Literal, Self, TypeVar, cast, final
 
 from anyio import (
     ClosedResourceError,
@@ -68,7 +68,7 @@ class _Hub:
 
     def leave(self, reader: str, topic: str) -> None:
         """Let go of the queue of a process that is over."""
-        for stream in self._queues.pop((reader, topic)):
+        for stream in self._queues.pop((reader, topic), ()):
             stream.close()
 
     def spread(self, topic: str, data: bytes) -> None:
@@ -128,7 +128,8 @@ class MemoryBridge(BackgroundTask):
     What is published on a topic of one scheduler goes to the receivers of all whose bridges share
     the `server`: as JSON and back, in one order, its own receivers included. With
     ``mode="compete"`` each message is handled in one scheduler of the group, and goes to another
-    one, or comes again, if its handler failed.
+    one, or comes again, if its handler failed. `Harness.idle` does not see what is on its way
+    between schedulers: wait for it with a `Recorder`.
 
     Example::
 
@@ -160,6 +161,8 @@ class MemoryBridge(BackgroundTask):
     :param group: with ``"compete"``: those that compete with each other; each group gets all
     :param max_deliveries: with ``"compete"``: how often a message is handled at most, before it is
         one of the server's `dead_letters`
+    :raises TypeError: if `server` is none
+    :raises ValueError: if an option is not valid
     """
 
     def __init__(
@@ -171,6 +174,14 @@ class MemoryBridge(BackgroundTask):
         group: str = "workers",
         max_deliveries: int = 5,
     ) -> None:
+        if not isinstance(cast("object", server), MemoryServer):
+            raise TypeError(f"server must be a MemoryServer, not {server!r}")
+        if isinstance(topics, str) or not topics:
+            raise ValueError("topics is a list of at least one topic")
+        if mode not in ("broadcast", "compete"):
+            raise ValueError(f'mode must be "broadcast" or "compete", not {mode!r}')
+        if max_deliveries < 1:
+            raise ValueError(f"max_deliveries must be 1 or more, not {max_deliveries!r}")
         self._server = server
         self._topics = topics
         self._mode = mode
@@ -215,6 +226,7 @@ class _Carrier(Generic[T]):
         self._adapter = TypeAdapter[Any](topic.payload if isinstance(topic, Topic) else str)
         self._acknowledgements: Acknowledgements | None = None
         self._in_hand: dict[int, _Job] = {}
+        self._begun: set[int] = set()
         self._max_deliveries = 1
         self._readers_changed = Event()
 
@@ -224,7 +236,8 @@ class _Carrier(Generic[T]):
         self.join()
         self._max_deliveries = max_deliveries
         if compete:
-            self._acknowledgements = Acknowledgements(_ignore, self._settled, self._tell)
+            begun = self._begun.add
+            self._acknowledgements = Acknowledgements(begun, self._settled, self._tell)
             self._detour.acknowledge(self._acknowledgements)
 
     def join(self) -> None:
@@ -266,11 +279,12 @@ class _Carrier(Generic[T]):
         while True:
             while self._acknowledgements is not None and not self._acknowledgements.readers:
                 await self._readers_changed.wait()
-            job = await self._incoming.receive()
             await self._hub.wait_up()
-            item: T = self._adapter.validate_json(job.data)
+            job = await self._incoming.receive()
             acknowledgements = self._acknowledgements
             try:
+                await self._hub.wait_up()
+                item: T = self._adapter.validate_json(job.data)
                 number = await self._detour.deliver(item, lossless=acknowledgements is not None)
             except BaseException:
                 self._again.send_nowait(job)
@@ -280,10 +294,12 @@ class _Carrier(Generic[T]):
                 acknowledgements.expect(number)
 
     def _settled(self, number: int, error: BaseException | None) -> None:
-        job = self._in_hand.pop(number)
-        if error is None:
+        job = self._in_hand.pop(number, None)
+        begun = number in self._begun
+        self._begun.discard(number)
+        if error is None or job is None:
             return
-        job.failures += 1
+        job.failures += begun  # only a delivery whose handler began counts
         if job.failures < self._max_deliveries:
             self._again.send_nowait(job)
         else:
@@ -303,7 +319,3 @@ class _Carrier(Generic[T]):
         self._incoming.close()
         if forget:
             self._hub.leave(self._reader, self._name)
-
-
-def _ignore(number: int) -> None:
-    """Do nothing: nobody counts what has begun."""

@@ -62,16 +62,21 @@ class Observation:
         self.changed: Event = Event()
         self._coming_back: set[str] = set()  # tasks whose restart was announced
         self._events_seen = 0
+        self._observed: list[tuple[Task, type[Task]]] = []  # with their own classes
         self._names: dict[int, tuple[Task, str]] = {}
         tasks = [entry.task for entry in scheduler.registry]
         for task in tasks:
             # What one object does under two names could not be told apart.
             if sum(task is other for other in tasks) == 1:
-                observe(task, self)
+                self._observe(task)
         self._observe_newcomers()
         for event, config in scheduler.bus.channels.items():
             if not config.require_receivers:
                 self.recorders[event] = self.record(event)
+
+    def _observe(self, task: Task) -> None:
+        self._observed.append((task, type(task)))
+        observe(task, self)
 
     def _observe_newcomers(self) -> None:
         """Observe what is registered from now on, too, with the scheduler itself."""
@@ -80,7 +85,7 @@ class Observation:
 
             def observed(task: Any, *args: Any, _register: Any = register, **options: Any) -> Any:
                 if isinstance(task, Task):
-                    observe(task, self)
+                    self._observe(task)
                 return _register(task, *args, **options)
 
             setattr(self._scheduler, name, observed)
@@ -96,14 +101,15 @@ class Observation:
         self, task: Task, hook: Hook, work: Callable[[], Awaitable[object]], message: object
     ) -> object:
         """Keep which messages were handled; this is the `Observer` of the tasks."""
-        self.inside += 1
+        inside = hook != "execute"  # which goes on for as long as the task does
+        self.inside += inside
         try:
             if self._around is None:
                 result = await work()
             else:
                 result = await self._around.call(task, hook, work, message)
         finally:
-            self.inside -= 1
+            self.inside -= inside
             self._tell()
         if hook == "handle_event":
             event = cast("EventTask[Any]", task).subscribed_event
@@ -143,7 +149,9 @@ class Observation:
         self._events_seen = len(events)
 
     def close(self) -> None:
-        """Read what is left."""
+        """Read what is left, and leave the tasks as they were."""
+        for task, kind in self._observed:
+            object.__setattr__(task, "__class__", kind)
         for recorder in self.recorders.values():
             recorder.close()
 

@@ -163,6 +163,7 @@ class SimulationFailure(AssertionError):
     what: str
     scenario: Scenario
     trace: tuple[str, ...]
+    stacks: str
     @property
     def seed(self) -> int: ...
     @property

@@ -61,7 +61,11 @@ class Audit:
         account = self._account(event.task_name)
         if event.state not in SUBSCRIBED:
             account.suspect = None
-        elif event.state is TaskState.INITIALIZING and event.previous is not TaskState.REGISTERED:
+        elif event.state is TaskState.INITIALIZING and event.previous is TaskState.REGISTERED:
+            self._accounts[event.task_name] = (
+                Account()
+            )  # of a task that may have had another's name
+        elif event.state is TaskState.INITIALIZING:
             kept = event.previous is TaskState.BACKING_OFF
             for task in self._scheduler.status():
                 if task.name == event.task_name and self._is_new(task, account, kept=kept):
@@ -123,7 +127,8 @@ class Audit:
             account.handled += 1
             account.attempts.pop(key, None)
             return
-        if cancelled and timeout < float("inf"):
+        several = metadata is not None and metadata.concurrency > 1 and retries
+        if (cancelled and timeout < float("inf")) or several:  # of which message, nobody can tell
             account.unsure = True
             self.unsure.add(visit.task)
             return

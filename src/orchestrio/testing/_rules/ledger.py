@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from logging import LogRecord
 from math import inf
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from anyio import current_time
 
@@ -21,6 +22,8 @@ from orchestrio import (
 
 from .._probe import Hook
 from .._recorder import Recorder
+
+_ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 class InjectedError(Exception):
@@ -46,6 +49,10 @@ class Visit:
         """Whether it has come to its end without an error."""
         return self.end is not None and self.error is None
 
+    def is_over_at(self, moment: int) -> bool:
+        """Whether it has come to its end by then."""
+        return self.end is not None and self.end < moment
+
 
 @dataclass(slots=True, eq=False)
 class Ledger:
@@ -65,6 +72,8 @@ class Ledger:
     raised: list[BaseException] = field(default_factory=list[BaseException])
     #: what each task was registered with, by name, in the order of registration
     metadata: dict[str, TaskMetadata] = field(default_factory=dict[str, TaskMetadata])
+    #: the groups that each task is in
+    groups: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     #: how the tasks stood in the end
     status: list[TaskSnapshot] = field(default_factory=list[TaskSnapshot])
     #: receivers that were open in the end, by event, without those of the harness
@@ -82,12 +91,22 @@ class Ledger:
     #: the place at which the stop of everything was asked for, as far as that is known
     stop_asked: int | None = None
     moments: int = 0
+    #: the time of the last of them, in virtual seconds
+    now: float = 0.0
+    #: where the tasks of a run stand that hangs
+    stacks: str = ""
 
     def say(self, what: str) -> int:
         """Note that something happens, and return its place in the order of all that does."""
         self.moments += 1
-        self.trace.append(f"{current_time():10.3f}  {what}")
+        self.now = current_time()
+        self.trace.append(f"{self.now:10.3f}  {without_addresses(what)}")
         return self.moments
+
+    def note_warnings(self) -> None:
+        """Note as broken what the interpreter has warned of when all was over."""
+        if self.warnings and not self.violations:
+            self.violations.append(("no_warnings", without_addresses(self.warnings[0])))
 
     def violate(self, rule: str, what: str) -> None:
         """Note that a rule was broken; of each rule, the first time counts."""
@@ -98,6 +117,8 @@ class Ledger:
     def note_event(self, event: TaskEvent) -> None:
         """Note what happened to a task."""
         self.events.append(event)
+        if event.group is not None:
+            self.groups[event.task_name] = event.group.split("/")
         if isinstance(event, StateChanged):
             self.say(f"{event.task_name}: {event.previous.value} -> {event.state.value}")
         else:
@@ -113,11 +134,17 @@ class Ledger:
         except Exception as trouble:
             words = f"(it raised {type(trouble).__name__})"
         self.moments += 1
-        self.trace.append(f"{'':10}  log {record.levelname}: {words.splitlines()[0]}")
+        words = without_addresses(words.partition("\n")[0])
+        self.trace.append(f"{'':10}  log {record.levelname}: {words}")
 
     def of(self, task: str, *hooks: Hook) -> list[Visit]:
         """Return the calls of some hooks of a task, in the order in which they began."""
         return [visit for visit in self.visits if visit.task == task and visit.hook in hooks]
+
+
+def without_addresses(text: str) -> str:
+    """Return a text without the addresses in it, which are others each time."""
+    return _ADDRESS.sub("", text)
 
 
 def in_words(error: BaseException) -> str:

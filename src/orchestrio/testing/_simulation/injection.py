@@ -12,7 +12,7 @@ from anyio import CancelScope, sleep
 
 from .._rules.ledger import InjectedError, Ledger, Visit
 from .commands import Commands
-from .scenario import Command, Crash, Delay, Fault, InHook
+from .scenario import Cancel, Command, Crash, Delay, Fault, InHook
 
 T = TypeVar("T")
 
@@ -62,13 +62,14 @@ class Injection:
 
     async def _do(self, fault: Fault) -> None:
         self._ledger.say(f"fault: {fault}")
-        if isinstance(fault.what, Crash):
-            error = InjectedError(f"crash {len(self._ledger.injected) + 1}, {fault.when}")
+        if isinstance(fault.what, (Crash, Cancel)):
+            number = len(self._ledger.injected) + 1
+            error = InjectedError(f"{fault.what.do} {number}, {fault.when}")
             self._ledger.injected.append(error)
             raise error
         if isinstance(fault.what, Delay):
             await sleep(fault.what.seconds)
-        elif isinstance(fault.what, Command):
+        else:
             await self._commands.obey(fault.what)
 
 

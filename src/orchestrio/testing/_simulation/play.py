@@ -36,7 +36,7 @@ from orchestrio import (
 from .._harness import Harness
 from .._observation import Observation
 from .._probe import Hook
-from .._rules.audit import Audit
+from .._rules.audit import SUBSCRIBED, Audit
 from .._rules.ledger import Ledger, Visit, alone, in_words, shown
 from .._rules.rules import RULES, dead_letters
 from .commands import Commands
@@ -68,6 +68,7 @@ class Play:
         self._limit = limit
         self._hung = hung  # called, and does not return, when the run cannot be ended
         self._seen: Observation | None = None  # once it is entered
+        self._open: dict[int, Visit] = {}  # hooks that run just now
         self._driven = False  # whether the drive has returned
         self._at_rest_since = 0.0  # when all tasks waited, the last time before the clock jumped
         self._states: dict[tuple[str, TaskState], int] = {}
@@ -116,7 +117,11 @@ class Play:
     async def _run_program(self) -> None:
         scheduler = self._scheduler
         async with scheduler:
-            sent = {event: stat.sent for event, stat in scheduler.bus.statistics().items()}
+            channels = scheduler.bus.channels
+            sent = {
+                event: now.sent - min(now.buffered, channels[event].replay)  # which are replayed
+                for event, now in scheduler.bus.statistics().items()
+            }
             seen = Observation(scheduler, self._outside, self)
             self._harness: Harness[Any] = Harness(scheduler, seen)
             self.ledger.recorders = {
@@ -164,6 +169,11 @@ class Play:
         words = "" if message is None else f" {shown(message)}"
         visit = Visit(name, hook, message, ledger.say(f"{name}.{hook}(){words}"), current_time())
         ledger.visits.append(visit)
+        self._open[id(visit)] = visit
+        if name not in ledger.metadata:
+            for entry in self._scheduler.registry:
+                if entry.task is task:
+                    ledger.metadata[name] = entry.metadata
         self._see_that_it_belongs(task, visit)
         self._audit.note_begin(visit)
         cancelled = False
@@ -174,6 +184,7 @@ class Play:
             visit.error = error
             raise
         finally:
+            del self._open[id(visit)]
             visit.ended = current_time()
             how = "" if visit.error is None else f": {_kind(visit.error, cancelled=cancelled)}"
             visit.end = ledger.say(f"{name}.{hook}() ends{how}")
@@ -222,6 +233,11 @@ class Play:
         if self.ledger.stop_asked is None:
             self.ledger.stop_asked = self.ledger.say("all is to stop")
 
+    @property
+    def _is_meddled_with(self) -> bool:
+        """Whether commands stop and remove tasks that somebody else may ask for."""
+        return any(isinstance(fault.what, Command) for fault in self._faults)
+
     def _interrupt(self) -> None:
         self._note_stop()
         self._around.cancel()
@@ -233,9 +249,8 @@ class Play:
         except Exception as error:
             # What it asks of a scheduler that a fault has stopped, it does not get.
             for one in alone(error):
-                if self.ledger.stop_asked is None or not isinstance(
-                    one, (SchedulerError, ClosedResourceError)
-                ):
+                refused = isinstance(one, (SchedulerError, ClosedResourceError))
+                if not refused or (self.ledger.stop_asked is None and not self._is_meddled_with):
                     self.ledger.violate("drive", f"{type(one).__name__}: {in_words(one)}")
         except (KeyboardInterrupt, SystemExit) as error:
             # Raised here, it would end the event loop, and leave the rest of the run to itself.
@@ -337,12 +352,13 @@ class Play:
 
     def _see_that_nobody_is_forgotten(self) -> None:
         """Nobody waits who could go on: a wake-up was lost."""
-        handling = {visit.task for visit in self.ledger.visits if visit.end is None}
+        handling = {visit.task for visit in self._open.values()}
         unread: dict[str, list[int]] = {}
         for task in self._scheduler.status():
             if task.kind != "event" or task.event is None:
                 continue
-            unread.setdefault(task.event, []).append(task.unread)
+            if task.state in SUBSCRIBED or task.in_hand:
+                unread.setdefault(task.event, []).append(task.unread)
             idle = task.state is TaskState.RUNNING and not task.in_hand
             if idle and task.unread and task.name not in handling:
                 self.ledger.violate(

@@ -60,18 +60,22 @@ class SimulationFailure(AssertionError):
     """What decides on the run, as plain data: seed, backend, order and faults."""
     trace: tuple[str, ...]
     """What happened in the run, in order."""
+    stacks: str
+    """Where each task stands, if the run hangs; empty otherwise."""
 
     def __init__(self, program: Program, outcome: Outcome) -> None:
         self.program = program
         self.kind, self.what = outcome.ledger.violations[0]
         self.scenario = outcome.scenario
         self.trace = tuple(outcome.ledger.trace)
+        self.stacks = outcome.ledger.stacks
         broken = (place for place, line in enumerate(self.trace) if " BROKEN " in line)
         last = next(broken, len(self.trace)) + 1
         super().__init__(
             f"{self.kind}: {self.what}\n{self.scenario}\n"
             f"what led to it, of {len(self.trace)} lines (all of them are in .trace):\n"
             + "\n".join(self.trace[max(0, last - _LINES) : last])
+            + ("\nwhere the tasks stand:\n" + self.stacks if self.stacks else "")
             + f"\nto play it again: seeds=[{self.seed}], backends=[{self.backend!r}], or replay()"
         )
 
@@ -97,7 +101,7 @@ class _Options(BaseModel, frozen=True):
     order: Order
     faults: Faults
     limit: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    seconds: Annotated[float, Field(gt=0)]
+    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     check: tuple[Callable[..., Any], ...]
 
     @field_validator("build", "check")
@@ -140,8 +144,8 @@ def simulate(
     (nothing is left for the garbage collector to warn of), ``no_other_errors`` (what the run raises
     comes from the faults), ``drive`` and ``check`` (what yours raised).
 
-    A run that hangs in virtual time breaks ``stop_in_time``. One that spins, or blocks, cannot be
-    ended: after so many real `seconds` the place of every task and the seed are written to standard
+    A run that hangs in virtual time breaks ``stop_in_time``. One that spins, or blocks, or is just
+    long, cannot be ended: after so many real `seconds` the place of every task and the seed are written to standard
     error, and the process ends with status 70.
 
     Example::
@@ -196,7 +200,9 @@ def simulate(
     :raises SimulationFailure: at the first run that breaks a rule
     :raises ~pydantic.ValidationError: if an option is not valid; it names the field
     :raises ValueError: if ``ORCHESTRIO_SEED`` is no seed
-    :raises TypeError: if a seed is no number, or `build` makes no scheduler
+    :raises TypeError: if a seed is no number, or `build` makes no scheduler, or not a new one
+    :raises ModuleNotFoundError: if trio is one of the backends, and not installed
+    :raises Exception: what `build` raises
     """
     options = _Options.model_validate(
         {
@@ -267,4 +273,4 @@ def replay(failure: SimulationFailure, /) -> None:
 
 
 def _length(ledger: Ledger) -> float:
-    return float(ledger.trace[-1].split()[0]) if ledger.trace else 0.0
+    return ledger.now

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import itemgetter
 from queue import Empty, SimpleQueue
 from typing import Any, Final, NoReturn, Self
 
@@ -70,11 +71,17 @@ class Stage:
         self._last: Scheduler[Any] | None = None
 
     def __enter__(self) -> Self:
+        # When the collector runs by itself depends on what was made before, and what it finalises
+        # in the middle of a run is a part of that run.
+        self._collects = gc.isenabled()
+        gc.disable()
         gc.freeze()  # what is here already need not be looked through after each run
         return self
 
     def __exit__(self, *args: object) -> None:
         gc.unfreeze()
+        if self._collects:
+            gc.enable()
         if self._jobs is not None:
             self._jobs.put(None)
             assert self._thread is not None
@@ -97,7 +104,7 @@ class Stage:
         played = scenario
 
         def hung() -> NoReturn:
-            play.ledger.trace += ["where the tasks stand:", _stacks(lister[0]())]
+            play.ledger.stacks = _stacks(lister[0]())
             results.put(Outcome(played, play.ledger))
             while True:
                 parked.wait()
@@ -133,12 +140,16 @@ class Stage:
                 result = results.get(timeout=program.seconds)
             except Empty:
                 self._end_the_process(scenario, lister)
+            except BaseException:  # Ctrl-C, say: the run may never end
+                self._leave_behind(scenario.backend)
+                raise
             finally:
                 random.setstate(state)
-            if isinstance(result, Outcome) and _is_hung(result.ledger):
+            if isinstance(result, Outcome) and result.ledger.stacks:
                 self._leave_behind(scenario.backend)
             else:
                 gc.collect()  # while what it finds is still seen
+                play.ledger.note_warnings()
         if isinstance(result, BaseException):
             raise result
         return result
@@ -164,16 +175,20 @@ class Stage:
     def _end_the_process(
         self, scenario: Scenario, lister: list[Callable[[], list[tuple[str, object]]]]
     ) -> NoReturn:
-        silence = f"nothing was heard for {self._program.seconds:g} real seconds"
+        silence = f"a run has not ended after {self._program.seconds:g} real seconds"
         lines = [f"simulation: {silence}; the process ends. {scenario}"]
         if self._thread is not None and self._thread.ident is not None:
             # The one way to see what another thread does just now, documented in spite of its name.
             frame = sys._current_frames().get(self._thread.ident)  # pyright: ignore[reportPrivateUsage]
             lines += ["what runs:", *traceback.format_stack(frame)]
-        if lister:
-            lines += ["where the tasks stand:", _stacks(lister[0]())]
-        os.write(2, ("\n".join(lines) + "\n").encode())
-        os._exit(WATCHDOG_STATUS)
+        try:
+            if lister:
+                lines += ["where the tasks stand:", _stacks(lister[0]())]
+        finally:
+            # Under pytest the plugin knows where standard error is.
+            plugin = sys.modules.get("_orchestrio_pytest")
+            os.write(getattr(plugin, "stderr", 2), ("\n".join(lines) + "\n").encode())
+            os._exit(WATCHDOG_STATUS)
 
 
 def _work(jobs: SimpleQueue[Callable[[], None] | None]) -> None:
@@ -184,15 +199,11 @@ def _work(jobs: SimpleQueue[Callable[[], None] | None]) -> None:
         job()
 
 
-def _is_hung(ledger: Ledger) -> bool:
-    return "where the tasks stand:" in ledger.trace
-
-
 def _stacks(tasks: list[tuple[str, object]]) -> str:
     """Say where each task stands, but for those of the simulation itself."""
     return "".join(
         f"task {name!r}:\n{stack_of(coro, without='')}"
-        for name, coro in tasks
+        for name, coro in sorted(tasks, key=itemgetter(0))
         if not name.startswith("orchestrio.testing.")
     )
 

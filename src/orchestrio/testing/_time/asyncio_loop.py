@@ -14,7 +14,7 @@ from itertools import count
 from math import inf, nextafter
 from random import Random
 from selectors import DefaultSelector, SelectorKey
-from typing import TypeAlias, TypeVar, TypeVarTuple, final
+from typing import Any, TypeAlias, TypeVar, TypeVarTuple, final
 from weakref import WeakKeyDictionary
 
 from anyio.to_thread import current_default_thread_limiter
@@ -158,14 +158,28 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             or getattr(callback, "__name__", None) not in STEPS
         ):
             return super().call_soon(callback, *args, context=context)
-        if (number := self._numbers.get(task)) is None:
-            number = self._numbers[task] = next(self._made)
+        number = self._number_of(task)
         cancelled = task.cancelling() or any(
             isinstance(arg, asyncio.Future) and arg.cancelled() for arg in args
         )
-        step = partial(context.run if context else copy_context().run, callback, *args)
+        run = copy_context().run if context is None else context.run
+        step = partial(run, callback, *args)
         self._steps.add(number, step, self._callback if cancelled else None)
         return super().call_soon(self._take_a_step, context=self._neutral)
+
+    def _number_of(self, task: asyncio.Task[object]) -> int:
+        """Return the number of a task; new ones are counted as they come."""
+        if (number := self._numbers.get(task)) is None:
+            number = self._numbers[task] = next(self._made)
+        return number
+
+    # An eager task takes its first step as it is made, and may be heard of by a wake-up only.
+    def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        """Make a task, and give it its number."""
+        task = super().create_task(coro, **options)
+        if self._steps is not None:
+            self._number_of(task)
+        return task
 
     def _take_a_step(self) -> None:
         assert self._steps is not None

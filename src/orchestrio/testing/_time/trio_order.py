@@ -19,7 +19,7 @@ from .order import Order, Victim
 #: What is replaced for the time of a run.
 NAMES: Final = ("_ALLOW_DETERMINISTIC_SCHEDULING", "_r")
 
-_own: dict[str, object] = {}  # trio's own, while something else is in their place
+_before: list[dict[str, object]] = []  # what was there, while something else is in its place
 
 
 def require_private_names() -> None:
@@ -66,15 +66,13 @@ def take_over(seed: int, order: Order) -> None:
     :param seed: the seed
     :param order: which order
     """
-    for name in NAMES:
-        _own.setdefault(name, getattr(trio_run, name))
+    _before.append({name: getattr(trio_run, name) for name in NAMES})
     _set(_ALLOW_DETERMINISTIC_SCHEDULING=True, _r=BatchOrder(seed, order))
 
 
 def put_back() -> None:
-    """Let trio decide again."""
-    _set(**_own)
-    _own.clear()
+    """Let decide again what did before: trio, or the seed of a run around this one."""
+    _set(**_before.pop())
 
 
 def _set(**values: object) -> None:
