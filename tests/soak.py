@@ -23,6 +23,7 @@ import gc
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -32,10 +33,13 @@ from typing import Final, Literal
 import anyio
 from anyio import sleep
 from soaking.load import TICK, TICKING, build
-from soaking.measures import Record, describe, kinds_of_objects, take_sample
+from soaking.measures import Record, describe, fill_caches, kinds_of_objects, take_sample
 from soaking.stage import LONGEST_STOP, Stage
 
 from orchestrio import Scheduler
+
+#: Minutes without which there are too few samples.
+SHORTEST: Final = 0.5
 
 #: Seconds from one sample to the next, and from one look at the counters to the next.
 PAUSE: Final = 4.0
@@ -45,7 +49,7 @@ LOOK: Final = 0.1
 LONGEST_REST: Final = 30.0
 
 #: Seconds after which a soak that should be over is ended, with a traceback of each thread.
-HUNG: Final = 180.0
+HUNG: Final = 90.0
 
 
 class Options(argparse.Namespace):
@@ -137,10 +141,12 @@ class Soak:
         """Compare all accounts for the last time."""
         for task in list(stage.books.accounts):
             stage.books.close(task)
-        if stage.letters != stage.books.given_up:
-            self.findings.append(f"{stage.letters} of {stage.books.given_up} dead letters arrived")
+        for topic, channel in stage.scheduler.bus.statistics().items():
+            if channel.receivers:
+                self.findings.append(f"{channel.receivers} receivers of {topic} are left")
+        stage.books.compare_letters()
         self.findings += stage.books.findings
-        print(f"{stage.books.operations:,} operations, {stage.letters:,} dead letters")
+        print(f"{stage.books.operations:,} operations, {stage.books.letters:,} dead letters")
 
     def judge(self) -> None:
         """See what grew in the second half."""
@@ -160,7 +166,10 @@ def parse(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--uvloop", action="store_true", help="on asyncio, run on uvloop")
     parser.add_argument("--seed", type=int, default=1, help="of the dice that are thrown")
     parser.add_argument("--leak", action="store_true", help="leak receivers: this must fail")
-    return parser.parse_args(arguments, namespace=Options())
+    options = parser.parse_args(arguments, namespace=Options())
+    if options.minutes < SHORTEST:
+        parser.error(f"a soak takes {SHORTEST:g} minutes at least")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -172,9 +181,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     faulthandler.dump_traceback_later(options.minutes * 60 + HUNG, exit=True)
     soak = Soak(options)
     backend_options = {"use_uvloop": True} if options.uvloop else {}
+    fill_caches()
     with warnings.catch_warnings(record=True) as complaints:
         warnings.simplefilter("always", ResourceWarning)
-        anyio.run(soak.run, backend=options.backend, backend_options=backend_options)
+        try:
+            anyio.run(soak.run, backend=options.backend, backend_options=backend_options)
+        except (Exception, BaseExceptionGroup) as error:
+            traceback.print_exception(error)
+            soak.findings.append(f"the scheduler has failed: {error!r}")
         gc.collect()
     soak.judge()
     soak.findings += sorted({str(complaint.message) for complaint in complaints})

@@ -80,35 +80,35 @@ class Handler(EventTask[Parcel]):
 
     def __init__(self, topic: Topic[Parcel], kind: Kind) -> None:
         self.topic = topic
-        #: messages that failed in the last attempt
+        #: messages with which it had trouble in the last attempt
         self.given_up = 0
-        #: messages in whose handling it was cancelled
-        self.cut_off = 0
+        self._cancelled = 0  # messages in whose handling it was cancelled
         self._act = kind.act
         self._attempts = kind.options.get("retries", 0) + 1
-        self._has_time_limit = "timeout" in kind.options
         self._failures = 0  # with the message in hand
+
+    @property
+    def cut_off(self) -> int:
+        """In how many messages it was cut off: while it handled them, or between two attempts."""
+        return self._cancelled + (self._failures > 0)
 
     @property
     def subscribed_event(self) -> Topic[Parcel]:
         return self.topic
 
+    async def initialize(self) -> None:
+        self._cancelled = self.cut_off
+        self._failures = 0
+
     async def handle_event(self, event: Parcel) -> None:
         try:
             await self._act(event.number, self._failures + 1)
         except TroubleError:
-            self._fail()
+            self._failures = (self._failures + 1) % self._attempts
+            self.given_up += not self._failures
             raise
         except get_cancelled_exc_class():
-            if self._has_time_limit:  # and nothing else ends it
-                self._fail()
-            else:
-                self.cut_off += 1
+            self._failures = 0
+            self._cancelled += 1
             raise
         self._failures = 0
-
-    def _fail(self) -> None:
-        self._failures += 1
-        if self._failures == self._attempts:
-            self._failures = 0
-            self.given_up += 1

@@ -39,12 +39,8 @@ CHANNELS: Final = {
 }
 TOPICS: Final = tuple(CHANNELS)
 
-TIMEOUTS: Final[TaskOptions] = {
-    "start_timeout": 5,
-    "stop_timeout": 5,
-    "drain_timeout": 10,
-    "shutdown_timeout": 5,
-}
+#: Short ones, since trio keeps what had a deadline until that has passed.
+TIMEOUTS: Final[TaskOptions] = {"stop_timeout": 2, "drain_timeout": 2, "shutdown_timeout": 2}
 
 
 def timed(**options: Unpack[TaskOptions]) -> TaskOptions:
@@ -52,8 +48,8 @@ def timed(**options: Unpack[TaskOptions]) -> TaskOptions:
     return {**TIMEOUTS, **options}
 
 
-#: How long a stop may take: to drain, to end, to shut down, and 2 s.
-LONGEST_STOP: Final = 22.0
+#: How long a stop may take: to end, to drain, to shut down, and 2 s.
+LONGEST_STOP: Final = 8.0
 
 
 @final
@@ -105,8 +101,6 @@ class Stage:
         self.stopping = False
         #: threads that are just sending
         self.busy_threads = 0
-        #: dead letters that have arrived
-        self.letters = 0
         #: tasks that are there from the beginning and may be restarted by hand
         self.cast: list[TaskId] = []
         self._numbers = count(1)
@@ -148,7 +142,7 @@ class Stage:
         return (
             not self.gate.inside
             and not self.busy_threads
-            and self.letters == self.scheduler.bus.statistics()[DEAD_LETTERS].sent
+            and self.books.letters == self.scheduler.bus.statistics()[DEAD_LETTERS].sent
             and all(
                 has_left(shot) or (shot.ready and not shot.unread)
                 for shot in self.scheduler.status()

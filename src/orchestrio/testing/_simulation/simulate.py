@@ -155,7 +155,7 @@ def simulate(
         from anyio.lowlevel import checkpoint
 
         from orchestrio import Scheduler, Topic
-        from orchestrio.testing import Harness, SimulationFailure, simulate
+        from orchestrio.testing import Faults, Harness, SimulationFailure, simulate
 
         ORDERS = Topic("orders", int)
 
@@ -179,7 +179,7 @@ def simulate(
             await h.publish(ORDERS, 1)
 
         try:
-            simulate(build, seeds=range(100), drive=one_order)
+            simulate(build, seeds=range(100), drive=one_order, faults=Faults(most=0))
         except SimulationFailure as failure:
             print(failure.what)  # AssertionError: sold what was not there
 
