@@ -203,7 +203,6 @@ def lie(monkeypatch: pytest.MonkeyPatch, what: Lie) -> None:
         (lambda task: {"failed": 3 - task.handled}, "failed went down"),
         (lambda task: {"unread": task.unread + task.handled}, "to read"),
         (lambda task: {"handled": 0, "failed": task.handled}, "its handlers returned from"),
-        (lambda task: {"handled": 0, "missed": task.handled}, "missed"),
     ],
 )
 def test_books_that_are_wrong_are_found(

@@ -203,7 +203,7 @@ class Audit:
             account = self._account(task.name)
             if task.kind != "event" or task.state is not TaskState.RUNNING or account.unsure:
                 continue
-            if not task.unread and task.missed != account.missed:
+            if task.missed < account.missed:
                 self._ledger.violate(
                     "accounts",
                     f"{task.name} missed {task.missed} messages, and was told {account.missed}",
