@@ -2,11 +2,11 @@
 
     python tests/soak.py [--minutes 10] [--backend asyncio|trio] [--uvloop] [--seed 1] [--leak]
 
-In real time, on POSIX, and for two minutes at least, since caches fill first. Publishers, one of
-them a thread, keep quick, slow and failing handlers busy on channels of all overflow policies;
-tasks crash and are restarted, alone, in groups and by hand; tasks and receivers come and go. Every
-few seconds the load pauses until all that was sent is handled, and what the process holds then is
-measured. It ends with status 1 and a line for each finding if
+In real time, with CPython on POSIX, and for two minutes at least, since caches fill first.
+Publishers, one of them a thread, keep quick, slow and failing handlers busy on channels of all
+overflow policies; tasks crash and are restarted, alone, in groups and by hand; tasks and receivers
+come and go. Every few seconds the load pauses until all that was sent is handled, and what the
+process holds then is measured. It ends with status 1 and a line for each finding if
 
 - memory, objects, file handles, threads or tasks of the event loop grew in the second half, by
   more than the tolerances in ``soaking/measures.py``;

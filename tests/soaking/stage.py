@@ -42,14 +42,13 @@ TOPICS: Final = tuple(CHANNELS)
 #: Short ones, since trio keeps what had a deadline until that has passed.
 TIMEOUTS: Final[TaskOptions] = {"stop_timeout": 2, "drain_timeout": 2, "shutdown_timeout": 2}
 
+#: How long a stop may take: to end, to drain, to shut down, and 2 s.
+LONGEST_STOP: Final = 8.0
+
 
 def timed(**options: Unpack[TaskOptions]) -> TaskOptions:
     """Add the time-outs that all tasks of a soak have."""
     return {**TIMEOUTS, **options}
-
-
-#: How long a stop may take: to end, to drain, to shut down, and 2 s.
-LONGEST_STOP: Final = 8.0
 
 
 @final
