@@ -252,6 +252,18 @@ def test_a_failure_shrinks_to_the_tasks_and_faults_that_it_needs() -> None:
         replay(small)
 
 
+def test_a_fault_is_made_as_simple_as_it_can_be() -> None:
+    def check(h: Harness[Any]) -> None:
+        assert not h.task("shop").restarts, "it was restarted"
+
+    faults = Faults(commands=0, delays=0, most=6)
+    failure = find(healthy, seeds=range(100), faults=faults, check=[check])
+    assert failure.kind == "check"
+    small = shrink(failure)
+    (fault,) = small.scenario.faults
+    assert "in call 1 of shop.execute(), checkpoint 0" in str(fault)
+
+
 def test_a_scenario_is_plain_data() -> None:
     def check(h: Harness[Any]) -> None:
         raise AssertionError("always")
