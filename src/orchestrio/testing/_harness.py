@@ -209,8 +209,10 @@ async def harness(scheduler: Scheduler[E], /) -> AsyncGenerator[Harness[E]]:
     """Run a scheduler for the time of a test: all is initialised when the block begins.
 
     It is the scheduler as ever, but for a recorder on each of its channels that does not ask for
-    receivers of its own: ``publish()`` counts it as one of them. What its tasks handle is kept. A task that fails for good ends the block, and the test in it, with that
-    failure. Leaving the block stops all tasks.
+    receivers of its own: ``publish()`` counts it, and where a full channel blocks or fails, it takes
+    its turn. What its tasks handle is kept, but for those that a group registers later. A task that
+    fails for good ends the block, and the test in it, with that failure. Leaving the block stops all
+    tasks.
 
     Example::
 
