@@ -1,4 +1,8 @@
-"""Virtual time for tests: a day of sleeping takes milliseconds, on asyncio and trio alike.
+"""The test kit: a harness, a simulation, and virtual time, on asyncio and trio alike.
+
+`harness` runs a scheduler for the time of a test and tells what became of each message; `simulate`
+plays a whole program under many seeds and breaks it on purpose; `MemoryBridge` stands in for a
+bridge. Below all of them is `virtual_time`, in which a day of sleeping takes milliseconds.
 
 Return it from the ``anyio_backend`` fixture, and the tests that AnyIO's pytest plugin runs live in
 virtual time::
