@@ -129,10 +129,7 @@ class Ledger:
     def note_record(self, record: LogRecord) -> None:
         """Note what the library logs."""
         self.records.append(record)
-        try:
-            words = record.getMessage()
-        except Exception as trouble:
-            words = f"(it raised {type(trouble).__name__})"
+        words = record_in_words(record)
         self.moments += 1
         words = without_addresses(words.partition("\n")[0])
         self.trace.append(f"{'':10}  log {record.levelname}: {words}")
@@ -153,6 +150,14 @@ def in_words(error: BaseException) -> str:
         return str(error)
     except Exception as trouble:
         return f"(its __str__ raised {type(trouble).__name__})"
+
+
+def record_in_words(record: LogRecord) -> str:
+    """Return what a log record says, whatever it is made of."""
+    try:
+        return record.getMessage()
+    except Exception as trouble:
+        return f"(it raised {type(trouble).__name__})"
 
 
 def shown(message: object) -> str:

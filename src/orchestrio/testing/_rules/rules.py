@@ -20,7 +20,17 @@ from orchestrio import (
     TaskState,
 )
 
-from .ledger import TRANSITIONS, InjectedError, Ledger, Visit, alone, causes, in_words, shown
+from .ledger import (
+    TRANSITIONS,
+    InjectedError,
+    Ledger,
+    Visit,
+    alone,
+    causes,
+    in_words,
+    record_in_words,
+    shown,
+)
 
 
 def no_overlap(ledger: Ledger) -> Iterator[str]:
@@ -202,7 +212,7 @@ def errors_told_once(ledger: Ledger) -> Iterator[str]:
             if owner is not None and getattr(record, "task_name", owner) != owner:
                 continue  # of a task that is restarted with the one that failed
             for cause in causes(error):
-                told.setdefault(id(cause), []).append(f"log: {in_words_of(record)}")
+                told.setdefault(id(cause), []).append(f"log: {record_in_words(record)}")
     for raised in ledger.raised:
         for cause in causes(raised):
             told.setdefault(id(cause), []).append(f"raised: {in_words(raised)}")
@@ -211,14 +221,6 @@ def errors_told_once(ledger: Ledger) -> Iterator[str]:
         if len(times) != 1:
             where = "".join(f"\n    {one}" for one in times)
             yield f"{error} was told {len(times)} times{where}"
-
-
-def in_words_of(record: Any) -> str:
-    """Return what a log record says."""
-    try:
-        return str(record.getMessage())
-    except Exception as trouble:
-        return f"(it raised {type(trouble).__name__})"
 
 
 def _told_by(args: Any, exc_info: Any) -> set[BaseException]:
