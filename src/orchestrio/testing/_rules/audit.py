@@ -50,8 +50,6 @@ class Audit:
         self._scheduler = scheduler
         self._ledger = ledger
         self._accounts: dict[str, Account] = {}
-        self.dead: dict[str, int] = {}
-        self.unsure: set[str] = set()
 
     def _account(self, task: str) -> Account:
         return self._accounts.setdefault(task, Account())
@@ -62,9 +60,8 @@ class Audit:
         if event.state not in SUBSCRIBED:
             account.suspect = None
         elif event.state is TaskState.INITIALIZING and event.previous is TaskState.REGISTERED:
-            self._accounts[event.task_name] = (
-                Account()
-            )  # of a task that may have had another's name
+            # Another task may have had the name before.
+            self._accounts[event.task_name] = Account()
         elif event.state is TaskState.INITIALIZING:
             kept = event.previous is TaskState.BACKING_OFF
             for task in self._scheduler.status():
@@ -130,7 +127,7 @@ class Audit:
         several = metadata is not None and metadata.concurrency > 1 and retries
         if (cancelled and timeout < float("inf")) or several:  # of which message, nobody can tell
             account.unsure = True
-            self.unsure.add(visit.task)
+            self._ledger.unsure.add(visit.task)
             return
         attempts = account.attempts.pop(key, 0) + 1
         if cancelled:
@@ -139,7 +136,8 @@ class Audit:
             account.attempts[key] = attempts
         else:
             account.failed += 1
-            self.dead[visit.task] = self.dead.get(visit.task, 0) + 1
+            dead = self._ledger.dead
+            dead[visit.task] = dead.get(visit.task, 0) + 1
 
     def look(self) -> None:
         """Look at all counters now."""

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from logging import LogRecord
-from math import inf
 from typing import Any, Final, cast
 
 from anyio import current_time
@@ -37,11 +36,9 @@ class Visit:
     task: str
     hook: Hook
     message: object
-    #: its place in the order of all that happened, and when that was
+    #: the places of its begin and its end in the order of all that happened
     begin: int
-    began: float
     end: int | None = None
-    ended: float = inf
     error: BaseException | None = None
 
     @property
@@ -86,6 +83,10 @@ class Ledger:
     sent: dict[object, int] = field(default_factory=dict[object, int])
     #: tasks that had more than one subscription, of which each may begin with a replay
     resubscribed: set[str] = field(default_factory=set[str])
+    #: how many messages failed for good in each task, by what its handlers did
+    dead: dict[str, int] = field(default_factory=dict[str, int])
+    #: tasks of which it cannot be told from outside what became of some message
+    unsure: set[str] = field(default_factory=set[str])
     #: rules that were broken, with what happened, in words
     violations: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     #: the place at which the stop of everything was asked for, as far as that is known
@@ -168,23 +169,19 @@ def shown(message: object) -> str:
         return f"<{type(message).__name__}, whose __repr__ raised {type(trouble).__name__}>"
 
 
-def causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """Return what an error comes from: the errors at the ends of its causes and groups.
 
     A task that failed too often comes from its last failure: the others were reported before.
     """
-    if error is None:
-        return
-    if len(members(error)) > 1 or members(error)[0] is not error:
-        for inner in members(error):
-            yield from causes(inner)
-    elif isinstance(error, SchedulerError) and error.__cause__ is not None:
-        cause: BaseException = error.__cause__
-        if in_words(cause).startswith("the failures of"):
-            cause = members(cause)[-1]
-        yield from causes(cause)
-    else:
-        yield error
+    for one in alone(error):
+        cause = one.__cause__ if isinstance(one, SchedulerError) else None
+        if cause is None:
+            yield one
+        elif in_words(cause).startswith("the failures of"):
+            yield from causes(members(cause)[-1])
+        else:
+            yield from causes(cause)
 
 
 def members(error: BaseException) -> tuple[BaseException, ...]:

@@ -186,17 +186,18 @@ def receivers_add_up(ledger: Ledger) -> Iterator[str]:
             yield f"{sent - before} were sent on {event!s}; a receiver got {got}, missed {missed}"
 
 
-def dead_letters(ledger: Ledger, dead: Mapping[str, int], unsure: set[str]) -> Iterator[str]:
+def dead_letters(ledger: Ledger) -> Iterator[str]:
     """There is one dead letter for each message whose handler failed for good."""
     recorder, _ = ledger.recorders.get(DEAD_LETTERS, (None, 0))
     if recorder is None or recorder.missed:
         return
+    dead = ledger.dead
     told: dict[str, int] = {}
     letters: list[DeadLetter] = recorder.messages
     for letter in letters:
         told[letter.task_name] = told.get(letter.task_name, 0) + 1
     for task in {**told, **dead}:
-        if task not in unsure and told.get(task, 0) != dead.get(task, 0):
+        if task not in ledger.unsure and told.get(task, 0) != dead.get(task, 0):
             yield (
                 f"{dead.get(task, 0)} messages failed for good in {task}, and there are"
                 f" {told.get(task, 0)} dead letters of it"
@@ -271,4 +272,5 @@ RULES: Final[Mapping[str, Rule]] = {
     "accounts": receivers_add_up,
     "errors_told_once": errors_told_once,
     "no_other_errors": no_other_errors,
+    "dead_letters": dead_letters,
 }

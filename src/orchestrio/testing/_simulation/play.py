@@ -38,7 +38,7 @@ from .._observation import Observation
 from .._probe import Hook
 from .._rules.audit import SUBSCRIBED, Audit
 from .._rules.ledger import Ledger, Visit, alone, in_words, shown
-from .._rules.rules import RULES, dead_letters
+from .._rules.rules import RULES
 from .commands import Commands
 from .injection import Injection
 from .scenario import AtTime, Command, OnState, Scenario
@@ -167,13 +167,9 @@ class Play:
         name = self._seen.name_of(task)
         self._read_events()
         words = "" if message is None else f" {shown(message)}"
-        visit = Visit(name, hook, message, ledger.say(f"{name}.{hook}(){words}"), current_time())
+        visit = Visit(name, hook, message, ledger.say(f"{name}.{hook}(){words}"))
         ledger.visits.append(visit)
         self._open[id(visit)] = visit
-        if name not in ledger.metadata:
-            for entry in self._scheduler.registry:
-                if entry.task is task:
-                    ledger.metadata[name] = entry.metadata
         self._see_that_it_belongs(task, visit)
         self._audit.note_begin(visit)
         cancelled = False
@@ -185,7 +181,6 @@ class Play:
             raise
         finally:
             del self._open[id(visit)]
-            visit.ended = current_time()
             how = "" if visit.error is None else f": {_kind(visit.error, cancelled=cancelled)}"
             visit.end = ledger.say(f"{name}.{hook}() ends{how}")
             self._audit.note_end(visit, cancelled=cancelled)
@@ -193,14 +188,17 @@ class Play:
                 self._quiet.set()
 
     def _see_that_it_belongs(self, task: Task, visit: Visit) -> None:
-        if visit.hook != "shutdown" and not any(
-            entry.task is task for entry in self._scheduler.registry
-        ):
+        """See that a task whose hook is called is registered, and what with."""
+        found = (entry.metadata for entry in self._scheduler.registry if entry.task is task)
+        metadata = next(found, None)
+        if metadata is not None:
+            self.ledger.metadata.setdefault(visit.task, metadata)
+        elif visit.hook != "shutdown":
             self.ledger.violate(
                 "nothing_left", f"{visit.hook}() of {visit.task} began after it was removed"
             )
 
-    # -- what happens to the tasks --------------------------------------------------------------------------
+    # -- what happens to the tasks -------------------------------------------------------------
 
     async def _watch_events(self) -> None:
         """Read what happens to tasks as soon as it can be."""
@@ -321,8 +319,6 @@ class Play:
         for rule, broken in RULES.items():
             for what in broken(ledger):
                 ledger.violate(rule, what)
-        for what in dead_letters(ledger, self._audit.dead, self._audit.unsure):
-            ledger.violate("dead_letters", what)
         for check in self._check:
             try:
                 check(self._harness)

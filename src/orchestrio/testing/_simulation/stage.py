@@ -1,8 +1,8 @@
 """`Stage`: where runs are played, in a thread of their own, so that nothing can hang the caller.
 
 The thread that waits sees when a run hangs: in virtual time, since the run says so itself and its
-thread is left behind as it stands; in real time, when nothing is heard of it any more. Then it says
-where every task stands, and ends the process: there is no other way to end a loop that spins.
+thread is left behind as it stands; in real time, when it takes too long. Then it says where every
+task stands, and ends the process: there is no other way to end a loop that spins.
 """
 
 from __future__ import annotations
