@@ -23,7 +23,7 @@ from pydantic import BaseModel
 import orchestrio
 import orchestrio.redis
 import orchestrio.testing
-from orchestrio import errors
+from orchestrio._model import errors
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(orchestrio.__file__).parent
@@ -363,6 +363,6 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 def test_the_import_graph_is_that_of_the_package() -> None:
     graph = import_graph()
-    assert {"orchestrio.scheduler", "orchestrio.topics"} <= graph["orchestrio"]
+    assert {"orchestrio.scheduler", "orchestrio._model.topics"} <= graph["orchestrio"]
     assert "orchestrio.bus" in graph["orchestrio.scheduler"]
     assert "orchestrio.registry" not in graph["orchestrio.supervision"]  # for type checkers only

@@ -6,9 +6,7 @@ broadcasts typed messages between them. See the README for the idea and a first 
 
 from inspect import isfunction as _isfunction
 
-from .bus import EventBus as EventBus
-from .context import TaskContext as TaskContext, current_task_context as current_task_context
-from .errors import (
+from ._model.errors import (
     EventReceiveError as EventReceiveError,
     EventSendError as EventSendError,
     InvalidChannelError as InvalidChannelError,
@@ -20,6 +18,27 @@ from .errors import (
     TaskNotFoundError as TaskNotFoundError,
     TaskShutdownError as TaskShutdownError,
 )
+from ._model.settings import (
+    Backoff as Backoff,
+    ChannelConfig as ChannelConfig,
+    OnError as OnError,
+    Overflow as Overflow,
+    RestartMode as RestartMode,
+    RestartPolicy as RestartPolicy,
+    Strategy as Strategy,
+    TaskMetadata as TaskMetadata,
+    TaskOptions as TaskOptions,
+)
+from ._model.snapshots import (
+    HealthReport as HealthReport,
+    TaskId as TaskId,
+    TaskKind as TaskKind,
+    TaskSnapshot as TaskSnapshot,
+    TaskState as TaskState,
+)
+from ._model.topics import Topic as Topic
+from .bus import EventBus as EventBus
+from .context import TaskContext as TaskContext, current_task_context as current_task_context
 from .events import (
     DEAD_LETTERS as DEAD_LETTERS,
     TASK_EVENTS as TASK_EVENTS,
@@ -30,23 +49,8 @@ from .events import (
     TaskFailed as TaskFailed,
     TaskLagged as TaskLagged,
 )
-from .groups import Group as Group, TaskOptions as TaskOptions
+from .groups import Group as Group
 from .log import ChannelStatistics as ChannelStatistics
-from .models import (
-    Backoff as Backoff,
-    ChannelConfig as ChannelConfig,
-    HealthReport as HealthReport,
-    OnError as OnError,
-    Overflow as Overflow,
-    RestartMode as RestartMode,
-    RestartPolicy as RestartPolicy,
-    Strategy as Strategy,
-    TaskId as TaskId,
-    TaskKind as TaskKind,
-    TaskMetadata as TaskMetadata,
-    TaskSnapshot as TaskSnapshot,
-    TaskState as TaskState,
-)
 from .registry import RegisteredTask as RegisteredTask, TaskRegistry as TaskRegistry
 from .scheduler import Scheduler as Scheduler
 from .streams import (
@@ -56,7 +60,6 @@ from .streams import (
     create_broadcast_stream as create_broadcast_stream,
 )
 from .tasks import BackgroundTask as BackgroundTask, EventTask as EventTask, Task as Task
-from .topics import Topic as Topic
 
 __version__ = "0.1.0"
 

@@ -8,7 +8,7 @@ from typing import Any, final
 
 from typing_extensions import override
 
-from .errors import LifecycleError
+from ._model.errors import LifecycleError
 from .life import Life, Supervisor
 from .periodic import PeriodicTask
 from .registry import RegisteredTask

@@ -11,11 +11,11 @@ from typing import Any, Generic, TypeVar, cast, final
 
 from anyio import ClosedResourceError, Event
 
+from ._model.errors import LifecycleError
+from ._model.settings import ChannelConfig
 from .acknowledgement import Acknowledgements
 from .bus import EventBus
-from .errors import LifecycleError
 from .log import Cursor, Log
-from .models import ChannelConfig
 from .streams import log_of
 
 __all__ = ["Detour"]

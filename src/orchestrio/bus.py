@@ -11,9 +11,10 @@ from anyio import EndOfStream
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from typing_extensions import TypeVar
 
-from .errors import EventReceiveError, EventSendError, InvalidChannelError, LifecycleError
+from ._model.errors import EventReceiveError, EventSendError, InvalidChannelError, LifecycleError
+from ._model.settings import ChannelConfig
+from ._model.topics import Topic
 from .log import ChannelStatistics
-from .models import ChannelConfig
 from .streams import (
     BroadcastReceiveStream,
     BroadcastSendStream,
@@ -21,7 +22,6 @@ from .streams import (
     reached,
     shut_channel,
 )
-from .topics import Topic
 
 __all__ = ["EventBus"]
 

@@ -9,10 +9,10 @@ from typing import Any, Final, Protocol, final
 from anyio import Event, current_time
 from anyio.lowlevel import checkpoint
 
+from ._model.errors import LifecycleError
+from ._model.snapshots import TaskId
 from .bus import EventBus
-from .errors import LifecycleError
 from .events import Outlet, TaskEvent
-from .models import TaskId
 
 __all__ = [
     "Leases",

@@ -18,7 +18,7 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.memory import MemoryObjectReceiveStream
 from typing_extensions import TypeVar
 
-from .errors import LaggedError
+from ._model.errors import LaggedError
 from .log import BUDGET, Cursor
 
 __all__ = ["Delivery", "Workers"]

@@ -7,9 +7,9 @@ from graphlib import CycleError, TopologicalSorter
 from heapq import heappop, heappush
 from typing import cast, final
 
-from .errors import LifecycleError, TaskNotFoundError
+from ._model.errors import LifecycleError, TaskNotFoundError
+from ._model.snapshots import TaskId
 from .life import Life
-from .models import TaskId
 from .registry import RegisteredTask
 from .supervision import Branch, Node, leaves
 

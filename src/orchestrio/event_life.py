@@ -11,13 +11,13 @@ from anyio import ClosedResourceError, EndOfStream, Event, current_time
 from anyio.lowlevel import checkpoint
 from typing_extensions import override
 
+from ._model.errors import LaggedError
+from ._model.snapshots import TaskState
 from .acknowledgement import Reader
 from .delivery import Delivery, Workers
-from .errors import LaggedError
 from .events import DEAD_LETTERS, DeadLetter, TaskLagged
 from .handling import persistent
 from .life import Life, Supervisor, reason
-from .models import TaskState
 from .registry import RegisteredTask
 from .streams import BroadcastReceiveStream, cursor_of
 from .supervision import Branch

@@ -15,12 +15,12 @@ from typing import Any, Final, Generic, final
 from anyio import WouldBlock
 from typing_extensions import TypeVar
 
+from ._model.errors import EventSendError, InvalidChannelError, LifecycleError
+from ._model.snapshots import TaskId, TaskState
+from ._model.topics import Topic
 from .bus import EventBus
-from .errors import EventSendError, InvalidChannelError, LifecycleError
 from .log import Log
-from .models import TaskId, TaskState
 from .streams import BroadcastSendStream, log_of
-from .topics import Topic
 
 __all__ = [
     "DEAD_LETTERS",

@@ -5,28 +5,29 @@ Everything that is registered anywhere is registered with a group.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Hashable
 from datetime import tzinfo
-from typing import Any, Final, Generic, Literal, TypedDict, cast, overload
+from typing import Any, Final, Generic, Literal, cast, overload
 
 from typing_extensions import TypeVar, Unpack
 
+from ._model.errors import LifecycleError
+from ._model.settings import RestartPolicy, Strategy, TaskMetadata, TaskOptions
+from ._model.snapshots import TaskId
+from ._model.topics import Topic
 from .background_life import BackgroundLife
 from .bus import EventBus
-from .errors import LifecycleError
 from .event_life import EventLife
 from .keeper import Keeper
 from .life import Life
-from .models import Backoff, OnError, RestartPolicy, Strategy, TaskId, TaskMetadata
 from .periodic import PeriodicTask
 from .registry import RegisteredTask, TaskRegistry
 from .streams import BroadcastReceiveStream
 from .supervision import Branch
 from .tasks import BackgroundFunction, BackgroundTask, EventFunction, EventTask
 from .timetables import Cron, FixedDelay, FixedRate, Timetable
-from .topics import Topic
 
-__all__ = ["Group", "TaskOptions"]
+__all__ = ["Group"]
 
 E = TypeVar("E", bound=Hashable, default=Hashable)
 T = TypeVar("T")
@@ -34,58 +35,6 @@ R = TypeVar("R", bound=Awaitable[object])
 B = TypeVar("B", bound=Callable[[], Awaitable[object]])
 
 _DEFAULTS: Final = TaskMetadata()
-
-
-class TaskOptions(TypedDict, total=False):
-    """The fields of `TaskMetadata` as keywords; all times are in seconds.
-
-    For functions of your own that pass them on: ``def mine(**options: Unpack[TaskOptions])``.
-    """
-
-    name: str
-    """Unique in its scheduler; the name of the class or function, numbered, if not given."""
-    description: str
-    """What the task is for, in the user's words."""
-    tags: Iterable[str]
-    """Labels of the user's own, kept in the order given."""
-    restart: RestartPolicy | None
-    """When a task that ended runs again; `None`: never, and a failure is one of its group."""
-    depends_on: Iterable[str]
-    """Names of the tasks that are initialised and ready before this one, and shut down after it."""
-    bind_to: bool
-    """Whether this task is restarted whenever one that it depends on is."""
-    significant: bool
-    """Whether its group, or at the top the run, ends when this task ends: a "main" task."""
-    concurrency: int
-    """How many messages one event task handles at a time; with more than 1, order is not kept."""
-    timeout: float
-    """How long one attempt at handling a message may take."""
-    retries: int
-    """How often a handler that failed is called with the same message again."""
-    retry_backoff: Backoff
-    """How long to wait before each of these."""
-    on_error: OnError | None
-    """What a handler that raised, for the last time, means; `None` leaves it to `restart`."""
-    singleton: bool
-    """Whether one process of a cluster alone runs it, by a lease; for background tasks, with a
-    `RedisBridge`. ``execute()`` waits for the lease, and is cancelled when it is lost.
-    """
-    reports_ready: bool
-    """Whether the task says itself when it is ready, with ``current_task_context().ready()``."""
-    watchdog: float
-    """How long the task may do without ``current_task_context().beat()`` before it is taken for
-    hung and fails; an event task also beats by handling messages, or by having none.
-    """
-    start_timeout: float
-    """How long ``initialize()``, becoming ready, or waiting for its dependencies may take, each."""
-    stop_timeout: float
-    """How long it may take to heed ``current_task_context().stopping`` before it is cancelled, and
-    then to end before it is reported as stuck.
-    """
-    drain_timeout: float
-    """How long an event task may go on handling what was published before it was stopped."""
-    shutdown_timeout: float
-    """How long ``shutdown()`` may take."""
 
 
 class Group(Generic[E]):

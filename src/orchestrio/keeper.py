@@ -36,13 +36,14 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.memory import MemoryObjectSendStream
 from typing_extensions import TypeVar
 
+from ._model.errors import LifecycleError, TaskShutdownError
+from ._model.settings import Strategy
+from ._model.snapshots import TaskId
 from .bus import EventBus
 from .context import Surroundings, current_run
 from .dependencies import Dependencies, lives_below
-from .errors import LifecycleError, TaskShutdownError
 from .events import DEAD_LETTERS, TASK_EVENTS, DeadLetter, Outlet, TaskEvent, TaskFailed
 from .life import Life
-from .models import Strategy, TaskId
 from .recovery import Recoveries
 from .registry import TaskRegistry
 from .stopping import HURRY, drain, end, held, shut_down

@@ -31,10 +31,10 @@ from anyio import (
     sleep_until,
 )
 
+from ._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
+from ._model.snapshots import TaskSnapshot, TaskState
 from .context import Run, Surroundings, current_run
-from .errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
 from .events import DeadLetter, Outlet, StateChanged, TaskEvent
-from .models import TaskSnapshot, TaskState
 from .registry import RegisteredTask
 from .stack import stack_of
 from .supervision import Branch, Node

@@ -21,9 +21,9 @@ from anyio import ClosedResourceError, EndOfStream, Event, NoEventLoopError, Wou
 from anyio.lowlevel import EventLoopToken, current_token
 from typing_extensions import TypeVar
 
+from ._model.errors import EventSendError, LaggedError
+from ._model.settings import ChannelConfig, Overflow
 from .acknowledgement import Acknowledgements
-from .errors import EventSendError, LaggedError
-from .models import ChannelConfig, Overflow
 
 __all__ = ["BUDGET", "ChannelStatistics", "Cursor", "Log"]
 

@@ -8,9 +8,9 @@ from typing import final
 
 from typing_extensions import override
 
+from ._model.settings import TaskMetadata
 from .context import current_run
 from .handling import persistent
-from .models import TaskMetadata
 from .tasks import BackgroundTask, name_of
 from .timetables import Timetable
 

@@ -13,9 +13,9 @@ from typing import cast, final
 
 from anyio import CancelScope, current_time, sleep_until
 
+from ._model.errors import SchedulerError, TaskShutdownError
 from .context import Run
 from .dependencies import Dependencies, lives_below
-from .errors import SchedulerError, TaskShutdownError
 from .events import RestartScheduled
 from .life import Life, Supervisor
 from .stopping import drain, end, guard_shutdown, held, shut_down

@@ -8,8 +8,9 @@ from typing import Generic, cast, final
 
 from typing_extensions import TypeVar
 
-from .errors import LifecycleError, TaskNotFoundError
-from .models import TaskId, TaskKind, TaskMetadata
+from ._model.errors import LifecycleError, TaskNotFoundError
+from ._model.settings import TaskMetadata
+from ._model.snapshots import TaskId, TaskKind
 from .tasks import EventTask, Task
 
 __all__ = ["RegisteredTask", "TaskRegistry"]

@@ -32,16 +32,17 @@ from anyio.abc import TaskGroup, TaskStatus
 from anyio.lowlevel import checkpoint
 from typing_extensions import TypeVar, override
 
+from ._model.errors import LifecycleError
+from ._model.settings import ChannelConfig, Strategy
+from ._model.snapshots import HealthReport, TaskId, TaskSnapshot, TaskState
+from ._model.topics import Topic
 from .bus import EventBus
-from .errors import LifecycleError
 from .groups import Group
 from .keeper import Command, Keeper, Phase
 from .life import Life
-from .models import ChannelConfig, HealthReport, Strategy, TaskId, TaskSnapshot, TaskState
 from .registry import TaskRegistry
 from .streams import BroadcastReceiveStream, BroadcastSendStream
 from .systemd import Notifier
-from .topics import Topic
 
 __all__ = ["Scheduler"]
 

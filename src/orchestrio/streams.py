@@ -33,9 +33,9 @@ from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from typing_extensions import TypeVar
 
-from .errors import LifecycleError
+from ._model.errors import LifecycleError
+from ._model.settings import ChannelConfig, Overflow
 from .log import BUDGET, ChannelStatistics, Cursor, Log
-from .models import ChannelConfig, Overflow
 
 __all__ = [
     "BroadcastReceiveStream",

@@ -8,8 +8,9 @@ from math import inf
 from anyio import current_time, move_on_at
 from anyio.lowlevel import checkpoint
 
+from ._model.settings import TaskMetadata
+from ._model.snapshots import TaskState
 from .life import Life
-from .models import TaskMetadata, TaskState
 from .stopping import wait_cancelled
 
 __all__ = ["needs_watching", "watch"]

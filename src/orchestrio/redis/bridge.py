@@ -16,23 +16,16 @@ from anyio import current_time, sleep
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import override
 
+from .._model.errors import LifecycleError
+from .._model.settings import Backoff
+from .._model.topics import Topic
 from ..bridging import Detour
 from ..bus import EventBus
 from ..context import current_run
-from ..errors import LifecycleError
 from ..events import TaskLagged
-from ..models import Backoff
 from ..tasks import BackgroundTask
-from ..topics import Topic
 from .channels import Broadcast, Channel, Compete
-from .connection import (
-    TROUBLE,
-    Connection,
-    RedisSettings,
-    Refused,
-    connected,
-    together,
-)
+from .connection import TROUBLE, Connection, RedisSettings, Refused, connected, together
 from .envelope import Format
 from .leases import RedisLeases
 from .outbox import Database, DiskOutbox, MemoryOutbox

@@ -21,17 +21,7 @@ from ..bridging import Detour
 from .connection import Connection, Entry, together
 from .envelope import Envelope, Format, Parcel, traceparent
 from .outbox import Outbox
-from .scripts import (
-    ACKNOWLEDGE,
-    BURY,
-    CLAIM,
-    JOIN,
-    LEAVE,
-    POSITION,
-    PUBLISH,
-    RECOVER,
-    RENEW,
-)
+from .scripts import ACKNOWLEDGE, BURY, CLAIM, JOIN, LEAVE, POSITION, PUBLISH, RECOVER, RENEW
 
 __all__ = ["Broadcast", "Channel", "Compete"]
 

@@ -15,8 +15,8 @@ from typing import Any, Final, Generic, Literal, TypeVar, final
 from pydantic import BaseModel, PydanticUserError, TypeAdapter
 from pydantic_core import PydanticSerializationError
 
-from ..errors import EventSendError, InvalidChannelError
-from ..topics import Topic
+from .._model.errors import EventSendError, InvalidChannelError
+from .._model.topics import Topic
 
 __all__ = ["Envelope", "Format", "Parcel", "traceparent"]
 

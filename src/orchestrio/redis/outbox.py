@@ -21,7 +21,7 @@ from anyio import (
 )
 from typing_extensions import override
 
-from ..errors import LaggedError
+from .._model.errors import LaggedError
 from ..log import Cursor
 from .envelope import Parcel
 

@@ -9,7 +9,7 @@ AnyIO's words (`EndOfStream`, `ClosedResourceError`, `WouldBlock`), as every Any
 
 from __future__ import annotations
 
-from .models import TaskId
+from .snapshots import TaskId
 
 __all__ = [
     "EventReceiveError",

@@ -1,35 +1,30 @@
-"""What users configure and what they are shown: Pydantic models, frozen, with nothing extra."""
+"""What users configure: Pydantic models, frozen, with nothing extra."""
 
 import math
-from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias, final
+from collections.abc import Iterable
+from typing import Annotated, ClassVar, Final, Literal, Self, TypeAlias, TypedDict
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_core import CoreSchema, core_schema
 
 __all__ = [
     "Backoff",
     "ChannelConfig",
-    "HealthReport",
+    "Model",
     "OnError",
     "Overflow",
     "RestartMode",
     "RestartPolicy",
     "Strategy",
-    "TaskId",
-    "TaskKind",
     "TaskMetadata",
-    "TaskSnapshot",
-    "TaskState",
+    "TaskOptions",
 ]
 
 Overflow: TypeAlias = Literal["drop_oldest", "block", "drop_newest", "error"]
@@ -43,9 +38,6 @@ RestartMode: TypeAlias = Literal["never", "on_failure", "always"]
 
 Strategy: TypeAlias = Literal["one_for_one", "one_for_all", "rest_for_one"]
 """Who is restarted with a task or group that is: nobody, all of its group, or those after it."""
-
-TaskKind: TypeAlias = Literal["background", "event"]
-"""Background tasks run; event tasks get each message of the event they subscribe to."""
 
 # An index into a log must stay a machine word; beyond it a capacity is a mistake, not a wish.
 _MAX_CAPACITY = 2**31 - 1
@@ -68,50 +60,13 @@ Deadline: TypeAlias = Annotated[float, Field(strict=True, gt=0), AfterValidator(
 
 
 # Frozen by a keyword of the class, here and below: that is where type checkers look for it.
-class _Model(BaseModel, frozen=True):
+class Model(BaseModel, frozen=True):
+    """Base of all settings and snapshots."""
+
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
 
-@final
-class TaskId(str):
-    """Identity of a task: opaque, unique in its process, printable and hashable."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return f"<TaskId {self!s}>"
-
-    @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: type[Any], handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
-
-
-class TaskState(StrEnum):
-    """Where a task stands in its life."""
-
-    REGISTERED = "registered"
-    """Known to the registry, not yet started."""
-    INITIALIZING = "initializing"
-    """Inside ``initialize()``."""
-    READY = "ready"
-    """Initialised, waiting for the others."""
-    RUNNING = "running"
-    """``execute()`` runs, or messages are being awaited and handled."""
-    BACKING_OFF = "backing_off"
-    """Ended and shut down, waiting for its restart."""
-    COMPLETED = "completed"
-    """``execute()`` returned or the event ended; ``shutdown()`` comes when the task is stopped."""
-    STOPPING = "stopping"
-    """Asked to stop: handling what is left, or waiting for its turn to shut down."""
-    STOPPED = "stopped"
-    """After ``shutdown()``, or never started."""
-    FAILED = "failed"
-    """One of its hooks or handlers raised."""
-
-
-class ChannelConfig(_Model, frozen=True):
+class ChannelConfig(Model, frozen=True):
     """Settings of one channel of a bus."""
 
     capacity: Annotated[int, Field(strict=True, ge=1, le=_MAX_CAPACITY)] = 1024
@@ -134,7 +89,7 @@ class ChannelConfig(_Model, frozen=True):
         return value
 
 
-class Backoff(_Model, frozen=True):
+class Backoff(Model, frozen=True):
     """How long to wait before the next attempt: longer each time, up to a cap, with jitter.
 
     The n-th wait is ``initial_delay * multiplier ** (n - 1)``, at most `max_delay`. Of that, the
@@ -186,7 +141,7 @@ class RestartPolicy(Backoff, frozen=True):
     """The time in which `max_restarts` are counted, a window that slides, in seconds."""
 
 
-class TaskMetadata(_Model, frozen=True):
+class TaskMetadata(Model, frozen=True):
     """Description of a task, given when it is registered. All times are in seconds."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
@@ -251,51 +206,53 @@ class TaskMetadata(_Model, frozen=True):
 _DEFAULT_POLICY: Final = RestartPolicy()
 
 
-class TaskSnapshot(_Model, frozen=True):
-    """How one task stands at one moment."""
+class TaskOptions(TypedDict, total=False):
+    """The fields of `TaskMetadata` as keywords; all times are in seconds.
 
-    task_id: TaskId
-    """Identity of the task."""
-    name: str
-    """Its name."""
-    kind: TaskKind
-    """Background or event."""
-    group: str | None = None
-    """The group it is in, ``"outer/inner"`` if nested; `None` for one of the scheduler itself."""
-    state: TaskState
-    """Where it stands in its life."""
-    metadata: TaskMetadata
-    """What it was registered with."""
-    event: str | None = None
-    """The event it subscribes to, in words; `None` for a background task."""
-    ready: bool = False
-    """Whether it works and, if it reports that itself, has said that it is ready."""
-    stuck: bool = False
-    """Whether it ignores its cancellation: only the end of the process will end it."""
-    restarts: int = 0
-    """How often the scheduler restarted it after it had ended."""
-    handled: int = 0
-    """Messages handled, or ticks of a periodic task done, without an error."""
-    failed: int = 0
-    """Messages or ticks whose handler raised."""
-    in_hand: int = 0
-    """Messages being handled just now."""
-    missed: int = 0
-    """Messages overwritten before this task read them, or ticks of a periodic task skipped."""
-    unread: int = 0
-    """Messages published that no handler has begun. With `handled`, `failed`, `in_hand` and
-    `missed` they are all that was published since the task subscribed.
+    For functions of your own that pass them on: ``def mine(**options: Unpack[TaskOptions])``.
     """
-    error: str | None = None
-    """What ended it, in words; `None` if nothing did."""
 
-
-class HealthReport(_Model, frozen=True):
-    """How a scheduler and its tasks are, for a probe such as those of Kubernetes."""
-
-    live: bool
-    """Whether it runs, starts or stops, and no task is stuck; if not, only a new process helps."""
-    ready: bool
-    """Whether it has started, is not stopping, and each of its tasks is ready or has completed."""
-    tasks: tuple[TaskSnapshot, ...]
-    """How each task stands, in the order of registration."""
+    name: str
+    """Unique in its scheduler; the name of the class or function, numbered, if not given."""
+    description: str
+    """What the task is for, in the user's words."""
+    tags: Iterable[str]
+    """Labels of the user's own, kept in the order given."""
+    restart: RestartPolicy | None
+    """When a task that ended runs again; `None`: never, and a failure is one of its group."""
+    depends_on: Iterable[str]
+    """Names of the tasks that are initialised and ready before this one, and shut down after it."""
+    bind_to: bool
+    """Whether this task is restarted whenever one that it depends on is."""
+    significant: bool
+    """Whether its group, or at the top the run, ends when this task ends: a "main" task."""
+    concurrency: int
+    """How many messages one event task handles at a time; with more than 1, order is not kept."""
+    timeout: float
+    """How long one attempt at handling a message may take."""
+    retries: int
+    """How often a handler that failed is called with the same message again."""
+    retry_backoff: Backoff
+    """How long to wait before each of these."""
+    on_error: OnError | None
+    """What a handler that raised, for the last time, means; `None` leaves it to `restart`."""
+    singleton: bool
+    """Whether one process of a cluster alone runs it, by a lease; for background tasks, with a
+    `RedisBridge`. ``execute()`` waits for the lease, and is cancelled when it is lost.
+    """
+    reports_ready: bool
+    """Whether the task says itself when it is ready, with ``current_task_context().ready()``."""
+    watchdog: float
+    """How long the task may do without ``current_task_context().beat()`` before it is taken for
+    hung and fails; an event task also beats by handling messages, or by having none.
+    """
+    start_timeout: float
+    """How long ``initialize()``, becoming ready, or waiting for its dependencies may take, each."""
+    stop_timeout: float
+    """How long it may take to heed ``current_task_context().stopping`` before it is cancelled, and
+    then to end before it is reported as stuck.
+    """
+    drain_timeout: float
+    """How long an event task may go on handling what was published before it was stopped."""
+    shutdown_timeout: float
+    """How long ``shutdown()`` may take."""

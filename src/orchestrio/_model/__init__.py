@@ -1,0 +1,1 @@
+"""What everything else speaks of: settings, snapshots, errors and topics."""
