@@ -6,6 +6,14 @@ broadcasts typed messages between them. See the README for the idea and a first 
 
 from inspect import isfunction as _isfunction
 
+from ._broadcast.bus import EventBus as EventBus
+from ._broadcast.channel import ChannelStatistics as ChannelStatistics
+from ._broadcast.streams import (
+    BroadcastReceiveStream as BroadcastReceiveStream,
+    BroadcastSendStream as BroadcastSendStream,
+    ReceiverStatistics as ReceiverStatistics,
+    create_broadcast_stream as create_broadcast_stream,
+)
 from ._model.errors import (
     EventReceiveError as EventReceiveError,
     EventSendError as EventSendError,
@@ -37,7 +45,6 @@ from ._model.snapshots import (
     TaskState as TaskState,
 )
 from ._model.topics import Topic as Topic
-from .bus import EventBus as EventBus
 from .context import TaskContext as TaskContext, current_task_context as current_task_context
 from .events import (
     DEAD_LETTERS as DEAD_LETTERS,
@@ -50,15 +57,8 @@ from .events import (
     TaskLagged as TaskLagged,
 )
 from .groups import Group as Group
-from .log import ChannelStatistics as ChannelStatistics
 from .registry import RegisteredTask as RegisteredTask, TaskRegistry as TaskRegistry
 from .scheduler import Scheduler as Scheduler
-from .streams import (
-    BroadcastReceiveStream as BroadcastReceiveStream,
-    BroadcastSendStream as BroadcastSendStream,
-    ReceiverStatistics as ReceiverStatistics,
-    create_broadcast_stream as create_broadcast_stream,
-)
 from .tasks import BackgroundTask as BackgroundTask, EventTask as EventTask, Task as Task
 
 __version__ = "0.1.0"

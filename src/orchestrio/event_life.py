@@ -11,15 +11,15 @@ from anyio import ClosedResourceError, EndOfStream, Event, current_time
 from anyio.lowlevel import checkpoint
 from typing_extensions import override
 
+from ._broadcast.acknowledgements import Reader
+from ._broadcast.delivery import Delivery, Workers
+from ._broadcast.streams import BroadcastReceiveStream, cursor_of
 from ._model.errors import LaggedError
 from ._model.snapshots import TaskState
-from .acknowledgement import Reader
-from .delivery import Delivery, Workers
 from .events import DEAD_LETTERS, DeadLetter, TaskLagged
 from .handling import persistent
 from .life import Life, Supervisor, reason
 from .registry import RegisteredTask
-from .streams import BroadcastReceiveStream, cursor_of
 from .supervision import Branch
 from .tasks import EventTask
 

@@ -11,18 +11,18 @@ from typing import Any, Final, Generic, Literal, cast, overload
 
 from typing_extensions import TypeVar, Unpack
 
+from ._broadcast.bus import EventBus
+from ._broadcast.streams import BroadcastReceiveStream
 from ._model.errors import LifecycleError
 from ._model.settings import RestartPolicy, Strategy, TaskMetadata, TaskOptions
 from ._model.snapshots import TaskId
 from ._model.topics import Topic
 from .background_life import BackgroundLife
-from .bus import EventBus
 from .event_life import EventLife
 from .keeper import Keeper
 from .life import Life
 from .periodic import PeriodicTask
 from .registry import RegisteredTask, TaskRegistry
-from .streams import BroadcastReceiveStream
 from .supervision import Branch
 from .tasks import BackgroundFunction, BackgroundTask, EventFunction, EventTask
 from .timetables import Cron, FixedDelay, FixedRate, Timetable

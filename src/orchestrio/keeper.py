@@ -36,10 +36,10 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.memory import MemoryObjectSendStream
 from typing_extensions import TypeVar
 
+from ._broadcast.bus import EventBus
 from ._model.errors import LifecycleError, TaskShutdownError
 from ._model.settings import Strategy
 from ._model.snapshots import TaskId
-from .bus import EventBus
 from .context import Surroundings, current_run
 from .dependencies import Dependencies, lives_below
 from .events import DEAD_LETTERS, TASK_EVENTS, DeadLetter, Outlet, TaskEvent, TaskFailed

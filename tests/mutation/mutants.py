@@ -59,7 +59,7 @@ MESSAGES: Final = (*GROUPS, "-k", "over_a_group_restart")
 MUTANTS: Final = (
     Mutant(
         name="lost wake-up on the fast path",
-        file="src/orchestrio/streams.py",
+        file="src/orchestrio/_broadcast/streams.py",
         text="""\
         log.tail = tail + 1
         log.caught_up = 0
@@ -79,7 +79,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="blocked sender not woken when another is cancelled",
-        file="src/orchestrio/streams.py",
+        file="src/orchestrio/_broadcast/streams.py",
         text="""\
             log.blocked.remove(ticket)
             log.wake_sender()
@@ -94,7 +94,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="lag off by one",
-        file="src/orchestrio/log.py",
+        file="src/orchestrio/_broadcast/cursor.py",
         text="            self.lag(count - log.capacity)\n",
         replacement="            self.lag(count - log.capacity + 1)\n",
         tests=STREAMS,
@@ -102,7 +102,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="lag not counted at a stop",
-        file="src/orchestrio/delivery.py",
+        file="src/orchestrio/_broadcast/delivery.py",
         text="""\
         self.cursor.skip(self.cursor.overwritten)
         self.pause()
@@ -134,7 +134,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="a dropped item not counted",
-        file="src/orchestrio/streams.py",
+        file="src/orchestrio/_broadcast/streams.py",
         text="                for _ in batch[room:]:\n",
         replacement="                if batch[room:]:\n",
         tests=STREAMS,
@@ -166,7 +166,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="put_back drops",
-        file="src/orchestrio/delivery.py",
+        file="src/orchestrio/_broadcast/delivery.py",
         text="        self._batch = iter([item, *self._batch])\n",
         replacement="        self._batch = iter([*self._batch])\n",
         tests=HANDLERS,
@@ -192,7 +192,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="a pause forgets the batch",
-        file="src/orchestrio/delivery.py",
+        file="src/orchestrio/_broadcast/delivery.py",
         text="        self._held += self._batch\n",
         replacement="        self._held = list(self._batch)\n",
         tests=MESSAGES,
@@ -249,7 +249,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="closing a receiver frees no sender",
-        file="src/orchestrio/log.py",
+        file="src/orchestrio/_broadcast/channel.py",
         text="""\
         if self.behind is not None:
             self.leave(position)
@@ -277,7 +277,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="a delivery that ignores a pause",
-        file="src/orchestrio/log.py",
+        file="src/orchestrio/_broadcast/cursor.py",
         text="""\
         self.halted = True
         self.fast = False

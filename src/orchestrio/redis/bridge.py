@@ -16,11 +16,11 @@ from anyio import current_time, sleep
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import override
 
+from .._broadcast.bus import EventBus
+from .._broadcast.relay import Detour
 from .._model.errors import LifecycleError
 from .._model.settings import Backoff
 from .._model.topics import Topic
-from ..bridging import Detour
-from ..bus import EventBus
 from ..context import current_run
 from ..events import TaskLagged
 from ..tasks import BackgroundTask

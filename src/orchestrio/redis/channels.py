@@ -16,8 +16,8 @@ from anyio import EndOfStream, Event, current_time, sleep
 from pydantic import ValidationError
 from typing_extensions import override
 
-from ..acknowledgement import Acknowledgements
-from ..bridging import Detour
+from .._broadcast.acknowledgements import Acknowledgements
+from .._broadcast.relay import Detour
 from .connection import Connection, Entry, together
 from .envelope import Envelope, Format, Parcel, traceparent
 from .outbox import Outbox

@@ -21,8 +21,8 @@ from anyio import (
 )
 from typing_extensions import override
 
+from .._broadcast.cursor import Cursor
 from .._model.errors import LaggedError
-from ..log import Cursor
 from .envelope import Parcel
 
 __all__ = ["Database", "DiskOutbox", "MemoryOutbox", "Outbox"]

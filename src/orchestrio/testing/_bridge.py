@@ -27,8 +27,8 @@ from orchestrio import (
     current_task_context,
 )
 
-from ..acknowledgement import Acknowledgements
-from ..bridging import Detour
+from .._broadcast.acknowledgements import Acknowledgements
+from .._broadcast.relay import Detour
 
 T = TypeVar("T")
 

@@ -18,8 +18,9 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.memory import MemoryObjectReceiveStream
 from typing_extensions import TypeVar
 
-from ._model.errors import LaggedError
-from .log import BUDGET, Cursor
+from .._model.errors import LaggedError
+from .channel import BUDGET
+from .cursor import Cursor
 
 __all__ = ["Delivery", "Workers"]
 

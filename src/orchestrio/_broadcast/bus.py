@@ -11,10 +11,10 @@ from anyio import EndOfStream
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from typing_extensions import TypeVar
 
-from ._model.errors import EventReceiveError, EventSendError, InvalidChannelError, LifecycleError
-from ._model.settings import ChannelConfig
-from ._model.topics import Topic
-from .log import ChannelStatistics
+from .._model.errors import EventReceiveError, EventSendError, InvalidChannelError, LifecycleError
+from .._model.settings import ChannelConfig
+from .._model.topics import Topic
+from .channel import ChannelStatistics
 from .streams import (
     BroadcastReceiveStream,
     BroadcastSendStream,

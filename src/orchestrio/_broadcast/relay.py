@@ -11,11 +11,12 @@ from typing import Any, Generic, TypeVar, cast, final
 
 from anyio import ClosedResourceError, Event
 
-from ._model.errors import LifecycleError
-from ._model.settings import ChannelConfig
-from .acknowledgement import Acknowledgements
+from .._model.errors import LifecycleError
+from .._model.settings import ChannelConfig
+from .acknowledgements import Acknowledgements
 from .bus import EventBus
-from .log import Cursor, Log
+from .channel import Log
+from .cursor import Cursor
 from .streams import log_of
 
 __all__ = ["Detour"]

@@ -33,9 +33,10 @@ from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from typing_extensions import TypeVar
 
-from ._model.errors import LifecycleError
-from ._model.settings import ChannelConfig, Overflow
-from .log import BUDGET, ChannelStatistics, Cursor, Log
+from .._model.errors import LifecycleError
+from .._model.settings import ChannelConfig, Overflow
+from .channel import BUDGET, ChannelStatistics, Log
+from .cursor import Cursor
 
 __all__ = [
     "BroadcastReceiveStream",
