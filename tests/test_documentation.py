@@ -63,7 +63,7 @@ def test_every_other_example_is_run_by_a_test() -> None:
 def test_there_are_examples() -> None:
     assert len(IN_README) >= 12
     assert len(IN_DOCSTRINGS) >= 8
-    assert {"scheduler", "topics", "tasks"} <= {example.file.stem for example in IN_DOCSTRINGS}
+    assert {"scheduler", "topics", "task"} <= {example.file.stem for example in IN_DOCSTRINGS}
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:

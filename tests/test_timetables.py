@@ -14,8 +14,8 @@ from anyio import CancelScope, create_task_group, current_time, move_on_after, s
 from anyio.lowlevel import checkpoint
 from support import cancelled
 
+from orchestrio._tasks.timetables import Cron, FixedDelay, FixedRate, Timetable
 from orchestrio.testing import virtual_time
-from orchestrio.timetables import Cron, FixedDelay, FixedRate, Timetable
 
 BERLIN = ZoneInfo("Europe/Berlin")
 MIDDAY = datetime(2025, 6, 2, 12, tzinfo=UTC)

@@ -45,8 +45,8 @@ from ._model.snapshots import (
     TaskState as TaskState,
 )
 from ._model.topics import Topic as Topic
-from .context import TaskContext as TaskContext, current_task_context as current_task_context
-from .events import (
+from ._tasks.context import TaskContext as TaskContext, current_task_context as current_task_context
+from ._tasks.events import (
     DEAD_LETTERS as DEAD_LETTERS,
     TASK_EVENTS as TASK_EVENTS,
     DeadLetter as DeadLetter,
@@ -56,10 +56,10 @@ from .events import (
     TaskFailed as TaskFailed,
     TaskLagged as TaskLagged,
 )
+from ._tasks.registry import RegisteredTask as RegisteredTask, TaskRegistry as TaskRegistry
+from ._tasks.task import BackgroundTask as BackgroundTask, EventTask as EventTask, Task as Task
 from .groups import Group as Group
-from .registry import RegisteredTask as RegisteredTask, TaskRegistry as TaskRegistry
 from .scheduler import Scheduler as Scheduler
-from .tasks import BackgroundTask as BackgroundTask, EventTask as EventTask, Task as Task
 
 __version__ = "0.1.0"
 

@@ -9,11 +9,11 @@ from typing import Any, final
 from typing_extensions import override
 
 from ._model.errors import LifecycleError
+from ._tasks.periodic import PeriodicTask
+from ._tasks.registry import RegisteredTask
+from ._tasks.task import BackgroundTask
 from .life import Life, Supervisor
-from .periodic import PeriodicTask
-from .registry import RegisteredTask
 from .supervision import Branch
-from .tasks import BackgroundTask
 
 __all__ = ["BackgroundLife"]
 

@@ -9,8 +9,8 @@ from typing import cast, final
 
 from ._model.errors import LifecycleError, TaskNotFoundError
 from ._model.snapshots import TaskId
+from ._tasks.registry import RegisteredTask
 from .life import Life
-from .registry import RegisteredTask
 from .supervision import Branch, Node, leaves
 
 __all__ = ["Dependencies", "lives_below"]

@@ -16,12 +16,12 @@ from ._broadcast.delivery import Delivery, Workers
 from ._broadcast.streams import BroadcastReceiveStream, cursor_of
 from ._model.errors import LaggedError
 from ._model.snapshots import TaskState
-from .events import DEAD_LETTERS, DeadLetter, TaskLagged
-from .handling import persistent
+from ._tasks.events import DEAD_LETTERS, DeadLetter, TaskLagged
+from ._tasks.registry import RegisteredTask
+from ._tasks.retries import persistent
+from ._tasks.task import EventTask
 from .life import Life, Supervisor, reason
-from .registry import RegisteredTask
 from .supervision import Branch
-from .tasks import EventTask
 
 __all__ = ["EventLife"]
 

@@ -17,15 +17,15 @@ from ._model.errors import LifecycleError
 from ._model.settings import RestartPolicy, Strategy, TaskMetadata, TaskOptions
 from ._model.snapshots import TaskId
 from ._model.topics import Topic
+from ._tasks.periodic import PeriodicTask
+from ._tasks.registry import RegisteredTask, TaskRegistry
+from ._tasks.task import BackgroundFunction, BackgroundTask, EventFunction, EventTask
+from ._tasks.timetables import Cron, FixedDelay, FixedRate, Timetable
 from .background_life import BackgroundLife
 from .event_life import EventLife
 from .keeper import Keeper
 from .life import Life
-from .periodic import PeriodicTask
-from .registry import RegisteredTask, TaskRegistry
 from .supervision import Branch
-from .tasks import BackgroundFunction, BackgroundTask, EventFunction, EventTask
-from .timetables import Cron, FixedDelay, FixedRate, Timetable
 
 __all__ = ["Group"]
 

@@ -40,12 +40,12 @@ from ._broadcast.bus import EventBus
 from ._model.errors import LifecycleError, TaskShutdownError
 from ._model.settings import Strategy
 from ._model.snapshots import TaskId
-from .context import Surroundings, current_run
+from ._tasks.context import Surroundings, current_run
+from ._tasks.events import DEAD_LETTERS, TASK_EVENTS, DeadLetter, Outlet, TaskEvent, TaskFailed
+from ._tasks.registry import TaskRegistry
 from .dependencies import Dependencies, lives_below
-from .events import DEAD_LETTERS, TASK_EVENTS, DeadLetter, Outlet, TaskEvent, TaskFailed
 from .life import Life
 from .recovery import Recoveries
-from .registry import TaskRegistry
 from .stopping import HURRY, drain, end, held, shut_down
 from .supervision import Branch, Failure, Node
 from .watching import needs_watching, watch

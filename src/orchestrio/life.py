@@ -33,9 +33,9 @@ from anyio import (
 
 from ._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
 from ._model.snapshots import TaskSnapshot, TaskState
-from .context import Run, Surroundings, current_run
-from .events import DeadLetter, Outlet, StateChanged, TaskEvent
-from .registry import RegisteredTask
+from ._tasks.context import Run, Surroundings, current_run
+from ._tasks.events import DeadLetter, Outlet, StateChanged, TaskEvent
+from ._tasks.registry import RegisteredTask
 from .stack import stack_of
 from .supervision import Branch, Node
 

@@ -14,9 +14,9 @@ from typing import cast, final
 from anyio import CancelScope, current_time, sleep_until
 
 from ._model.errors import SchedulerError, TaskShutdownError
-from .context import Run
+from ._tasks.context import Run
+from ._tasks.events import RestartScheduled
 from .dependencies import Dependencies, lives_below
-from .events import RestartScheduled
 from .life import Life, Supervisor
 from .stopping import drain, end, guard_shutdown, held, shut_down
 from .supervision import Branch, Failure, Node

@@ -38,10 +38,10 @@ from ._model.errors import LifecycleError
 from ._model.settings import ChannelConfig, Strategy
 from ._model.snapshots import HealthReport, TaskId, TaskSnapshot, TaskState
 from ._model.topics import Topic
+from ._tasks.registry import TaskRegistry
 from .groups import Group
 from .keeper import Command, Keeper, Phase
 from .life import Life
-from .registry import TaskRegistry
 from .systemd import Notifier
 
 __all__ = ["Scheduler"]

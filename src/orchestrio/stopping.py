@@ -10,7 +10,7 @@ from anyio import current_time, move_on_after, move_on_at
 from anyio.lowlevel import checkpoint
 
 from ._model.errors import TaskShutdownError
-from .context import Run
+from ._tasks.context import Run
 from .life import Life
 
 __all__ = ["HURRY", "drain", "end", "guard_shutdown", "held", "shut_down", "wait_cancelled"]

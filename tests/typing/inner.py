@@ -1,5 +1,5 @@
 """Asks for a name that the stubs do not have: shows which types a checker read. Never run."""
 
-from orchestrio.tasks import name_of
+from orchestrio._tasks.task import name_of
 
 print(name_of)

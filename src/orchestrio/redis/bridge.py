@@ -21,9 +21,9 @@ from .._broadcast.relay import Detour
 from .._model.errors import LifecycleError
 from .._model.settings import Backoff
 from .._model.topics import Topic
-from ..context import current_run
-from ..events import TaskLagged
-from ..tasks import BackgroundTask
+from .._tasks.context import current_run
+from .._tasks.events import TaskLagged
+from .._tasks.task import BackgroundTask
 from .channels import Broadcast, Channel, Compete
 from .connection import TROUBLE, Connection, RedisSettings, Refused, connected, together
 from .envelope import Format

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from anyio import NoEventLoopError, current_time
 
-from ...timetables import WALL_CLOCK
+from ..._tasks.timetables import WALL_CLOCK
 from .order import Order
 
 

@@ -9,9 +9,9 @@ from typing import Any, Final, Protocol, final
 from anyio import Event, current_time
 from anyio.lowlevel import checkpoint
 
-from ._broadcast.bus import EventBus
-from ._model.errors import LifecycleError
-from ._model.snapshots import TaskId
+from .._broadcast.bus import EventBus
+from .._model.errors import LifecycleError
+from .._model.snapshots import TaskId
 from .events import Outlet, TaskEvent
 
 __all__ = [

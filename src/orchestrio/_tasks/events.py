@@ -15,12 +15,12 @@ from typing import Any, Final, Generic, final
 from anyio import WouldBlock
 from typing_extensions import TypeVar
 
-from ._broadcast.bus import EventBus
-from ._broadcast.channel import Log
-from ._broadcast.streams import BroadcastSendStream, log_of
-from ._model.errors import EventSendError, InvalidChannelError, LifecycleError
-from ._model.snapshots import TaskId, TaskState
-from ._model.topics import Topic
+from .._broadcast.bus import EventBus
+from .._broadcast.channel import Log
+from .._broadcast.streams import BroadcastSendStream, log_of
+from .._model.errors import EventSendError, InvalidChannelError, LifecycleError
+from .._model.snapshots import TaskId, TaskState
+from .._model.topics import Topic
 
 __all__ = [
     "DEAD_LETTERS",

@@ -8,10 +8,10 @@ from typing import final
 
 from typing_extensions import override
 
-from ._model.settings import TaskMetadata
+from .._model.settings import TaskMetadata
 from .context import current_run
-from .handling import persistent
-from .tasks import BackgroundTask, name_of
+from .retries import persistent
+from .task import BackgroundTask, name_of
 from .timetables import Timetable
 
 __all__ = ["PeriodicTask"]

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from anyio import move_on_after, sleep
 
-from ._model.settings import TaskMetadata
+from .._model.settings import TaskMetadata
 
 __all__ = ["persistent"]
 

@@ -8,10 +8,10 @@ from typing import Generic, cast, final
 
 from typing_extensions import TypeVar
 
-from ._model.errors import LifecycleError, TaskNotFoundError
-from ._model.settings import TaskMetadata
-from ._model.snapshots import TaskId, TaskKind
-from .tasks import EventTask, Task
+from .._model.errors import LifecycleError, TaskNotFoundError
+from .._model.settings import TaskMetadata
+from .._model.snapshots import TaskId, TaskKind
+from .task import EventTask, Task
 
 __all__ = ["RegisteredTask", "TaskRegistry"]
 

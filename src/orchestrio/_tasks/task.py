@@ -8,7 +8,7 @@ from typing import Generic, final
 
 from typing_extensions import TypeVar
 
-from ._model.topics import Topic
+from .._model.topics import Topic
 
 __all__ = ["BackgroundFunction", "BackgroundTask", "EventFunction", "EventTask", "Task", "name_of"]
 
