@@ -365,4 +365,4 @@ def test_the_import_graph_is_that_of_the_package() -> None:
     graph = import_graph()
     assert {"orchestrio.scheduler", "orchestrio._model.topics"} <= graph["orchestrio"]
     assert "orchestrio._broadcast.bus" in graph["orchestrio.scheduler"]
-    assert "orchestrio._tasks.registry" not in graph["orchestrio.supervision"]  # for type checkers only
+    assert "orchestrio._tasks.registry" not in graph["orchestrio._workers.tree"]  # for type checkers only

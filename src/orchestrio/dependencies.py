@@ -10,8 +10,8 @@ from typing import cast, final
 from ._model.errors import LifecycleError, TaskNotFoundError
 from ._model.snapshots import TaskId
 from ._tasks.registry import RegisteredTask
-from .life import Life
-from .supervision import Branch, Node, leaves
+from ._workers.tree import Branch, Node, leaves
+from ._workers.worker import Life
 
 __all__ = ["Dependencies", "lives_below"]
 

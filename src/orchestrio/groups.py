@@ -21,11 +21,11 @@ from ._tasks.periodic import PeriodicTask
 from ._tasks.registry import RegisteredTask, TaskRegistry
 from ._tasks.task import BackgroundFunction, BackgroundTask, EventFunction, EventTask
 from ._tasks.timetables import Cron, FixedDelay, FixedRate, Timetable
-from .background_life import BackgroundLife
-from .event_life import EventLife
+from ._workers.background_worker import BackgroundLife
+from ._workers.event_worker import EventLife
+from ._workers.tree import Branch
+from ._workers.worker import Life
 from .keeper import Keeper
-from .life import Life
-from .supervision import Branch
 
 __all__ = ["Group"]
 

@@ -43,11 +43,11 @@ from ._model.snapshots import TaskId
 from ._tasks.context import Surroundings, current_run
 from ._tasks.events import DEAD_LETTERS, TASK_EVENTS, DeadLetter, Outlet, TaskEvent, TaskFailed
 from ._tasks.registry import TaskRegistry
+from ._workers.tree import Branch, Failure, Node
+from ._workers.worker import Life
 from .dependencies import Dependencies, lives_below
-from .life import Life
 from .recovery import Recoveries
 from .stopping import HURRY, drain, end, held, shut_down
-from .supervision import Branch, Failure, Node
 from .watching import needs_watching, watch
 
 __all__ = ["Command", "Keeper", "Phase"]

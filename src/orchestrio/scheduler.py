@@ -39,9 +39,9 @@ from ._model.settings import ChannelConfig, Strategy
 from ._model.snapshots import HealthReport, TaskId, TaskSnapshot, TaskState
 from ._model.topics import Topic
 from ._tasks.registry import TaskRegistry
+from ._workers.worker import Life
 from .groups import Group
 from .keeper import Command, Keeper, Phase
-from .life import Life
 from .systemd import Notifier
 
 __all__ = ["Scheduler"]

@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 
 from ._model.errors import TaskShutdownError
 from ._tasks.context import Run
-from .life import Life
+from ._workers.worker import Life
 
 __all__ = ["HURRY", "drain", "end", "guard_shutdown", "held", "shut_down", "wait_cancelled"]
 

@@ -10,7 +10,7 @@ from anyio.lowlevel import checkpoint
 
 from ._model.settings import TaskMetadata
 from ._model.snapshots import TaskState
-from .life import Life
+from ._workers.worker import Life
 from .stopping import wait_cancelled
 
 __all__ = ["needs_watching", "watch"]

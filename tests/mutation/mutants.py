@@ -115,7 +115,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="no shield on shutdown()",
-        file="src/orchestrio/life.py",
+        file="src/orchestrio/_workers/worker.py",
         text="""\
                     with CancelScope(shield=True) as scope:
                         while self.predecessors or not self._may_shut_down:
@@ -142,7 +142,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="a stopped event task keeps its subscription",
-        file="src/orchestrio/event_life.py",
+        file="src/orchestrio/_workers/event_worker.py",
         text="            if not self.keep_subscription:\n",
         replacement="            if not (self.keep_subscription or self.end_asked):\n",
         tests=TASKS,
@@ -158,7 +158,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="window edge",
-        file="src/orchestrio/supervision.py",
+        file="src/orchestrio/_workers/tree.py",
         text="self._recent[0][0] <= now - policy.within:",
         replacement="self._recent[0][0] < now - policy.within:",
         tests=("tests/supervision/test_restarts.py",),
@@ -174,7 +174,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="acknowledge before handling",
-        file="src/orchestrio/event_life.py",
+        file="src/orchestrio/_workers/event_worker.py",
         text="""\
         try:
             await self._handle(item)
@@ -208,7 +208,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="a failure counted twice",
-        file="src/orchestrio/event_life.py",
+        file="src/orchestrio/_workers/event_worker.py",
         text="""\
             if began and self._workers is None and delivery.in_hand and not self._accounted:
 """,
@@ -263,7 +263,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="a state change without its event",
-        file="src/orchestrio/life.py",
+        file="src/orchestrio/_workers/worker.py",
         text="""\
         if self.is_working:
             self.move_to(TaskState.STOPPING)

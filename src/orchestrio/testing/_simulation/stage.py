@@ -28,7 +28,7 @@ import anyio
 
 from orchestrio import Scheduler
 
-from ...stack import stack_of
+from ..._workers.stack import stack_of
 from .._rules.ledger import Ledger
 from .._time.clock import Watch
 from .._time.virtual import Backend, virtual_options

@@ -31,13 +31,13 @@ from anyio import (
     sleep_until,
 )
 
-from ._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
-from ._model.snapshots import TaskSnapshot, TaskState
-from ._tasks.context import Run, Surroundings, current_run
-from ._tasks.events import DeadLetter, Outlet, StateChanged, TaskEvent
-from ._tasks.registry import RegisteredTask
+from .._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
+from .._model.snapshots import TaskSnapshot, TaskState
+from .._tasks.context import Run, Surroundings, current_run
+from .._tasks.events import DeadLetter, Outlet, StateChanged, TaskEvent
+from .._tasks.registry import RegisteredTask
 from .stack import stack_of
-from .supervision import Branch, Node
+from .tree import Branch, Node
 
 __all__ = ["Life", "Supervisor", "reason"]
 

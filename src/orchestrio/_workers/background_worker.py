@@ -8,12 +8,12 @@ from typing import Any, final
 
 from typing_extensions import override
 
-from ._model.errors import LifecycleError
-from ._tasks.periodic import PeriodicTask
-from ._tasks.registry import RegisteredTask
-from ._tasks.task import BackgroundTask
-from .life import Life, Supervisor
-from .supervision import Branch
+from .._model.errors import LifecycleError
+from .._tasks.periodic import PeriodicTask
+from .._tasks.registry import RegisteredTask
+from .._tasks.task import BackgroundTask
+from .tree import Branch
+from .worker import Life, Supervisor
 
 __all__ = ["BackgroundLife"]
 

@@ -11,17 +11,17 @@ from anyio import ClosedResourceError, EndOfStream, Event, current_time
 from anyio.lowlevel import checkpoint
 from typing_extensions import override
 
-from ._broadcast.acknowledgements import Reader
-from ._broadcast.delivery import Delivery, Workers
-from ._broadcast.streams import BroadcastReceiveStream, cursor_of
-from ._model.errors import LaggedError
-from ._model.snapshots import TaskState
-from ._tasks.events import DEAD_LETTERS, DeadLetter, TaskLagged
-from ._tasks.registry import RegisteredTask
-from ._tasks.retries import persistent
-from ._tasks.task import EventTask
-from .life import Life, Supervisor, reason
-from .supervision import Branch
+from .._broadcast.acknowledgements import Reader
+from .._broadcast.delivery import Delivery, Workers
+from .._broadcast.streams import BroadcastReceiveStream, cursor_of
+from .._model.errors import LaggedError
+from .._model.snapshots import TaskState
+from .._tasks.events import DEAD_LETTERS, DeadLetter, TaskLagged
+from .._tasks.registry import RegisteredTask
+from .._tasks.retries import persistent
+from .._tasks.task import EventTask
+from .tree import Branch
+from .worker import Life, Supervisor, reason
 
 __all__ = ["EventLife"]
 

@@ -17,8 +17,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import final
 
-from ._model.errors import TaskExecutionError, TaskInitializationError
-from ._model.settings import RestartPolicy, Strategy
+from .._model.errors import TaskExecutionError, TaskInitializationError
+from .._model.settings import RestartPolicy, Strategy
 
 __all__ = ["Branch", "Failure", "Node", "Restarts", "leaves"]
 

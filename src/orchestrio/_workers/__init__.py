@@ -1,0 +1,1 @@
+"""One task at work: from initialize() to shutdown(), and its place in the tree."""
