@@ -17,6 +17,7 @@ from ._model.errors import LifecycleError
 from ._model.settings import RestartPolicy, Strategy, TaskMetadata, TaskOptions
 from ._model.snapshots import TaskId
 from ._model.topics import Topic
+from ._supervision.supervisor import Keeper
 from ._tasks.periodic import PeriodicTask
 from ._tasks.registry import RegisteredTask, TaskRegistry
 from ._tasks.task import BackgroundFunction, BackgroundTask, EventFunction, EventTask
@@ -25,7 +26,6 @@ from ._workers.background_worker import BackgroundLife
 from ._workers.event_worker import EventLife
 from ._workers.tree import Branch
 from ._workers.worker import Life
-from .keeper import Keeper
 
 __all__ = ["Group"]
 

@@ -38,10 +38,10 @@ from ._model.errors import LifecycleError
 from ._model.settings import ChannelConfig, Strategy
 from ._model.snapshots import HealthReport, TaskId, TaskSnapshot, TaskState
 from ._model.topics import Topic
+from ._supervision.supervisor import Command, Keeper, Phase
 from ._tasks.registry import TaskRegistry
 from ._workers.worker import Life
 from .groups import Group
-from .keeper import Command, Keeper, Phase
 from .systemd import Notifier
 
 __all__ = ["Scheduler"]

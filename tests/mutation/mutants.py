@@ -150,7 +150,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="restart order",
-        file="src/orchestrio/recovery.py",
+        file="src/orchestrio/_supervision/restarts.py",
         text="        alive.sort(key=lambda life: life.rank)\n",
         replacement="",
         tests=GROUPS,
@@ -200,7 +200,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="drain looks once",
-        file="src/orchestrio/stopping.py",
+        file="src/orchestrio/_supervision/stopping.py",
         text="    while waiting := [\n",
         replacement="    if waiting := [\n",
         tests=("tests/test_scheduler_lifecycle.py",),
@@ -218,7 +218,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="two restarts launch one task",
-        file="src/orchestrio/recovery.py",
+        file="src/orchestrio/_supervision/restarts.py",
         text="""\
             await life.wait_free()
             if self._of.get(life) is not recovery:

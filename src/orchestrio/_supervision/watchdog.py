@@ -8,9 +8,9 @@ from math import inf
 from anyio import current_time, move_on_at
 from anyio.lowlevel import checkpoint
 
-from ._model.settings import TaskMetadata
-from ._model.snapshots import TaskState
-from ._workers.worker import Life
+from .._model.settings import TaskMetadata
+from .._model.snapshots import TaskState
+from .._workers.worker import Life
 from .stopping import wait_cancelled
 
 __all__ = ["needs_watching", "watch"]

@@ -36,19 +36,19 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.memory import MemoryObjectSendStream
 from typing_extensions import TypeVar
 
-from ._broadcast.bus import EventBus
-from ._model.errors import LifecycleError, TaskShutdownError
-from ._model.settings import Strategy
-from ._model.snapshots import TaskId
-from ._tasks.context import Surroundings, current_run
-from ._tasks.events import DEAD_LETTERS, TASK_EVENTS, DeadLetter, Outlet, TaskEvent, TaskFailed
-from ._tasks.registry import TaskRegistry
-from ._workers.tree import Branch, Failure, Node
-from ._workers.worker import Life
+from .._broadcast.bus import EventBus
+from .._model.errors import LifecycleError, TaskShutdownError
+from .._model.settings import Strategy
+from .._model.snapshots import TaskId
+from .._tasks.context import Surroundings, current_run
+from .._tasks.events import DEAD_LETTERS, TASK_EVENTS, DeadLetter, Outlet, TaskEvent, TaskFailed
+from .._tasks.registry import TaskRegistry
+from .._workers.tree import Branch, Failure, Node
+from .._workers.worker import Life
 from .dependencies import Dependencies, lives_below
-from .recovery import Recoveries
+from .restarts import Recoveries
 from .stopping import HURRY, drain, end, held, shut_down
-from .watching import needs_watching, watch
+from .watchdog import needs_watching, watch
 
 __all__ = ["Command", "Keeper", "Phase"]
 

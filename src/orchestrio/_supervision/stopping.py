@@ -9,9 +9,9 @@ from typing import Final
 from anyio import current_time, move_on_after, move_on_at
 from anyio.lowlevel import checkpoint
 
-from ._model.errors import TaskShutdownError
-from ._tasks.context import Run
-from ._workers.worker import Life
+from .._model.errors import TaskShutdownError
+from .._tasks.context import Run
+from .._workers.worker import Life
 
 __all__ = ["HURRY", "drain", "end", "guard_shutdown", "held", "shut_down", "wait_cancelled"]
 

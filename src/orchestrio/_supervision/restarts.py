@@ -13,11 +13,11 @@ from typing import cast, final
 
 from anyio import CancelScope, current_time, sleep_until
 
-from ._model.errors import SchedulerError, TaskShutdownError
-from ._tasks.context import Run
-from ._tasks.events import RestartScheduled
-from ._workers.tree import Branch, Failure, Node
-from ._workers.worker import Life, Supervisor
+from .._model.errors import SchedulerError, TaskShutdownError
+from .._tasks.context import Run
+from .._tasks.events import RestartScheduled
+from .._workers.tree import Branch, Failure, Node
+from .._workers.worker import Life, Supervisor
 from .dependencies import Dependencies, lives_below
 from .stopping import drain, end, guard_shutdown, held, shut_down
 

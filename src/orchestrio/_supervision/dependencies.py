@@ -7,11 +7,11 @@ from graphlib import CycleError, TopologicalSorter
 from heapq import heappop, heappush
 from typing import cast, final
 
-from ._model.errors import LifecycleError, TaskNotFoundError
-from ._model.snapshots import TaskId
-from ._tasks.registry import RegisteredTask
-from ._workers.tree import Branch, Node, leaves
-from ._workers.worker import Life
+from .._model.errors import LifecycleError, TaskNotFoundError
+from .._model.snapshots import TaskId
+from .._tasks.registry import RegisteredTask
+from .._workers.tree import Branch, Node, leaves
+from .._workers.worker import Life
 
 __all__ = ["Dependencies", "lives_below"]
 

@@ -1,0 +1,1 @@
+"""Who runs the tasks: starts and restarts, stops, dependencies, the watchdog."""
