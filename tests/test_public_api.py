@@ -363,6 +363,6 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 def test_the_import_graph_is_that_of_the_package() -> None:
     graph = import_graph()
-    assert {"orchestrio.scheduler", "orchestrio._model.topics"} <= graph["orchestrio"]
-    assert "orchestrio._broadcast.bus" in graph["orchestrio.scheduler"]
+    assert {"orchestrio._scheduler.scheduler", "orchestrio._model.topics"} <= graph["orchestrio"]
+    assert "orchestrio._broadcast.bus" in graph["orchestrio._scheduler.scheduler"]
     assert "orchestrio._tasks.registry" not in graph["orchestrio._workers.tree"]  # for type checkers only

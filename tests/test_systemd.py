@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrio.systemd import Notifier
+from orchestrio._scheduler.systemd import Notifier
 
 if sys.platform == "win32":
     pytest.skip("there is no systemd here", allow_module_level=True)

@@ -45,6 +45,8 @@ from ._model.snapshots import (
     TaskState as TaskState,
 )
 from ._model.topics import Topic as Topic
+from ._scheduler.group import Group as Group
+from ._scheduler.scheduler import Scheduler as Scheduler
 from ._tasks.context import TaskContext as TaskContext, current_task_context as current_task_context
 from ._tasks.events import (
     DEAD_LETTERS as DEAD_LETTERS,
@@ -58,8 +60,6 @@ from ._tasks.events import (
 )
 from ._tasks.registry import RegisteredTask as RegisteredTask, TaskRegistry as TaskRegistry
 from ._tasks.task import BackgroundTask as BackgroundTask, EventTask as EventTask, Task as Task
-from .groups import Group as Group
-from .scheduler import Scheduler as Scheduler
 
 __version__ = "0.1.0"
 

@@ -11,21 +11,21 @@ from typing import Any, Final, Generic, Literal, cast, overload
 
 from typing_extensions import TypeVar, Unpack
 
-from ._broadcast.bus import EventBus
-from ._broadcast.streams import BroadcastReceiveStream
-from ._model.errors import LifecycleError
-from ._model.settings import RestartPolicy, Strategy, TaskMetadata, TaskOptions
-from ._model.snapshots import TaskId
-from ._model.topics import Topic
-from ._supervision.supervisor import Keeper
-from ._tasks.periodic import PeriodicTask
-from ._tasks.registry import RegisteredTask, TaskRegistry
-from ._tasks.task import BackgroundFunction, BackgroundTask, EventFunction, EventTask
-from ._tasks.timetables import Cron, FixedDelay, FixedRate, Timetable
-from ._workers.background_worker import BackgroundLife
-from ._workers.event_worker import EventLife
-from ._workers.tree import Branch
-from ._workers.worker import Life
+from .._broadcast.bus import EventBus
+from .._broadcast.streams import BroadcastReceiveStream
+from .._model.errors import LifecycleError
+from .._model.settings import RestartPolicy, Strategy, TaskMetadata, TaskOptions
+from .._model.snapshots import TaskId
+from .._model.topics import Topic
+from .._supervision.supervisor import Keeper
+from .._tasks.periodic import PeriodicTask
+from .._tasks.registry import RegisteredTask, TaskRegistry
+from .._tasks.task import BackgroundFunction, BackgroundTask, EventFunction, EventTask
+from .._tasks.timetables import Cron, FixedDelay, FixedRate, Timetable
+from .._workers.background_worker import BackgroundLife
+from .._workers.event_worker import EventLife
+from .._workers.tree import Branch
+from .._workers.worker import Life
 
 __all__ = ["Group"]
 

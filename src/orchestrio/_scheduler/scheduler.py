@@ -32,16 +32,16 @@ from anyio.abc import TaskGroup, TaskStatus
 from anyio.lowlevel import checkpoint
 from typing_extensions import TypeVar, override
 
-from ._broadcast.bus import EventBus
-from ._broadcast.streams import BroadcastReceiveStream, BroadcastSendStream
-from ._model.errors import LifecycleError
-from ._model.settings import ChannelConfig, Strategy
-from ._model.snapshots import HealthReport, TaskId, TaskSnapshot, TaskState
-from ._model.topics import Topic
-from ._supervision.supervisor import Command, Keeper, Phase
-from ._tasks.registry import TaskRegistry
-from ._workers.worker import Life
-from .groups import Group
+from .._broadcast.bus import EventBus
+from .._broadcast.streams import BroadcastReceiveStream, BroadcastSendStream
+from .._model.errors import LifecycleError
+from .._model.settings import ChannelConfig, Strategy
+from .._model.snapshots import HealthReport, TaskId, TaskSnapshot, TaskState
+from .._model.topics import Topic
+from .._supervision.supervisor import Command, Keeper, Phase
+from .._tasks.registry import TaskRegistry
+from .._workers.worker import Life
+from .group import Group
 from .systemd import Notifier
 
 __all__ = ["Scheduler"]

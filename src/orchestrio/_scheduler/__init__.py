@@ -1,0 +1,1 @@
+"""What users hold: the scheduler and its groups, and what tells systemd of them."""
