@@ -105,6 +105,11 @@ def test_a_public_object_says_where_users_find_it(name: str) -> None:
     assert OBJECTS[name].__module__ == module.__name__
 
 
+def test_a_shell_that_completes_names_offers_the_public_ones_only() -> None:
+    assert dir(orchestrio) == sorted(orchestrio.__all__)
+    assert set(orchestrio.__all__) == set(public(orchestrio))
+
+
 def test_the_package_is_marked_as_typed() -> None:
     assert (PACKAGE / "py.typed").is_file()
 
@@ -361,8 +366,25 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     TopologicalSorter(import_graph()).prepare()  # a circle is a CycleError, and names it
 
 
+ROOMS = ["_model", "_broadcast", "_tasks", "_workers", "_supervision", "_scheduler"]
+
+
+def test_a_room_needs_only_those_below_it() -> None:
+    above = {room: ROOMS[number + 1 :] for number, room in enumerate(ROOMS)}
+    faces = ["redis", "testing"]
+    wrong = {
+        (module, needed)
+        for module, all_needed in import_graph().items()
+        for room in ROOMS
+        if module.startswith(f"orchestrio.{room}.")
+        for needed in all_needed
+        if needed.split(".")[1:2] in [[], *([other] for other in above[room] + faces)]
+    }
+    assert wrong == set()
+
+
 def test_the_import_graph_is_that_of_the_package() -> None:
     graph = import_graph()
     assert {"orchestrio._scheduler.scheduler", "orchestrio._model.topics"} <= graph["orchestrio"]
     assert "orchestrio._broadcast.bus" in graph["orchestrio._scheduler.scheduler"]
-    assert "orchestrio._tasks.registry" not in graph["orchestrio._workers.tree"]  # for type checkers only
+    assert "orchestrio._tasks.registry" not in graph["orchestrio._workers.tree"]
