@@ -43,8 +43,17 @@ class Remark:
         match = re.fullmatch(r'(?:Revealed type|Type of ".*") is "(.*)"', self.message)
         if match is None:
             return None
-        text = re.sub(r"\b(?:[a-z]\w*\.)+(?=\w)", "", match[1]).removeprefix("def ")
-        return text.replace("CoroutineType[", "Coroutine[")
+        return without_places(match[1]).removeprefix("def ").replace("CoroutineType[", "Coroutine[")
+
+    @property
+    def gist(self) -> str:
+        """The message without what the stubs call otherwise: inner modules, type parameters."""
+        return re.sub(r"\b\w+(?=@)|\b_(?=[A-Z])", "", without_places(self.message))
+
+
+def without_places(text: str) -> str:
+    """Return what a checker says with the names of the modules left out."""
+    return re.sub(r"\b(?:[a-z_]\w*\.)+(?=\w)", "", text)
 
 
 @cache

@@ -83,7 +83,7 @@ def test_a_name_shows_its_type(checker: Checker, types: Types) -> None:
 def test_stubs_and_inline_types_are_the_same_to_a_user(checker: Checker) -> None:
     by_types = [
         {
-            (found.file, found.line, found.message)
+            (found.file, found.line, found.gist)
             for found in remarks(checker, types)
             if found.is_error or found.revealed
         }
@@ -95,8 +95,8 @@ def test_stubs_and_inline_types_are_the_same_to_a_user(checker: Checker) -> None
 
 @WITH_EACH
 def test_the_types_are_those_that_the_test_says(checker: Checker, types: Types) -> None:
-    """The sample asks for an inner name, which the stubs leave out."""
-    assert ("inner" in refused(checker, types)) == (types == "stubs")
+    """The sample makes what only the library makes, and the stubs do not say how."""
+    assert ("inner" in refused(checker, types)) == (types == "inline")
 
 
 def test_the_samples_use_every_mark() -> None:
@@ -108,7 +108,7 @@ def test_the_samples_use_every_mark() -> None:
 
 def test_the_defaults_in_the_stubs_are_those_of_the_models() -> None:
     """What checkers and `mypy.stubtest` do not compare."""
-    tree = ast.parse((SOURCES["stubs"] / "orchestrio" / "models.pyi").read_text("utf-8"))
+    tree = ast.parse((SOURCES["stubs"] / "orchestrio" / "__init__.pyi").read_text("utf-8"))
     said = {
         (model.name, ast.unparse(field.target)): ast.literal_eval(field.value)
         for model in tree.body
@@ -132,4 +132,4 @@ def test_every_public_type_is_complete() -> None:
     report = json.loads(done.stdout)["typeCompleteness"]
     incomplete = [symbol["name"] for symbol in report["symbols"] if not symbol["isTypeKnown"]]
     assert report["completenessScore"] == 1, incomplete
-    assert report["exportedSymbolCounts"]["withKnownType"] >= 700
+    assert report["exportedSymbolCounts"]["withKnownType"] >= 270

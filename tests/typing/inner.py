@@ -1,5 +1,5 @@
-"""Asks for a name that the stubs do not have: shows which types a checker read. Never run."""
+"""Makes what only the library makes: shows which types a checker read. Never run."""
 
-from orchestrio._tasks.task import name_of
+from orchestrio import TaskContext
 
-print(name_of)
+print(TaskContext())

@@ -6,8 +6,7 @@ from typing import Any, ClassVar, Final, Literal, Self, final
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
-from ..tasks import BackgroundTask
-from ..topics import Topic
+from .. import BackgroundTask, Topic
 
 traceparent: Final[ContextVar[str | None]]
 

@@ -8,12 +8,15 @@ from typing import Any, ClassVar, Generic, Literal, Self, TypeAlias, final, over
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import TypeVar
 
-from ..events import DeadLetter, TaskEvent
-from ..models import TaskSnapshot
-from ..scheduler import Scheduler
-from ..streams import BroadcastReceiveStream
-from ..tasks import BackgroundTask
-from ..topics import Topic
+from .. import (
+    BackgroundTask,
+    BroadcastReceiveStream,
+    DeadLetter,
+    Scheduler,
+    TaskEvent,
+    TaskSnapshot,
+    Topic,
+)
 
 __all__ = [
     "Faults",
