@@ -69,7 +69,7 @@ TASK_MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"timeout": 0}, "timeout"),
     ({"watchdog": 0}, "watchdog"),
     ({"retries": -1}, "retries"),
-    ({"bind_to": 1}, "bind_to"),
+    ({"restart_with_dependencies": 1}, "restart_with_dependencies"),
     ({"nmae": "clock"}, "nmae"),
     *[
         ({timeout: value}, timeout)

@@ -146,7 +146,7 @@ class TaskMetadata(_Model, frozen=True):
     tags: tuple[str, ...] = ()
     restart: RestartPolicy | None = None
     depends_on: tuple[str, ...] = ()
-    bind_to: bool = False
+    restart_with_dependencies: bool = False
     significant: bool = False
     concurrency: int = 1
     timeout: float = ...
@@ -169,7 +169,7 @@ class TaskOptions(TypedDict, total=False):
     tags: Iterable[str]
     restart: RestartPolicy | None
     depends_on: Iterable[str]
-    bind_to: bool
+    restart_with_dependencies: bool
     significant: bool
     concurrency: int
     timeout: float

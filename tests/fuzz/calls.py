@@ -241,7 +241,7 @@ MODELS = [
             "tags": _TEXTS,
             "restart": POLICY,
             "depends_on": _TEXTS,
-            "bind_to": BOOL,
+            "restart_with_dependencies": BOOL,
             "significant": BOOL,
             "concurrency": count(1, 10_000),
             "timeout": _DEADLINE,

@@ -140,7 +140,7 @@ def options(name: str, others: Sequence[str]) -> TaskOptions:
         chosen["restart"] = policy()
     if others and random.random() < 0.4:
         chosen["depends_on"] = random.sample(others, 1)
-        chosen["bind_to"] = random.random() < 0.3
+        chosen["restart_with_dependencies"] = random.random() < 0.3
     if random.random() < 0.1:
         chosen["significant"] = True
     if random.random() < 0.3:

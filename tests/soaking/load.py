@@ -79,8 +79,8 @@ def add_group(stage: Stage, strategy: Strategy) -> None:
     third = f"third of {strategy}"
     group.register_background_task(Crashing(stage), **timed(name=third, restart=AGAIN))
     stage.cast.append(stage.add_handler(group, MUST, KINDS["pool"], name=f"fourth of {strategy}"))
-    bound = f"bound to {strategy}"
-    options = timed(name=bound, depends_on=[first], bind_to=True)
+    dependant = f"restarted with {strategy}"
+    options = timed(name=dependant, depends_on=[first], restart_with_dependencies=True)
     stage.scheduler.background(**options)(anyio.sleep_forever)
     options = timed(name=f"listener to {strategy}", depends_on=[strategy])
     stage.scheduler.background(**options)(hear_of_restarts)

@@ -132,13 +132,13 @@ async def test_an_unknown_dependency_after_the_start_is_an_error_and_registers_n
         assert diary.when("work", "web") == [0], "a group without tasks does not hold it up"
 
 
-# -- bind_to -------------------------------------------------------------------------------------------
+# -- restart_with_dependencies ----------------------------------------------------------------
 
 
-async def test_a_bound_task_is_restarted_with_its_dependency(
+async def test_a_task_that_asks_for_it_is_restarted_with_its_dependency(
     scheduler: Scheduler, diary: Diary
 ) -> None:
-    add(scheduler, diary, "web", depends_on=["database"], bind_to=True)
+    add(scheduler, diary, "web", depends_on=["database"], restart_with_dependencies=True)
     add(scheduler, diary, "database", 1, restart=SOON)
     add(scheduler, diary, "other", depends_on=["database"])
     async with scheduler:
@@ -149,9 +149,11 @@ async def test_a_bound_task_is_restarted_with_its_dependency(
         assert diary.when("up", "web") == [2]
 
 
-async def test_bonds_are_transitive_and_keep_the_order(scheduler: Scheduler, diary: Diary) -> None:
-    add(scheduler, diary, "c", depends_on=["b"], bind_to=True)
-    add(scheduler, diary, "b", depends_on=["a"], bind_to=True)
+async def test_restarts_reach_the_dependants_of_dependants_and_keep_the_order(
+    scheduler: Scheduler, diary: Diary
+) -> None:
+    add(scheduler, diary, "c", depends_on=["b"], restart_with_dependencies=True)
+    add(scheduler, diary, "b", depends_on=["a"], restart_with_dependencies=True)
     add(scheduler, diary, "a", 1, restart=SOON)
     async with scheduler:
         await scheduler.start()
@@ -160,10 +162,12 @@ async def test_bonds_are_transitive_and_keep_the_order(scheduler: Scheduler, dia
         assert diary.hooks == ["down c", "down b", "down a", "up a", "up b", "up c"]
 
 
-async def test_a_bond_ends_at_one_that_is_not_bound(scheduler: Scheduler, diary: Diary) -> None:
+async def test_a_restart_goes_no_further_than_one_that_does_not_ask_for_it(
+    scheduler: Scheduler, diary: Diary
+) -> None:
     add(scheduler, diary, "a", 1, restart=SOON)
     add(scheduler, diary, "b", depends_on=["a"])
-    add(scheduler, diary, "c", depends_on=["b"], bind_to=True)
+    add(scheduler, diary, "c", depends_on=["b"], restart_with_dependencies=True)
     async with scheduler:
         await scheduler.start()
         diary.turn_the_page()
@@ -171,11 +175,19 @@ async def test_a_bond_ends_at_one_that_is_not_bound(scheduler: Scheduler, diary:
         assert diary.hooks == ["down a", "up a"]
 
 
-async def test_a_dependency_is_not_restarted_with_what_is_bound_to_it(
+async def test_a_dependency_is_not_restarted_with_its_dependant(
     scheduler: Scheduler, diary: Diary
 ) -> None:
     add(scheduler, diary, "database")
-    add(scheduler, diary, "web", 1, depends_on=["database"], bind_to=True, restart=SOON)
+    add(
+        scheduler,
+        diary,
+        "web",
+        1,
+        depends_on=["database"],
+        restart_with_dependencies=True,
+        restart=SOON,
+    )
     async with scheduler:
         await scheduler.start()
         diary.turn_the_page()
@@ -183,11 +195,11 @@ async def test_a_dependency_is_not_restarted_with_what_is_bound_to_it(
         assert diary.hooks == ["down web", "up web"]
 
 
-async def test_a_bound_task_is_restarted_with_one_that_is_restarted_by_hand(
+async def test_a_dependant_is_restarted_with_one_that_is_restarted_by_hand(
     scheduler: Scheduler, diary: Diary
 ) -> None:
     database = add(scheduler, diary, "database")
-    add(scheduler, diary, "web", depends_on=["database"], bind_to=True)
+    add(scheduler, diary, "web", depends_on=["database"], restart_with_dependencies=True)
     async with scheduler:
         await scheduler.start()
         diary.turn_the_page()
@@ -196,13 +208,13 @@ async def test_a_bound_task_is_restarted_with_one_that_is_restarted_by_hand(
         assert diary.hooks == ["down web", "down database", "up database", "up web"]
 
 
-async def test_a_bond_with_a_group_is_one_with_each_of_its_tasks(
+async def test_a_dependency_on_a_group_is_one_on_each_of_its_tasks(
     scheduler: Scheduler, diary: Diary
 ) -> None:
     storage = scheduler.group("storage")
     add(storage, diary, "database")
     add(storage.group("inner"), diary, "cache", 1, restart=SOON)
-    add(scheduler, diary, "web", depends_on=["storage"], bind_to=True)
+    add(scheduler, diary, "web", depends_on=["storage"], restart_with_dependencies=True)
     async with scheduler:
         await scheduler.start()
         diary.turn_the_page()
@@ -210,13 +222,13 @@ async def test_a_bond_with_a_group_is_one_with_each_of_its_tasks(
         assert diary.hooks == ["down web", "down cache", "up cache", "up web"]
 
 
-async def test_a_bond_reaches_those_that_a_strategy_restarts(
+async def test_a_restart_by_a_strategy_reaches_dependants(
     scheduler: Scheduler, diary: Diary
 ) -> None:
     storage = scheduler.group("storage", strategy="one_for_all")
     add(storage, diary, "database")
     add(storage, diary, "cache", 1, restart=SOON)
-    add(scheduler, diary, "web", depends_on=["database"], bind_to=True)
+    add(scheduler, diary, "web", depends_on=["database"], restart_with_dependencies=True)
     async with scheduler:
         await scheduler.start()
         diary.turn_the_page()
@@ -227,13 +239,15 @@ async def test_a_bond_reaches_those_that_a_strategy_restarts(
         ]
 
 
-async def test_two_dependencies_that_fail_one_after_the_other_wait_for_what_is_bound_to_both(
+async def test_two_dependencies_that_fail_one_after_the_other_wait_for_what_depends_on_both(
     scheduler: Scheduler, diary: Diary
 ) -> None:
     add(scheduler, diary, "a", 1, restart=SOON)
     add(scheduler, diary, "b", 2, restart=SOON)
     slow = Leisurely("c", diary, end=5)
-    scheduler.register_background_task(slow, name="c", depends_on=["a", "b"], bind_to=True)
+    scheduler.register_background_task(
+        slow, name="c", depends_on=["a", "b"], restart_with_dependencies=True
+    )
     async with scheduler:
         await scheduler.start()
         diary.turn_the_page()
@@ -245,9 +259,9 @@ async def test_two_dependencies_that_fail_one_after_the_other_wait_for_what_is_b
         assert diary.when("up", "c") == [6]
 
 
-async def test_a_bound_task_that_was_stopped_stays_so(scheduler: Scheduler, diary: Diary) -> None:
+async def test_a_dependant_that_was_stopped_stays_so(scheduler: Scheduler, diary: Diary) -> None:
     add(scheduler, diary, "database", 1, restart=SOON)
-    web = add(scheduler, diary, "web", depends_on=["database"], bind_to=True)
+    web = add(scheduler, diary, "web", depends_on=["database"], restart_with_dependencies=True)
     async with scheduler:
         await scheduler.start()
         await scheduler.stop_task(web)
@@ -342,12 +356,12 @@ async def test_a_cancelled_wait_for_restarts_loses_none(scheduler: Scheduler, di
     assert heard == ["database"]
 
 
-async def test_a_bound_task_hears_nothing_of_what_it_was_restarted_with(
+async def test_a_dependant_hears_nothing_of_what_it_was_restarted_with(
     scheduler: Scheduler, diary: Diary
 ) -> None:
     add(scheduler, diary, "database", 1, restart=SOON)
     heard: Heard = []
-    scheduler.background(depends_on=["database"], bind_to=True)(listener(heard))
+    scheduler.background(depends_on=["database"], restart_with_dependencies=True)(listener(heard))
     async with scheduler:
         await scheduler.start()
         await anyio.sleep(100)
@@ -460,7 +474,7 @@ async def test_a_task_is_ready_once_and_says_so_in_its_snapshot(
 
 async def test_after_a_restart_a_task_reports_again(scheduler: Scheduler, diary: Diary) -> None:
     database = add_reporter(scheduler, diary, "database", 1, 5)
-    add(scheduler, diary, "web", depends_on=["database"], bind_to=True)
+    add(scheduler, diary, "web", depends_on=["database"], restart_with_dependencies=True)
     async with scheduler:
         await scheduler.start()
         with anyio.fail_after(1):
@@ -648,8 +662,8 @@ async def test_a_task_called_scheduler_is_a_task_like_any_other() -> None:
     runs: list[int] = []
     scheduler.background(name="scheduler")(anyio.sleep_forever)
 
-    @scheduler.background(depends_on=["scheduler"], bind_to=True)
-    async def bound() -> None:
+    @scheduler.background(depends_on=["scheduler"], restart_with_dependencies=True)
+    async def dependant() -> None:
         runs.append(current_task_context().run)
         await anyio.sleep_forever()
 

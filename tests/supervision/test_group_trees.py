@@ -33,7 +33,7 @@ def any_tree(diary: Diary, dice: random.Random) -> Scheduler:
                 name=name,
                 restart=SOON if depth == 0 else dice.choice([SOON, None]),
                 depends_on=dice.sample(names, min(len(names), dice.randrange(2))),
-                bind_to=dice.random() < 0.5,
+                restart_with_dependencies=dice.random() < 0.5,
             )
             names.append(name)
 

@@ -154,7 +154,7 @@ class TaskMetadata(Model, frozen=True):
     """When a task that ended runs again; `None`: never, and a failure is one of its group."""
     depends_on: tuple[str, ...] = ()
     """Names of the tasks that are initialised and ready before this one, and shut down after it."""
-    bind_to: Annotated[bool, Field(strict=True)] = False
+    restart_with_dependencies: Annotated[bool, Field(strict=True)] = False
     """Whether this task is restarted whenever one that it depends on is."""
     significant: Annotated[bool, Field(strict=True)] = False
     """Whether its group, or at the top the run, ends when this task ends: a "main" task."""
@@ -222,7 +222,7 @@ class TaskOptions(TypedDict, total=False):
     """When a task that ended runs again; `None`: never, and a failure is one of its group."""
     depends_on: Iterable[str]
     """Names of the tasks that are initialised and ready before this one, and shut down after it."""
-    bind_to: bool
+    restart_with_dependencies: bool
     """Whether this task is restarted whenever one that it depends on is."""
     significant: bool
     """Whether its group, or at the top the run, ends when this task ends: a "main" task."""

@@ -67,7 +67,7 @@ class Recoveries:
         return bool(self._of)
 
     def schedule(self, node: Node, branch: Branch, failure: Failure, delay: float) -> Recovery:
-        """Claim a task or group that failed, and whom the strategy and ``bind_to`` add to it.
+        """Claim a task or group that failed, and those who are restarted with it.
 
         :param node: the task or group
         :param branch: the group it is in
@@ -86,7 +86,7 @@ class Recoveries:
         return recovery
 
     def schedule_by_hand(self, life: Life) -> Recovery:
-        """Claim a life that somebody asked to restart, and those bound to it.
+        """Claim a life that somebody asked to restart, and those restarted with it.
 
         :param life: the life, up or not
         :return: what is to be given to `recover_by_hand`
@@ -101,12 +101,12 @@ class Recoveries:
         return recovery
 
     def _of_all(self, affected: Iterable[Life], delay: float) -> Recovery:
-        """Return the recovery of those that are up, or to be, and of those bound to them."""
+        """Return the recovery of those that are up, or to be, and of their dependants."""
         lives = dict.fromkeys(affected)
         queue = list(lives)
         while queue:
             for dependant in self._dependencies.dependants_of(queue.pop()):
-                if dependant.entry.metadata.bind_to and dependant not in lives:
+                if dependant.entry.metadata.restart_with_dependencies and dependant not in lives:
                     lives[dependant] = None
                     queue.append(dependant)
         alive = [life for life in lives if life.recovering or not (life.gone or life.retired)]

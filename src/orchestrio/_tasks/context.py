@@ -202,7 +202,8 @@ class TaskContext:
         """Wait until a task that this one depends on was restarted.
 
         Several restarts of one task that were not waited for are told once. A task with
-        ``bind_to=True`` is restarted itself instead. If this is cancelled, nothing is lost.
+        ``restart_with_dependencies=True`` is restarted itself instead. If this is cancelled,
+        nothing is lost.
 
         :return: the name of the task that was restarted
         """
