@@ -66,7 +66,7 @@ TASK_MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"concurrency": 2**70}, "concurrency"),
     ({"on_error": "ignore"}, "on_error"),
     ({"restart": "always"}, "restart"),
-    ({"timeout": 0}, "timeout"),
+    ({"attempt_timeout": 0}, "attempt_timeout"),
     ({"watchdog": 0}, "watchdog"),
     ({"retries": -1}, "retries"),
     ({"restart_with_dependencies": 1}, "restart_with_dependencies"),

@@ -149,7 +149,7 @@ class TaskMetadata(_Model, frozen=True):
     restart_with_dependencies: bool = False
     significant: bool = False
     concurrency: int = 1
-    timeout: float = ...
+    attempt_timeout: float = ...
     retries: int = 0
     retry_backoff: Backoff = ...
     on_error: OnError | None = None
@@ -172,7 +172,7 @@ class TaskOptions(TypedDict, total=False):
     restart_with_dependencies: bool
     significant: bool
     concurrency: int
-    timeout: float
+    attempt_timeout: float
     retries: int
     retry_backoff: Backoff
     on_error: OnError | None

@@ -244,7 +244,7 @@ MODELS = [
             "restart_with_dependencies": BOOL,
             "significant": BOOL,
             "concurrency": count(1, 10_000),
-            "timeout": _DEADLINE,
+            "attempt_timeout": _DEADLINE,
             "retries": count(0),
             "retry_backoff": BACKOFF,
             "on_error": word("ignore", "nothing"),

@@ -66,7 +66,7 @@ KINDS: Final[dict[str, Kind]] = {
     "slow": Kind(be_slow, {}),
     "pool": Kind(be_slow, {"concurrency": 4}),
     "trying": Kind(fail_at_first, {"retries": 2, "retry_backoff": AT_ONCE, "on_error": "skip"}),
-    "timed": Kind(dawdle, {"timeout": 0.02, "on_error": "skip"}),
+    "timed": Kind(dawdle, {"attempt_timeout": 0.02, "on_error": "skip"}),
     "skipping": Kind(fail, {"on_error": "skip"}),
     "skipping pool": Kind(fail, {"on_error": "skip", "concurrency": 3}),
     "crashing": Kind(fail, {"restart": AGAIN}),

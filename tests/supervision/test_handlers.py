@@ -116,7 +116,7 @@ async def test_what_no_retry_helped_fails_and_is_a_dead_letter(
 async def test_an_attempt_ends_at_its_timeout(scheduler: Scheduler) -> None:
     begun: list[float] = []
 
-    @scheduler.on(NUMBERS, timeout=5, retries=1, retry_backoff=EXACT)
+    @scheduler.on(NUMBERS, attempt_timeout=5, retries=1, retry_backoff=EXACT)
     async def slow(number: int) -> None:
         begun.append(current_time())
         await anyio.sleep(10)
@@ -124,7 +124,9 @@ async def test_an_attempt_ends_at_its_timeout(scheduler: Scheduler) -> None:
     async with scheduler:
         await scheduler.start()
         await scheduler.publish(NUMBERS, 1)
-        with pytest.raises(TaskExecutionError, match=r"longer than its timeout \(5 s\)") as caught:
+        with pytest.raises(
+            TaskExecutionError, match=r"longer than its attempt_timeout \(5 s\)"
+        ) as caught:
             await scheduler.run()
     assert isinstance(caught.value.__cause__, TimeoutError)
     assert begun == [0, 6]
@@ -133,7 +135,7 @@ async def test_an_attempt_ends_at_its_timeout(scheduler: Scheduler) -> None:
 async def test_a_handler_quick_enough_is_not_bothered_by_its_timeout(scheduler: Scheduler) -> None:
     done: list[int] = []
 
-    @scheduler.on(NUMBERS, timeout=5)
+    @scheduler.on(NUMBERS, attempt_timeout=5)
     async def slow(number: int) -> None:
         await anyio.sleep(4)
         done.append(number)
@@ -464,7 +466,7 @@ async def test_an_attempt_that_takes_too_long_is_cancelled_and_the_next_may_succ
     cancelled: list[float] = []
     done: list[float] = []
 
-    @scheduler.on(NUMBERS, name="slow", timeout=5, retries=1, retry_backoff=EXACT)
+    @scheduler.on(NUMBERS, name="slow", attempt_timeout=5, retries=1, retry_backoff=EXACT)
     async def slow_at_first(number: int) -> None:
         try:
             await anyio.sleep(4 if cancelled else 100)
@@ -488,7 +490,7 @@ async def test_a_timeout_of_the_handlers_own_is_told_in_its_own_words(
 ) -> None:
     own = TimeoutError("the database is slow")
 
-    @scheduler.on(NUMBERS, timeout=5, on_error="skip")
+    @scheduler.on(NUMBERS, attempt_timeout=5, on_error="skip")
     async def impatient(number: int) -> None:
         raise own
 
@@ -503,7 +505,7 @@ async def test_each_worker_has_a_time_limit_and_retries_of_its_own(scheduler: Sc
     begun: list[tuple[int, float]] = []
 
     @scheduler.on(
-        NUMBERS, concurrency=2, timeout=5, retries=1, retry_backoff=EXACT, on_error="skip"
+        NUMBERS, concurrency=2, attempt_timeout=5, retries=1, retry_backoff=EXACT, on_error="skip"
     )
     async def slow(number: int) -> None:
         begun.append((number, current_time()))

@@ -102,11 +102,11 @@ async def test_a_tick_that_fails_may_be_skipped(scheduler: Scheduler) -> None:
 
 
 async def test_a_tick_that_fails_ends_the_run_by_default(scheduler: Scheduler) -> None:
-    @scheduler.every(1, timeout=0.5)
+    @scheduler.every(1, attempt_timeout=0.5)
     async def tick() -> None:
         await anyio.sleep(0.6)
 
-    with pytest.raises(TaskExecutionError, match="longer than its timeout"):
+    with pytest.raises(TaskExecutionError, match="longer than its attempt_timeout"):
         await scheduler.run()
 
 
@@ -225,7 +225,7 @@ async def test_a_tick_that_takes_too_long_is_cancelled_and_may_be_skipped(
 ) -> None:
     cancelled: list[float] = []
 
-    @scheduler.every(10, timeout=4, on_error="skip")
+    @scheduler.every(10, attempt_timeout=4, on_error="skip")
     async def tick() -> None:
         try:
             await anyio.sleep(100)
@@ -379,12 +379,12 @@ def test_what_is_no_time_is_refused(
 
 
 async def test_cron_takes_a_time_zone_and_the_options_of_a_task(scheduler: Scheduler) -> None:
-    @scheduler.group("group").cron("*/5 * * * *", tz=UTC, tags=["nightly"], timeout=30)
+    @scheduler.group("group").cron("*/5 * * * *", tz=UTC, tags=["nightly"], attempt_timeout=30)
     async def report() -> None: ...
 
     shot = scheduler.status(named(scheduler, "report"))
     assert (shot.kind, shot.group) == ("background", "group")
-    assert (shot.metadata.tags, shot.metadata.timeout) == (("nightly",), 30)
+    assert (shot.metadata.tags, shot.metadata.attempt_timeout) == (("nightly",), 30)
 
 
 @pytest.mark.parametrize("expression", ["", "* * * *", "* * * * * * *", "a b c d e", "0 0 30 2 *"])

@@ -228,7 +228,7 @@ def supervision() -> None:
     assert_type(scheduler.health(), HealthReport)
     assert_type(current_task_context(), TaskContext)
 
-    @storage.every(5, fixed="delay", timeout=1, retries=3)
+    @storage.every(5, fixed="delay", attempt_timeout=1, retries=3)
     async def tidy() -> None: ...
 
     @storage.on(DEAD_LETTERS)

@@ -160,8 +160,8 @@ class TaskMetadata(Model, frozen=True):
     """Whether its group, or at the top the run, ends when this task ends: a "main" task."""
     concurrency: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 1
     """How many messages one event task handles at a time; with more than 1, order is not kept."""
-    timeout: Deadline = math.inf
-    """How long one attempt at handling a message may take."""
+    attempt_timeout: Deadline = math.inf
+    """How long one attempt at handling a message, or at a tick, may take."""
     retries: Annotated[int, Field(strict=True, ge=0)] = 0
     """How often a handler that failed is called with the same message again."""
     retry_backoff: Backoff = Backoff(initial_delay=0.1, max_delay=10.0)
@@ -228,8 +228,8 @@ class TaskOptions(TypedDict, total=False):
     """Whether its group, or at the top the run, ends when this task ends: a "main" task."""
     concurrency: int
     """How many messages one event task handles at a time; with more than 1, order is not kept."""
-    timeout: float
-    """How long one attempt at handling a message may take."""
+    attempt_timeout: float
+    """How long one attempt at handling a message, or at a tick, may take."""
     retries: int
     """How often a handler that failed is called with the same message again."""
     retry_backoff: Backoff

@@ -184,9 +184,9 @@ class Group(Generic[E]):
     ) -> Callable[[B], B]:
         """Call the decorated async function every so many seconds, at once for the first time.
 
-        It is a background task. Each call is a tick: ``timeout``, ``retries`` and ``on_error``
-        are for ticks what they are for messages, and the snapshot of the task counts them. The
-        timetable goes on over restarts.
+        It is a background task. Each call is a tick: ``attempt_timeout``, ``retries`` and
+        ``on_error`` are for ticks what they are for messages, and the snapshot of the task counts
+        them. The timetable goes on over restarts.
 
         :param seconds: how often, more than 0; a delay may also be 0
         :param fixed: ``"rate"``: from begin to begin, without drift; a tick that takes longer than

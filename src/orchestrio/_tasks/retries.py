@@ -24,7 +24,7 @@ def persistent(
     random: Callable[[], float],
     extra: Callable[[], dict[str, object]],
 ) -> Callable[[T], Awaitable[object]]:
-    """Give a handler the ``timeout`` and the ``retries`` of its task; none of them costs nothing.
+    """Give a handler the ``attempt_timeout`` and ``retries`` of its task; none costs nothing.
 
     :param handle: the handler
     :param metadata: has the limits
@@ -33,7 +33,7 @@ def persistent(
     :return: the handler itself if there are no limits; or a function that calls it, and raises
         what it raised the last time, or `TimeoutError`
     """
-    timeout = metadata.timeout
+    timeout = metadata.attempt_timeout
     retries = metadata.retries
     if timeout == inf and not retries:
         return handle
@@ -42,7 +42,7 @@ def persistent(
         with move_on_after(timeout) as scope:
             await handle(item)
         if scope.cancelled_caught:
-            raise TimeoutError(f"it took longer than its timeout ({timeout:g} s)")
+            raise TimeoutError(f"it took longer than its attempt_timeout ({timeout:g} s)")
 
     async def persist(item: T) -> None:
         for number in range(1, retries + 1):

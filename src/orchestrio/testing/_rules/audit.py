@@ -118,7 +118,7 @@ class Audit:
             return
         metadata = self._ledger.metadata.get(visit.task)
         retries = 0 if metadata is None else metadata.retries
-        timeout = float("inf") if metadata is None else metadata.timeout
+        timeout = float("inf") if metadata is None else metadata.attempt_timeout
         key = id(visit.message)
         if visit.error is None:
             account.handled += 1

@@ -252,7 +252,7 @@ def no_other_errors(ledger: Ledger) -> Iterator[str]:
 def _is_due(ledger: Ledger, error: BaseException, cause: BaseException) -> bool:
     """Whether an error is a time-out that its task was given."""
     metadata = ledger.metadata.get(getattr(error, "task_name", ""))
-    limits = () if metadata is None else (metadata.timeout, metadata.start_timeout)
+    limits = () if metadata is None else (metadata.attempt_timeout, metadata.start_timeout)
     watched = metadata is not None and metadata.watchdog < inf
     return isinstance(cause, TimeoutError) and (
         isinstance(error, TaskShutdownError) or watched or any(limit < inf for limit in limits)
