@@ -117,12 +117,12 @@ class Tally(EventTask[Packed]):
     def subscribed_event(self) -> Topic[Packed]:
         return PACKED
 
-    async def handle_event(self, event: Packed) -> None:
-        self.by_order[event.order] += 1
-        self.by_worker[event.worker] += 1
-        so_far = self.by_worker[event.worker]
-        if event.worker == self.victim.name and so_far == self.orders // 10:
-            print(f"{event.worker} is killed: it has packed {so_far} orders")
+    async def handle_event(self, packed: Packed) -> None:
+        self.by_order[packed.order] += 1
+        self.by_worker[packed.worker] += 1
+        so_far = self.by_worker[packed.worker]
+        if packed.worker == self.victim.name and so_far == self.orders // 10:
+            print(f"{packed.worker} is killed: it has packed {so_far} orders")
             self.victim.kill()
         if len(self.by_order) == self.orders and self.by_order.total() >= self.orders:
             await self.scheduler.publish(CLOSING, "all is packed")

@@ -219,8 +219,8 @@ class Database(EventTask[Hit]):
     async def initialize(self) -> None:
         await to_thread.run_sync(self._open)
 
-    async def handle_event(self, event: Hit) -> None:
-        self._buffer.append(event)
+    async def handle_event(self, hit: Hit) -> None:
+        self._buffer.append(hit)
         if len(self._buffer) >= 500:
             await self.flush()
 
@@ -272,11 +272,11 @@ class Alerter(EventTask[Hit]):
     def subscribed_event(self) -> Topic[Hit]:
         return LIVE
 
-    async def handle_event(self, event: Hit) -> None:
-        if event.status >= 500:
+    async def handle_event(self, hit: Hit) -> None:
+        if hit.status >= 500:
             await sleep(0.5)  # stands for a call to a pager
             self.alerts += 1
-            print(f"alert: {event.status} for {event.method} {event.path}")
+            print(f"alert: {hit.status} for {hit.method} {hit.path}")
 
     async def handle_lag(self, missed: int) -> None:
         print(f"alerter: {missed} hits went by meanwhile")

@@ -53,6 +53,19 @@ async def test_every_event_task_gets_every_message_in_order(scheduler: Scheduler
         assert collector.seen == list(range(1000))
 
 
+async def test_a_handler_may_call_its_message_what_it_likes(scheduler: Scheduler) -> None:
+    class Adder(Collector):
+        async def handle_event(self, number: int) -> None:
+            await super().handle_event(number)
+
+    adder = Adder()
+    scheduler.register_event_task(adder)
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 1)
+    assert adder.seen == [1]
+
+
 async def test_a_busy_handler_lets_other_tasks_run(scheduler: Scheduler) -> None:
     progress: list[int] = []
     collector = Collector()

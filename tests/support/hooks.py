@@ -108,7 +108,7 @@ class Collector(EventTask[int]):
     async def initialize(self) -> None:
         self.hooks.append("initialize")
 
-    async def handle_event(self, event: int) -> None:
+    async def handle_event(self, event: int, /) -> None:
         self.seen.append(event)
 
     async def shutdown(self) -> None:

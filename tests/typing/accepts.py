@@ -161,8 +161,8 @@ class Words(EventTask):
     def subscribed_event(self) -> str:
         return "log"
 
-    async def handle_event(self, event: str) -> None:
-        assert_type(event, str)
+    async def handle_event(self, word: str) -> None:  # whatever it calls its message
+        assert_type(word, str)
 
 
 async def tasks() -> None:

@@ -113,6 +113,10 @@ class Collector(EventTask[Order]):
     async def handle_event(self, event: str) -> None: ...  # error
 
 
+async def by_its_name(task: EventTask[Order]) -> None:
+    await task.handle_event(event=Order(1))  # error
+
+
 class Stray(EventTask[Order]):
     @property
     def subscribed_event(self) -> Topic[int]:  # error

@@ -88,8 +88,8 @@ class EventTask(Task, Generic[T]):
             def subscribed_event(self) -> Topic[int]:
                 return NUMBERS
 
-            async def handle_event(self, event: int) -> None:
-                self.total += event
+            async def handle_event(self, number: int) -> None:
+                self.total += number
 
             async def shutdown(self) -> None:
                 print(self.total)  # 6
@@ -117,11 +117,12 @@ class EventTask(Task, Generic[T]):
         """The event: a `Topic` of the payload type, or a plain key for `str`."""
 
     @abstractmethod
-    async def handle_event(self, event: T) -> None:
+    async def handle_event(self, event: T, /) -> None:
         """Handle one message.
 
         Raising is a failure, and ``on_error`` decides. It is called in a tight loop: a handler
-        that computes for long should pass a checkpoint now and then.
+        that computes for long should pass a checkpoint now and then. It may call its message what
+        it likes.
 
         :param event: the message
         """
@@ -172,7 +173,7 @@ class EventFunction(EventTask[T]):
     def subscribed_event(self) -> Topic[T] | Hashable:
         return self._event
 
-    async def handle_event(self, event: T) -> None:
+    async def handle_event(self, event: T, /) -> None:
         await self._function(event)
 
 
