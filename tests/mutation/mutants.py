@@ -79,15 +79,20 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="blocked sender not woken when another is cancelled",
-        file="src/orchestrio/_broadcast/streams.py",
+        file="src/orchestrio/_broadcast/backpressure.py",
         text="""\
-            log.blocked.remove(ticket)
-            log.wake_sender()
+    finally:
+        log.blocked.remove(ticket)
+        log.wake_sender()
 """,
         replacement="""\
+    except BaseException:
+        log.blocked.remove(ticket)
+        raise
+    finally:
+        if ticket in log.blocked:  # it was sent
             log.blocked.remove(ticket)
-            if self._budget == self._slice:  # it was sent
-                log.wake_sender()
+            log.wake_sender()
 """,
         tests=("tests/test_streams_cancellation.py", "-k", "woken_sender"),
         harm="One publisher is cancelled as its turn comes, and those behind it wait for ever.",

@@ -8,7 +8,7 @@ from typing import Literal, cast
 
 import anyio
 import pytest
-from anyio import sleep
+from anyio import CancelScope, create_task_group, fail_after, sleep
 from pydantic import BaseModel
 
 from orchestrio import ChannelConfig, EventSendError, Scheduler, Topic
@@ -154,3 +154,24 @@ async def test_what_was_published_last_is_sent_when_a_process_stops() -> None:
         await anyio.lowlevel.checkpoint()
         await sleep(1)
         assert there.handled == [9]
+
+
+async def test_a_delivery_cancelled_as_its_turn_comes_lets_the_next_one_go() -> None:
+    scheduler = Scheduler()
+    scheduler.add_channel(ORDERS, ChannelConfig(capacity=1, overflow="block"))
+    bridge = MemoryBridge(MemoryServer(), topics=[ORDERS])
+    scheduler.register_background_task(bridge)
+    async with scheduler, create_task_group() as others:
+        await scheduler.start()
+        await sleep(1)
+        others.start_soon(bridge.execute)  # a second one that delivers
+        await sleep(1)
+        with scheduler.subscribe(ORDERS) as slow:
+            for number in range(3):  # one fits, each of the two waits with one
+                await scheduler.publish(ORDERS, Order(number=number))
+                await sleep(1)
+            others.cancel_scope.cancel()
+            assert slow.receive_nowait() == Order(number=0)  # the turn of one that is cancelled
+            with CancelScope(shield=True), fail_after(60):
+                assert await slow.receive() == Order(number=2)
+                assert await slow.receive() == Order(number=1)  # it was given back

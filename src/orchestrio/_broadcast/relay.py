@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Generic, TypeVar, cast, final
 
-from anyio import ClosedResourceError, Event
+from anyio import ClosedResourceError
 
 from .._model.errors import LifecycleError
 from .._model.settings import ChannelConfig
 from .acknowledgements import Acknowledgements
+from .backpressure import append_in_turn
 from .bus import EventBus
 from .channel import Log
 from .cursor import Cursor
@@ -96,16 +97,11 @@ class Detour(Generic[T, U]):
         """
         front = self._front
         drops = front.overflow == "drop_newest" and not lossless
-        while front.is_full() and not drops and not front.shut:
-            ticket = Event()
-            front.blocked.append(ticket)
-            try:
-                await ticket.wait()
-            finally:
-                front.blocked.remove(ticket)
         if front.shut:
             raise ClosedResourceError
-        if front.is_full():
+        if (front.blocked or front.is_full()) and not drops:
+            await append_in_turn(front, item, lambda: True)
+        elif front.is_full():
             front.refuse()
         else:
             front.append(item)

@@ -35,6 +35,7 @@ from typing_extensions import TypeVar
 
 from .._model.errors import LifecycleError
 from .._model.settings import ChannelConfig, Overflow
+from .backpressure import append_in_turn
 from .channel import BUDGET, ChannelStatistics, Log
 from .cursor import Cursor
 
@@ -199,28 +200,18 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
 
     async def _send_in_turn(self, log: Log[T], item: T) -> bool:
         """Wait for room behind the senders that came first; return whether the item was sent."""
-        ticket = Event()
-        log.blocked.append(ticket)
-        try:
-            while True:
-                await ticket.wait()
-                if self._closed or log.shut:
-                    raise ClosedResourceError
-                if log.detour is not None:
-                    return False  # a bridge has come in between
-                log.demand_receivers()
-                if log.blocked[0] is ticket and not log.is_full():
-                    log.append(item)
-                    self._budget = self._slice
-                    return True
-                # Woken for nothing (another stream was closed, a replay took the room): an
-                # event rings once, so wait for another in the same place.
-                again = Event()
-                log.blocked[log.blocked.index(ticket)] = again
-                ticket = again
-        finally:
-            log.blocked.remove(ticket)
-            log.wake_sender()
+
+        def is_wanted() -> bool:
+            if self._closed:
+                raise ClosedResourceError
+            if log.detour is not None:
+                return False  # a bridge has come in between
+            log.demand_receivers()
+            return True
+
+        sent = await append_in_turn(log, item, is_wanted)
+        self._budget = self._slice
+        return sent
 
     def send_many_nowait(self, items: Iterable[T]) -> None:
         """Send several items to every receiver, in order, without waiting: all or none.

@@ -1,0 +1,51 @@
+"""Backpressure: how those who send into a full channel wait for room, each in its turn.
+
+When there is room, the first of them alone is woken, and lets the next one look when it is done,
+whether it has sent or was cancelled. There is no other place that waits for room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from anyio import ClosedResourceError, Event
+
+from .channel import Log
+
+__all__ = ["append_in_turn"]
+
+T = TypeVar("T")
+
+
+async def append_in_turn(log: Log[T], item: T, is_wanted: Callable[[], bool]) -> bool:
+    """Store an item as soon as there is room, behind those that came first.
+
+    If this is cancelled, the item was not stored.
+
+    :param log: the log, full, or with others that wait for room in it
+    :param item: the item
+    :param is_wanted: asked whenever this is woken: whether to wait on; it may also raise
+    :return: whether the item was stored; otherwise it was not wanted any more
+    :raises ~anyio.ClosedResourceError: if the channel is closed meanwhile
+    """
+    ticket = Event()
+    log.blocked.append(ticket)
+    try:
+        while True:
+            await ticket.wait()
+            if log.shut:
+                raise ClosedResourceError
+            if not is_wanted():
+                return False
+            if log.blocked[0] is ticket and not log.is_full():
+                log.append(item)
+                return True
+            # Woken for nothing (another stream was closed, a replay took the room): an event
+            # rings once, so wait for another in the same place.
+            again = Event()
+            log.blocked[log.blocked.index(ticket)] = again
+            ticket = again
+    finally:
+        log.blocked.remove(ticket)
+        log.wake_sender()
