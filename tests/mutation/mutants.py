@@ -63,14 +63,14 @@ MUTANTS: Final = (
         text="""\
         log.tail = tail + 1
         log.caught_up = 0
-        if log.bell is not None:
-            log.ring()
+        if log.changed.event is not None:
+            log.changed.notify_all()
 
     def _send_by_the_rules(""",
         replacement="""\
         log.tail = tail + 1
-        if log.bell is not None and log.caught_up == log.receivers:
-            log.ring()
+        if log.changed.event is not None and log.caught_up == log.receivers:
+            log.changed.notify_all()
         log.caught_up = 0
 
     def _send_by_the_rules(""",
@@ -82,16 +82,16 @@ MUTANTS: Final = (
         file="src/orchestrio/_broadcast/backpressure.py",
         text="""\
     finally:
-        log.blocked.remove(ticket)
+        log.blocked.remove(waiter)
         log.wake_sender()
 """,
         replacement="""\
     except BaseException:
-        log.blocked.remove(ticket)
+        log.blocked.remove(waiter)
         raise
     finally:
-        if ticket in log.blocked:  # it was sent
-            log.blocked.remove(ticket)
+        if waiter in log.blocked:  # it was sent
+            log.blocked.remove(waiter)
             log.wake_sender()
 """,
         tests=("tests/test_streams_cancellation.py", "-k", "woken_sender"),
@@ -286,11 +286,11 @@ MUTANTS: Final = (
         text="""\
         self.halted = True
         self.fast = False
-        self.log.ring()
+        self.log.changed.notify_all()
 """,
         replacement="""\
         self.halted = True
-        self.log.ring()
+        self.log.changed.notify_all()
 """,
         tests=MESSAGES,
         harm="A task that is being stopped goes on reading, and handles messages out of order.",

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from anyio import ClosedResourceError, Event
+from anyio import ClosedResourceError
 
+from .._model.wakeup import Wakeup
 from .channel import Log
 
 __all__ = ["append_in_turn"]
@@ -29,23 +30,19 @@ async def append_in_turn(log: Log[T], item: T, is_wanted: Callable[[], bool]) ->
     :return: whether the item was stored; otherwise it was not wanted any more
     :raises ~anyio.ClosedResourceError: if the channel is closed meanwhile
     """
-    ticket = Event()
-    log.blocked.append(ticket)
+    waiter = Wakeup()
+    log.blocked.append(waiter)
     try:
         while True:
-            await ticket.wait()
+            await waiter.wait()
             if log.shut:
                 raise ClosedResourceError
             if not is_wanted():
                 return False
-            if log.blocked[0] is ticket and not log.is_full():
+            if log.blocked[0] is waiter and not log.is_full():
                 log.append(item)
                 return True
-            # Woken for nothing (another stream was closed, a replay took the room): an event
-            # rings once, so wait for another in the same place.
-            again = Event()
-            log.blocked[log.blocked.index(ticket)] = again
-            ticket = again
+            # Woken for nothing: another stream was closed, or a replay took the room.
     finally:
-        log.blocked.remove(ticket)
+        log.blocked.remove(waiter)
         log.wake_sender()

@@ -1,6 +1,6 @@
 """The bounded log that a broadcast channel is: one writer's end, a cursor for each reader.
 
-Sending stores one reference and rings one bell for everybody that waits, so it costs the same for
+Sending stores one reference and wakes everybody that waits by one event, so it costs the same for
 one reader as for ten thousand; memory is the log plus one cursor a reader. The semantics are those
 of Rust's ``tokio::sync::broadcast``, with a choice of what a full log does.
 
@@ -17,12 +17,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Generic, cast, final
 
-from anyio import ClosedResourceError, Event, NoEventLoopError, WouldBlock
+from anyio import ClosedResourceError, NoEventLoopError, WouldBlock
 from anyio.lowlevel import EventLoopToken, current_token
 from typing_extensions import TypeVar
 
 from .._model.errors import EventSendError
 from .._model.settings import ChannelConfig, Overflow
+from .._model.wakeup import Wakeup
 from .acknowledgements import Acknowledgements
 
 __all__ = ["BUDGET", "ChannelStatistics", "Log"]
@@ -69,10 +70,10 @@ class Log(Generic[T]):
     __slots__ = (
         "acknowledgements",
         "behind",
-        "bell",
         "blocked",
         "capacity",
         "caught_up",
+        "changed",
         "check",
         "confirmation",
         "detour",
@@ -84,6 +85,7 @@ class Log(Generic[T]):
         "items",
         "kept",
         "missed",
+        "no_receivers",
         "origin",
         "overflow",
         "owned",
@@ -94,7 +96,6 @@ class Log(Generic[T]):
         "senders",
         "shut",
         "tail",
-        "vacated",
     )
 
     def __init__(
@@ -122,9 +123,9 @@ class Log(Generic[T]):
         self.dropped: int = 0
         self.refused: bool = False  # whether the last item sent was dropped
         self.missed: int = 0
-        self.bell: Event | None = None  # what receivers wait on; made by the first that waits
-        self.vacated: Event | None = None  # what wait_no_receivers() waits on
-        self.blocked: deque[Event] = deque()  # senders waiting for room, in order
+        self.changed: Wakeup = Wakeup()  # by an item that was sent, or whatever else
+        self.no_receivers: Wakeup = Wakeup()
+        self.blocked: deque[Wakeup] = deque()  # senders waiting for room, in order
         # Only a log that must not overwrite unread items has to know its slowest receiver:
         # `behind` counts the receivers at each cursor, `floor` is the lowest cursor.
         self.behind: dict[int, int] | None = None if self.overflow == "drop_oldest" else {}
@@ -193,7 +194,7 @@ class Log(Generic[T]):
             )
 
     def append(self, item: T) -> None:
-        """Store one item and ring the bell. O(1)."""
+        """Store one item, and wake whoever waits for it. O(1)."""
         items = self.items
         tail = self.tail
         if len(items) < self.capacity:
@@ -203,8 +204,8 @@ class Log(Generic[T]):
         self.tail = tail + 1
         self.refused = False
         self.caught_up = 0
-        if self.bell is not None:
-            self.ring()
+        if self.changed.event is not None:
+            self.changed.notify_all()
         elif not self.receivers:
             self.nobody()
 
@@ -213,26 +214,12 @@ class Log(Generic[T]):
         self.floor = self.tail
         self.release()
 
-    def ring(self) -> None:
-        """Wake all that wait on this log."""
-        bell = self.bell
-        if bell is not None:
-            self.bell = None
-            bell.set()
-
     def wake_sender(self) -> None:
         """Let the first blocked sender look for room; the next one is woken by it."""
         if self.blocked and not self.is_full():
-            self.blocked[0].set()
+            self.blocked[0].notify_all()
 
     # -- receiving -------------------------------------------------------------------------
-
-    def bell_to_wait_on(self) -> Event:
-        """The event that rings at the next send or change."""
-        bell = self.bell
-        if bell is None:
-            bell = self.bell = Event()
-        return bell
 
     def attach(self, position: int) -> None:
         """Count one more reader, at `position`."""
@@ -254,11 +241,10 @@ class Log(Generic[T]):
             self.leave(position)
         if self.caught_up == self.receivers:
             self.release()
-        if not self.receivers and self.vacated is not None:
-            self.vacated.set()
-            self.vacated = None
+        if not self.receivers:
+            self.no_receivers.notify_all()
         self.settle()
-        self.ring()
+        self.changed.notify_all()
 
     def move(self, old: int, new: int) -> None:
         """Note that a reader went from one position to another."""
@@ -320,12 +306,11 @@ class Log(Generic[T]):
                 self.detour.shut_down()
 
     def wake_everybody(self) -> None:
-        self.ring()
-        for ticket in self.blocked:
-            ticket.set()
+        self.changed.notify_all()
+        for waiter in self.blocked:
+            waiter.notify_all()
 
     def statistics(self) -> ChannelStatistics:
-        waiting = 0 if self.bell is None else self.bell.statistics().tasks_waiting
         released = max(self.kept, self.tail - len(self.items))
         return ChannelStatistics(
             capacity=self.capacity,
@@ -336,7 +321,7 @@ class Log(Generic[T]):
             senders=self.senders,
             receivers=self.receivers,
             tasks_waiting_send=len(self.blocked),
-            tasks_waiting_receive=waiting,
+            tasks_waiting_receive=self.changed.waiting,
         )
 
     def __str__(self) -> str:

@@ -98,7 +98,7 @@ class Cursor(Generic[T]):
         """Give nothing more to whoever reads here, as if closed, but keep its place in the log."""
         self.halted = True
         self.fast = False
-        self.log.ring()
+        self.log.changed.notify_all()
 
     def resume(self) -> None:
         """Be read again, from the same place."""

@@ -19,6 +19,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from typing_extensions import TypeVar
 
 from .._model.errors import LaggedError
+from .._model.wakeup import Wakeup
 from .channel import BUDGET
 from .cursor import Cursor
 
@@ -42,12 +43,12 @@ class Delivery(Generic[T]):
     was handed over.
     """
 
-    __slots__ = ("_batch", "_held", "_start", "cursor", "idle")
+    __slots__ = ("_batch", "_held", "_start", "cursor", "drained")
 
     def __init__(self, cursor: Cursor[T]) -> None:
         self.cursor: Cursor[T] = cursor
-        #: set by whoever wants to know that everything has been handled; taken off when it rings
-        self.idle: Event | None = None
+        #: notified when it may be that everything has been handled: see `is_drained`
+        self.drained: Wakeup = Wakeup()
         self._batch: Iterator[T] = _NOTHING
         self._held: list[T] = []  # the rest of the batch, while it is paused
         self._start = cursor.position
@@ -68,7 +69,7 @@ class Delivery(Generic[T]):
         return length_hint(self._batch) + len(self._held)
 
     @property
-    def settled(self) -> bool:
+    def is_drained(self) -> bool:
         """Whether the handler has returned from everything sent so far."""
         return self._batch is _NOTHING and not len(self.cursor)
 
@@ -81,12 +82,6 @@ class Delivery(Generic[T]):
     def number(self) -> int:
         """The number in the log of the item that was handed over last."""
         return self.cursor.position - self._in_batch - 1
-
-    def ring(self) -> None:
-        """Tell whoever waits for this delivery to come to rest to look again."""
-        if self.idle is not None:
-            self.idle.set()
-            self.idle = None
 
     def pause(self) -> None:
         """Let `run` end when the handler has finished what it has in hand; nothing is let go."""
@@ -145,6 +140,8 @@ class Delivery(Generic[T]):
         """
         cursor = self.cursor
         log = cursor.log
+        changed = log.changed
+        drained = self.drained
         since_yield = 0
         item: T | None = None
         while True:
@@ -154,14 +151,15 @@ class Delivery(Generic[T]):
                 self._batch = _NOTHING
                 position = cursor.position
                 if position == (tail := log.tail):
-                    if self.idle is not None:
-                        self.ring()
+                    if drained.event is not None:
+                        drained.notify_all()
                     since_yield = 0
                     item = None  # or this frame would keep it while it waits
                     while position == (tail := log.tail) and log.senders and not cursor.halted:
-                        if (bell := log.bell) is None:
-                            bell = log.bell = Event()
-                        await bell.wait()
+                        # What `changed.wait()` does, with a frame less to wake up through.
+                        if (event := changed.event) is None:
+                            event = changed.event = Event()
+                        await event.wait()
                 elif since_yield >= BUDGET:
                     since_yield = 0
                     await checkpoint()
@@ -258,7 +256,7 @@ class Workers(Generic[T]):
                 finally:
                     del item  # or this frame would keep it while it waits
                     self.in_hand -= 1
-                    self._delivery.ring()
+                    self._delivery.drained.notify_all()
 
 
 async def _raise(error: Exception, item: object) -> bool:

@@ -6,7 +6,7 @@ cursor of its own:
 
     send, send, send ──▶ [ 5 | 6 | 7 | 8 | 9 ]
                                ▲           ▲
-                     slow receiver      fast receiver, waiting for the bell
+                     slow receiver      fast receiver, waiting for the next
 
 A receiver that falls more than `capacity` items behind is told exactly how many it missed
 (`LaggedError`) and goes on at the oldest item still held, unless the channel was asked to block,
@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import Any, Self, final
 from warnings import warn
 
-from anyio import ClosedResourceError, Event, WouldBlock, from_thread
+from anyio import ClosedResourceError, WouldBlock, from_thread
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from typing_extensions import TypeVar
@@ -129,9 +129,9 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
     def _is_looked_after(self) -> bool:  # type: ignore[override]  # read-only is enough
         return self._log.owned  # the bus closes its channels
 
-    # The hot path. One item costs one list store and, if anybody waits, one bell; nothing here
-    # grows with the number of receivers. It repeats `Log.append` because a call costs as much
-    # as all of it does.
+    # The hot path. One item costs one list store and, if anybody waits, one event; nothing here
+    # grows with the number of receivers. It repeats `Log.append`, and looks whether anybody waits
+    # before it notifies them, because a call costs as much as all of it does.
     def send_nowait(self, item: T) -> None:
         """Send one item to every receiver without waiting.
 
@@ -155,8 +155,8 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
             items[(tail - log.origin) % log.capacity] = item
         log.tail = tail + 1
         log.caught_up = 0
-        if log.bell is not None:
-            log.ring()
+        if log.changed.event is not None:
+            log.changed.notify_all()
 
     def _send_by_the_rules(self, item: T) -> None:
         log = self._log.destination
@@ -243,7 +243,7 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
             log.items += batch
             log.tail += len(batch)
             log.caught_up = 0
-            log.ring()
+            log.changed.notify_all()
 
     def send_from_thread(self, item: T) -> None:
         """Send one item from any other thread, and return when it has been sent.
@@ -304,9 +304,7 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
             raise ClosedResourceError
         await checkpoint()
         while self._log.receivers:
-            if self._log.vacated is None:
-                self._log.vacated = Event()
-            await self._log.vacated.wait()
+            await self._log.no_receivers.wait()
 
     def close(self) -> None:
         """Close this sender; when the last is closed, receivers drain and then end.
@@ -400,7 +398,7 @@ class BroadcastReceiveStream(_Half, ObjectReceiveStream[T_co]):
             self._budget = BUDGET
             await checkpoint()
         while cursor.must_wait:
-            await self._log.bell_to_wait_on().wait()
+            await self._log.changed.wait()
             self._budget = BUDGET
         batch = cursor.take(max_items)
         self._budget -= len(batch)

@@ -12,6 +12,7 @@ from anyio.lowlevel import checkpoint
 from .._broadcast.bus import EventBus
 from .._model.errors import LifecycleError
 from .._model.snapshots import TaskId
+from .._model.wakeup import Wakeup
 from .events import Outlet, TaskEvent
 
 __all__ = [
@@ -60,15 +61,15 @@ class Run:
         "fencing_token",
         "is_ready",
         "last_beat",
-        "news",
-        "news_bell",
         "number",
+        "restarted",
         "resting",
         "stop_asked",
         "stopping",
         "surroundings",
         "task_id",
         "task_name",
+        "told",
     )
 
     def __init__(
@@ -92,8 +93,8 @@ class Run:
         )
         #: made when the task first asks for it: whoever does not ask is cancelled at once
         self.stopping: Event | None = None
-        self.news: dict[str, None] | None = None  # dependencies that are back, in order
-        self.news_bell: Event | None = None
+        self.restarted: dict[str, None] = {}  # dependencies that are back, in order
+        self.told: Wakeup = Wakeup()  # that another one is back
         self.extra: Callable[[], dict[str, object]] = (
             extra  # returns what a log record about the task carries
         )
@@ -113,12 +114,8 @@ class Run:
 
     def tell_restarted(self, dependency: str) -> None:
         """Tell the task that one it depends on is back, if it listens or will."""
-        if self.news is None:
-            self.news = {}
-        self.news[dependency] = None
-        if self.news_bell is not None:
-            self.news_bell.set()
-            self.news_bell = None
+        self.restarted[dependency] = None
+        self.told.notify_all()
 
 
 current_run: Final[ContextVar[Run | None]] = ContextVar("orchestrio_current_run", default=None)
@@ -209,12 +206,10 @@ class TaskContext:
         """
         await checkpoint()
         run = self._run
-        while not run.news:
-            if run.news_bell is None:
-                run.news_bell = Event()
-            await run.news_bell.wait()
-        name = next(iter(run.news))
-        del run.news[name]
+        while not run.restarted:
+            await run.told.wait()
+        name = next(iter(run.restarted))
+        del run.restarted[name]
         return name
 
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from math import inf
 from typing import Any, Generic, TypeVar, cast, final
 
-from anyio import ClosedResourceError, EndOfStream, Event, current_time
+from anyio import ClosedResourceError, EndOfStream, current_time
 from anyio.lowlevel import checkpoint
 from typing_extensions import override
 
@@ -132,16 +132,14 @@ class EventLife(Life, Generic[T]):
     def settled(self) -> bool:
         delivery = self._delivery
         assert delivery is not None
-        return delivery.settled and (self._workers is None or not self._workers.in_hand)
+        return delivery.is_drained and (self._workers is None or not self._workers.in_hand)
 
     @override
     async def wait_settled(self) -> None:
         delivery = self._delivery
         assert delivery is not None
         while not (self.over or self.settled):
-            if delivery.idle is None:
-                delivery.idle = Event()
-            await delivery.idle.wait()
+            await delivery.drained.wait()
 
     @override
     def finish(self) -> None:
@@ -283,7 +281,7 @@ class EventLife(Life, Generic[T]):
                 )
             if not self.keep_subscription:
                 self.unsubscribe()
-            delivery.ring()
+            delivery.drained.notify_all()
 
     @override
     def last_beat(self) -> float:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Generic, TypeVar, cast, final
 
-from anyio import EndOfStream, Event, current_time, sleep
+from anyio import EndOfStream, current_time, sleep
 from pydantic import ValidationError
 from typing_extensions import override
 
 from .._broadcast.acknowledgements import Acknowledgements
 from .._broadcast.relay import Detour
+from .._model.wakeup import Wakeup
 from .connection import Connection, Entry, together
 from .envelope import Envelope, Format, Parcel, traceparent
 from .outbox import Outbox
@@ -278,8 +279,10 @@ class Compete(Channel[T]):
         self._failed: dict[bytes, float] = {}  # not handled, and when
         self._done: list[bytes] = []  # handled, to be acknowledged
         self._failures: dict[bytes, str] = {}  # not handled, to be told
-        self._news = Event()
-        self._acknowledgements = Acknowledgements(self._begun, self._settled, self._ring)
+        self._changed: Final = Wakeup()
+        self._acknowledgements = Acknowledgements(
+            self._begun, self._settled, self._changed.notify_all
+        )
         detour.acknowledge(self._acknowledgements)
 
     @property
@@ -297,10 +300,6 @@ class Compete(Channel[T]):
     def owes(self) -> bool:
         return super().owes or bool(self._done)
 
-    def _ring(self) -> None:
-        self._news.set()
-        self._news = Event()
-
     def _settled(self, number: int, error: BaseException | None) -> None:
         entry = self._hand.pop(number)
         if error is None:
@@ -309,7 +308,7 @@ class Compete(Channel[T]):
             self.counts.failed += 1
             self._failed[entry.identifier] = current_time()
             self._failures[entry.identifier] = f"{type(error).__name__}: {error}"
-        self._ring()
+        self._changed.notify_all()
 
     @override
     async def join(self, connection: Connection) -> None:
@@ -321,7 +320,7 @@ class Compete(Channel[T]):
         await self._recover(connection)
         while True:
             if not self._acknowledgements.readers or not self._room:
-                await self._news.wait()
+                await self._changed.wait()
                 continue
             for _, entries in await connection.read_group(
                 self._group, self._consumer, [self.stream], self._room
@@ -369,7 +368,7 @@ class Compete(Channel[T]):
         """Tell the server what was handled, for ever."""
         while True:
             if not self._done:
-                await self._news.wait()
+                await self._changed.wait()
                 continue
             await self._acknowledge_some(connection)
 

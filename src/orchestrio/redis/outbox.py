@@ -15,7 +15,6 @@ from anyio import (
     CapacityLimiter,
     ClosedResourceError,
     EndOfStream,
-    Event,
     WouldBlock,
     to_thread,
 )
@@ -23,6 +22,7 @@ from typing_extensions import override
 
 from .._broadcast.cursor import Cursor
 from .._model.errors import LaggedError
+from .._model.wakeup import Wakeup
 from .envelope import Parcel
 
 __all__ = ["Database", "DiskOutbox", "MemoryOutbox", "Outbox"]
@@ -68,7 +68,7 @@ class Outbox(ABC):
         while True:
             log = self._outgoing.log
             while self._outgoing.must_wait:
-                await log.bell_to_wait_on().wait()
+                await log.changed.wait()
             try:
                 return self._outgoing.take(BATCH)
             except LaggedError as lag:
@@ -239,7 +239,7 @@ class DiskOutbox(Outbox):
         self._topic = topic
         self._safe = 0  # the number in the log of the first item that is not on disk
         self._stored = 0  # messages on disk
-        self._news = Event()
+        self._changed: Final = Wakeup()  # what is on disk
         self._last = 0  # the number of the last message of the batch in hand
         self._ended = False
         self._taken: list[Parcel] = []
@@ -262,7 +262,7 @@ class DiskOutbox(Outbox):
                 self._taken = await self._parcels()
         except EndOfStream:
             self._ended = True
-            self._news.set()
+            self._changed.notify_all()
 
     @override
     async def spool_rest(self) -> None:
@@ -305,8 +305,8 @@ class DiskOutbox(Outbox):
         self._taken = []
         self._stored += len(parcels)
         self._safe = self._outgoing.position
-        self._news.set()
-        self._outgoing.log.ring()
+        self._changed.notify_all()
+        self._outgoing.log.changed.notify_all()
 
     async def wait_safe(self, number: int) -> None:
         """Wait until an item is on disk, also while the bridge is restarted.
@@ -318,15 +318,14 @@ class DiskOutbox(Outbox):
         while self._safe <= number:
             if log.shut:
                 raise ClosedResourceError
-            await log.bell_to_wait_on().wait()
+            await log.changed.wait()
 
     @override
     async def next_batch(self) -> Batch:
         while not self._stored:
             if self._ended:
                 raise EndOfStream
-            self._news = Event()
-            await self._news.wait()
+            await self._changed.wait()
 
         def select() -> Batch:
             rows = self._database.connection.execute(

@@ -10,7 +10,6 @@ from typing import Any, Generic, Literal, Self, TypeVar, cast, final
 from anyio import (
     ClosedResourceError,
     EndOfStream,
-    Event,
     create_memory_object_stream,
     create_task_group,
 )
@@ -29,6 +28,7 @@ from orchestrio import (
 
 from .._broadcast.acknowledgements import Acknowledgements
 from .._broadcast.relay import Detour
+from .._model.wakeup import Wakeup
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ class _Hub:
     def __init__(self) -> None:
         self.dead_letters: list[tuple[str, bytes]] = []
         self.is_up = True
-        self.changed = Event()
+        self.changed = Wakeup()
         self._queues: dict[tuple[str, str], _Queue] = {}  # by process, or by group; and topic
 
     async def wait_up(self) -> None:
@@ -107,8 +107,7 @@ class MemoryServer:
     @up.setter
     def up(self, up: bool) -> None:
         self._hub.is_up = up
-        self._hub.changed.set()
-        self._hub.changed = Event()
+        self._hub.changed.notify_all()
 
     def close(self) -> None:
         """Let go of what is left."""
@@ -228,7 +227,7 @@ class _Carrier(Generic[T]):
         self._in_hand: dict[int, _Job] = {}
         self._begun: set[int] = set()
         self._max_deliveries = 1
-        self._readers_changed = Event()
+        self._readers_changed = Wakeup()
 
     def take_over(self, bus: Any, max_deliveries: int, *, compete: bool) -> None:
         """Take over the channel of the topic."""
@@ -237,7 +236,9 @@ class _Carrier(Generic[T]):
         self._max_deliveries = max_deliveries
         if compete:
             begun = self._begun.add
-            self._acknowledgements = Acknowledgements(begun, self._settled, self._tell)
+            self._acknowledgements = Acknowledgements(
+                begun, self._settled, self._readers_changed.notify_all
+            )
             self._detour.acknowledge(self._acknowledgements)
 
     def join(self) -> None:
@@ -258,7 +259,7 @@ class _Carrier(Generic[T]):
         cursor = self._detour.outgoing
         while True:
             while cursor.must_wait:
-                await cursor.log.bell_to_wait_on().wait()
+                await cursor.log.changed.wait()
             await self._hub.wait_up()
             try:
                 self._send_all()
@@ -304,10 +305,6 @@ class _Carrier(Generic[T]):
             self._again.send_nowait(job)
         else:
             self._hub.dead_letters.append((self._name, job.data))
-
-    def _tell(self) -> None:
-        self._readers_changed.set()
-        self._readers_changed = Event()
 
     def leave(self, *, forget: bool) -> None:
         """Send the rest, hand back what is not handled, and leave the server."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, cast, final
 
-from anyio import Event
 from anyio.abc import TaskGroup
 
 from orchestrio import (
@@ -19,6 +18,7 @@ from orchestrio import (
     TaskState,
 )
 
+from .._model.wakeup import Wakeup
 from ._probe import Hook, Observer, observe
 from ._recorder import Recorder
 
@@ -58,8 +58,8 @@ class Observation:
         self.handled: list[tuple[str, object, object]] = []
         #: handlers that run just now
         self.inside: int = 0
-        #: set, and taken off, when anything has happened
-        self.changed: Event = Event()
+        #: notified when anything has happened
+        self.changed: Wakeup = Wakeup()
         self._coming_back: set[str] = set()  # tasks whose restart was announced
         self._events_seen = 0
         self._observed: list[tuple[Task, type[Task]]] = []  # with their own classes
@@ -92,7 +92,9 @@ class Observation:
 
     def record(self, event: object) -> Recorder[Any]:
         """Subscribe a recorder, which gets all that is published from now on."""
-        recorder = Recorder[Any](self._scheduler.subscribe(cast("Any", event)), self._tell)
+        recorder = Recorder[Any](
+            self._scheduler.subscribe(cast("Any", event)), self.changed.notify_all
+        )
         self.receivers[event] = self.receivers.get(event, 0) + 1
         self._group.start_soon(recorder.run)
         return recorder
@@ -110,7 +112,7 @@ class Observation:
                 result = await self._around.call(task, hook, work, message)
         finally:
             self.inside -= inside
-            self._tell()
+            self.changed.notify_all()
         if hook == "handle_event":
             event = cast("EventTask[Any]", task).subscribed_event
             self.handled.append((self.name_of(task), event, message))
@@ -154,7 +156,3 @@ class Observation:
             object.__setattr__(task, "__class__", kind)
         for recorder in self.recorders.values():
             recorder.close()
-
-    def _tell(self) -> None:
-        self.changed.set()
-        self.changed = Event()

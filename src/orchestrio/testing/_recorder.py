@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar, final
 
-from anyio import ClosedResourceError, EndOfStream, Event, WouldBlock
+from anyio import ClosedResourceError, EndOfStream, WouldBlock
 
 from orchestrio import BroadcastReceiveStream, LaggedError
+
+from .._model.wakeup import Wakeup
 
 T = TypeVar("T")
 
@@ -19,7 +21,7 @@ class Recorder(Generic[T]):
     def __init__(self, stream: BroadcastReceiveStream[T], changed: Callable[[], None]) -> None:
         self._stream = stream
         self._changed = changed
-        self._more: Event = Event()
+        self._more: Wakeup = Wakeup()
         self._messages: list[T] = []
         self._ended = False
 
@@ -84,6 +86,5 @@ class Recorder(Generic[T]):
         self._tell()
 
     def _tell(self) -> None:
-        self._more.set()
-        self._more = Event()
+        self._more.notify_all()
         self._changed()
