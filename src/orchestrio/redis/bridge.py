@@ -24,7 +24,7 @@ from .._model.topics import Topic
 from .._tasks.context import current_run
 from .._tasks.events import TaskLagged
 from .._tasks.task import BackgroundTask
-from .channels import Broadcast, Channel, Compete
+from .carriers import Broadcast, Carrier, Compete
 from .connection import TROUBLE, Connection, RedisSettings, Refused, connected, together
 from .envelope import Format
 from .leases import RedisLeases
@@ -189,7 +189,7 @@ class RedisBridge(BackgroundTask):
         self._formats = [Format[Any](topic, options.max_bytes) for topic in topics]
         self._database = None if options.outbox is None else Database(options.outbox)
         self._origin = uuid4().hex
-        self._channels: list[Channel[Any]] = []
+        self._carriers: list[Carrier[Any]] = []
         self._leases = RedisLeases(options.namespace, options.lease, self._keep)
         self._connected = False
         self._outages = 0
@@ -205,18 +205,18 @@ class RedisBridge(BackgroundTask):
 
         :return: numbers over all its topics
         """
-        channels = self._channels
+        carriers = self._carriers
         return BridgeStatistics(
             connected=self._connected,
             outages=self._outages,
-            sent=sum(channel.counts.sent for channel in channels),
-            unsent=sum(channel.outbox.unsent for channel in channels),
-            received=sum(channel.counts.received for channel in channels),
-            in_hand=sum(channel.in_hand for channel in channels),
-            acknowledged=sum(channel.counts.acknowledged for channel in channels),
-            failed=sum(channel.counts.failed for channel in channels),
-            buried=sum(channel.counts.buried for channel in channels),
-            missed=sum(channel.missed for channel in channels),
+            sent=sum(carrier.counts.sent for carrier in carriers),
+            unsent=sum(carrier.outbox.unsent for carrier in carriers),
+            received=sum(carrier.counts.received for carrier in carriers),
+            in_hand=sum(carrier.in_hand for carrier in carriers),
+            acknowledged=sum(carrier.counts.acknowledged for carrier in carriers),
+            failed=sum(carrier.counts.failed for carrier in carriers),
+            buried=sum(carrier.counts.buried for carrier in carriers),
+            missed=sum(carrier.missed for carrier in carriers),
         )
 
     # -- life ----------------------------------------------------------------------------------
@@ -229,14 +229,14 @@ class RedisBridge(BackgroundTask):
         run = current_run.get()
         if run is None:
             raise LifecycleError("a bridge is a task: register it with a scheduler")
-        for format in self._formats[len(self._channels) :]:
-            self._channels.append(self._take_over(format, run.surroundings.bus))
-        for channel in self._channels:
-            await channel.outbox.load()
+        for format in self._formats[len(self._carriers) :]:
+            self._carriers.append(self._take_over(format, run.surroundings.bus))
+        for carrier in self._carriers:
+            await carrier.outbox.load()
         await self._keep(self._join)
         run.surroundings.leases = self._leases
 
-    def _take_over(self, format: Format[Any], bus: EventBus[Any]) -> Channel[Any]:
+    def _take_over(self, format: Format[Any], bus: EventBus[Any]) -> Carrier[Any]:
         options = self._options
         detour = Detour[Any, Any](bus, format.event, format.pack)
         place = f"{{{quote(options.namespace, safe='')}:{quote(format.name, safe='')}}}"
@@ -273,8 +273,8 @@ class RedisBridge(BackgroundTask):
         )
 
     async def _join(self, connection: Connection) -> None:
-        for channel in self._channels:
-            await channel.join(connection)
+        for carrier in self._carriers:
+            await carrier.join(connection)
 
     @override
     async def execute(self) -> None:
@@ -283,21 +283,21 @@ class RedisBridge(BackgroundTask):
             loops.append(self._look_after)
         await together(
             *(partial(self._keep, loop) for loop in loops),
-            *(channel.outbox.spool for channel in self._channels),
+            *(carrier.outbox.spool for carrier in self._carriers),
         )
 
     @override
     async def shutdown(self) -> None:
         """Send what is left, acknowledge what was handled, and leave."""
         try:
-            for channel in self._channels:
-                await channel.outbox.spool_rest()
-            if self._channels:
+            for carrier in self._carriers:
+                await carrier.outbox.spool_rest()
+            if self._carriers:
                 # What is on disk can wait for the next process; with nothing to lose, so can all.
-                owes = self._database is None and any(channel.owes for channel in self._channels)
+                owes = self._database is None and any(carrier.owes for carrier in self._carriers)
                 await self._keep(self._finish, once=not owes)
         finally:
-            unsent = sum(channel.outbox.unsent for channel in self._channels)
+            unsent = sum(carrier.outbox.unsent for carrier in self._carriers)
             if unsent:
                 where = "wait on disk" if self._database else "are in memory alone"
                 logger.warning(
@@ -307,8 +307,8 @@ class RedisBridge(BackgroundTask):
                 await self._database.close()
 
     async def _finish(self, connection: Connection) -> None:
-        for channel in self._channels:
-            await channel.finish(connection)
+        for carrier in self._carriers:
+            await carrier.finish(connection)
 
     # -- sessions ------------------------------------------------------------------------------
 
@@ -366,13 +366,13 @@ class RedisBridge(BackgroundTask):
             )
 
     async def _send(self, connection: Connection) -> None:
-        await together(*(partial(channel.send, connection) for channel in self._channels))
+        await together(*(partial(carrier.send, connection) for carrier in self._carriers))
 
     async def _receive(self, connection: Connection) -> None:
-        await together(*(partial(channel.receive, connection) for channel in self._channels))
+        await together(*(partial(carrier.receive, connection) for carrier in self._carriers))
 
     async def _look_after(self, connection: Connection) -> None:
-        await together(*(partial(channel.look_after, connection) for channel in self._channels))
+        await together(*(partial(carrier.look_after, connection) for carrier in self._carriers))
 
 
 def _lagged(missed: int) -> None:

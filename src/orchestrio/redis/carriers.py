@@ -1,4 +1,4 @@
-"""`Broadcast` and `Compete`: one topic of a bridge, in either mode.
+"""`Carrier`: what carries one topic of a bridge, and its two modes: `Broadcast` and `Compete`.
 
 Sending is the same in both. What they differ in is who gets a message, and when it is done with.
 """
@@ -24,7 +24,7 @@ from .envelope import Envelope, Format, Parcel, traceparent
 from .outbox import Outbox
 from .scripts import ACKNOWLEDGE, BURY, CLAIM, JOIN, LEAVE, POSITION, PUBLISH, RECOVER, RENEW
 
-__all__ = ["Broadcast", "Channel", "Compete"]
+__all__ = ["Broadcast", "Carrier", "Compete"]
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class Counts:
     trimmed: int = 0  # by the server, before they were read
 
 
-class Channel(ABC, Generic[T]):
+class Carrier(ABC, Generic[T]):
     """One topic: what is published here goes to its stream, what lies there comes in.
 
     :param place: what its keys in the server begin with
@@ -181,7 +181,7 @@ class Channel(ABC, Generic[T]):
 
 
 @final
-class Broadcast(Channel[T]):
+class Broadcast(Carrier[T]):
     """Every process gets every message, and goes on where it stood."""
 
     def __init__(
@@ -248,7 +248,7 @@ class Broadcast(Channel[T]):
 
 
 @final
-class Compete(Channel[T]):
+class Compete(Carrier[T]):
     """Each message is handled in one process of a group, and acknowledged afterwards.
 
     A message of a consumer that is alive is renewed in the server again and again; what nobody
