@@ -61,17 +61,17 @@ MUTANTS: Final = (
         name="lost wake-up on the fast path",
         file="src/orchestrio/_broadcast/streams.py",
         text="""\
-        log.tail = tail + 1
-        log.caught_up = 0
-        if log.changed.event is not None:
-            log.changed.notify_all()
+        channel.tail = tail + 1
+        channel.caught_up = 0
+        if channel.changed.event is not None:
+            channel.changed.notify_all()
 
     def _send_by_the_rules(""",
         replacement="""\
-        log.tail = tail + 1
-        if log.changed.event is not None and log.caught_up == log.receivers:
-            log.changed.notify_all()
-        log.caught_up = 0
+        channel.tail = tail + 1
+        if channel.changed.event is not None and channel.caught_up == channel.receivers:
+            channel.changed.notify_all()
+        channel.caught_up = 0
 
     def _send_by_the_rules(""",
         tests=STREAMS,
@@ -82,17 +82,17 @@ MUTANTS: Final = (
         file="src/orchestrio/_broadcast/backpressure.py",
         text="""\
     finally:
-        log.blocked.remove(waiter)
-        log.wake_sender()
+        channel.blocked.remove(waiter)
+        channel.wake_sender()
 """,
         replacement="""\
     except BaseException:
-        log.blocked.remove(waiter)
+        channel.blocked.remove(waiter)
         raise
     finally:
-        if waiter in log.blocked:  # it was sent
-            log.blocked.remove(waiter)
-            log.wake_sender()
+        if waiter in channel.blocked:  # it was sent
+            channel.blocked.remove(waiter)
+            channel.wake_sender()
 """,
         tests=("tests/test_streams_cancellation.py", "-k", "woken_sender"),
         harm="One publisher is cancelled as its turn comes, and those behind it wait for ever.",
@@ -100,8 +100,8 @@ MUTANTS: Final = (
     Mutant(
         name="lag off by one",
         file="src/orchestrio/_broadcast/cursor.py",
-        text="            self.lag(count - log.capacity)\n",
-        replacement="            self.lag(count - log.capacity + 1)\n",
+        text="            self.lag(count - channel.capacity)\n",
+        replacement="            self.lag(count - channel.capacity + 1)\n",
         tests=STREAMS,
         harm="A slow receiver loses a message that is still held, and hears a wrong count.",
     ),
@@ -256,7 +256,7 @@ MUTANTS: Final = (
         name="closing a receiver frees no sender",
         file="src/orchestrio/_broadcast/channel.py",
         text="""\
-        if self.behind is not None:
+        if self.readers_at is not None:
             self.leave(position)
         if self.caught_up == self.receivers:
 """,
@@ -286,11 +286,11 @@ MUTANTS: Final = (
         text="""\
         self.halted = True
         self.fast = False
-        self.log.changed.notify_all()
+        self.channel.changed.notify_all()
 """,
         replacement="""\
         self.halted = True
-        self.log.changed.notify_all()
+        self.channel.changed.notify_all()
 """,
         tests=MESSAGES,
         harm="A task that is being stopped goes on reading, and handles messages out of order.",

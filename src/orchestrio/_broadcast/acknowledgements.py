@@ -1,4 +1,4 @@
-"""`Acknowledgements`: who has handled which item of a log, for a bridge that must know."""
+"""`Acknowledgements`: who has handled which item of a channel, for a bridge that must know."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Acknowledgements", "Reader"]
 
 @final
 class Reader:
-    """One event task that is to handle every item of a log."""
+    """One event task that is to handle every item of a channel."""
 
     __slots__ = ()
 
@@ -19,7 +19,7 @@ class Reader:
 class Acknowledgements:
     """Tells when every event task that was to handle an item has done so, or has not.
 
-    Items are known by their numbers in the log. All this happens in one event loop.
+    Items are known by their numbers in the channel. All this happens in one event loop.
 
     :param begun: called with the number of an item, in the task that is about to handle it
     :param settled: called with the number of an expected item and what went wrong, `None` if

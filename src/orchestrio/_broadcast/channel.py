@@ -1,8 +1,8 @@
-"""The bounded log that a broadcast channel is: one writer's end, a cursor for each reader.
+"""`Channel`: a bounded log that senders append to, and that each receiver reads at its own cursor.
 
 Sending stores one reference and wakes everybody that waits by one event, so it costs the same for
 one reader as for ten thousand; memory is the log plus one cursor a reader. The semantics are those
-of Rust's ``tokio::sync::broadcast``, with a choice of what a full log does.
+of Rust's ``tokio::sync::broadcast``, with a choice of what a full channel does.
 
 Nothing in here awaits: whatever it does happened or did not, also under cancellation. `streams`
 puts the public halves on top, `delivery` hands batches to a handler.
@@ -26,7 +26,7 @@ from .._model.settings import ChannelConfig, Overflow
 from .._model.wakeup import Wakeup
 from .acknowledgements import Acknowledgements
 
-__all__ = ["BUDGET", "ChannelStatistics", "Log"]
+__all__ = ["BUDGET", "Channel", "ChannelStatistics"]
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class ChannelStatistics:
     """How one channel stands at one moment. All numbers count items, streams or tasks."""
 
     capacity: int
-    """How many items the log may hold."""
+    """How many items the channel may hold."""
     buffered: int
     """Items held now."""
     sent: int
@@ -59,8 +59,8 @@ class ChannelStatistics:
 
 
 @final
-class Log(Generic[T]):
-    """The truth that the halves share: a bounded log, who reads it, and who waits.
+class Channel(Generic[T]):
+    """The state that the streams share: a bounded log, who reads it, and who waits.
 
     Items are numbered from 0 without end; `tail` is the number the next one gets. `items` is a
     ring: item `n` lies at ``(n - origin) % capacity``, and the list grows to `capacity` only as it
@@ -69,7 +69,6 @@ class Log(Generic[T]):
 
     __slots__ = (
         "acknowledgements",
-        "behind",
         "blocked",
         "capacity",
         "caught_up",
@@ -80,15 +79,16 @@ class Log(Generic[T]):
         "dropped",
         "event",
         "fast",
-        "floor",
         "home",
         "items",
         "kept",
+        "low_water_mark",
         "missed",
         "no_receivers",
         "origin",
         "overflow",
         "owned",
+        "readers_at",
         "receivers",
         "refused",
         "replay",
@@ -126,33 +126,33 @@ class Log(Generic[T]):
         self.changed: Wakeup = Wakeup()  # by an item that was sent, or whatever else
         self.no_receivers: Wakeup = Wakeup()
         self.blocked: deque[Wakeup] = deque()  # senders waiting for room, in order
-        # Only a log that must not overwrite unread items has to know its slowest receiver:
-        # `behind` counts the receivers at each cursor, `floor` is the lowest cursor.
-        self.behind: dict[int, int] | None = None if self.overflow == "drop_oldest" else {}
-        self.floor: int = 0
+        # Only a channel that must not overwrite unread items has to know its slowest receiver:
+        # `readers_at` counts the receivers at each cursor, `low_water_mark` is the lowest cursor.
+        self.readers_at: dict[int, int] | None = None if self.overflow == "drop_oldest" else {}
+        self.low_water_mark: int = 0
         self.shut: bool = False  # closed as a whole by its owner, the bus
         self.fast: bool = False  # whether a send may skip `admit`
         #: where sends go instead, if a bridge has taken over what reaches the receivers here
-        self.detour: Log[Any] | None = None
+        self.detour: Channel[Any] | None = None
         #: awaited with the number of each item before ``send()`` returns
         self.confirmation: Callable[[int], Awaitable[None]] | None = None
         #: who is told that an item has been handled, if anybody wants to know
         self.acknowledgements: Acknowledgements | None = None
         self.home: tuple[EventLoopToken, int] | None = None
-        self.settle()
+        self.update_fast_path()
 
     # -- sending ---------------------------------------------------------------------------
 
     @property
-    def destination(self) -> Log[Any]:
+    def destination(self) -> Channel[Any]:
         """Where a send goes."""
         return self if self.detour is None else self.detour
 
-    def settle(self) -> None:
+    def update_fast_path(self) -> None:
         """Find out, when receivers come or go, whether sends need a closer look."""
         self.fast = (
             self.receivers > 0
-            and self.behind is None
+            and self.readers_at is None
             and self.check is None
             and self.detour is None
             and not self.shut
@@ -174,14 +174,14 @@ class Log(Generic[T]):
             )
 
     def is_full(self) -> bool:
-        return self.behind is not None and self.tail - self.floor >= self.capacity
+        return self.readers_at is not None and self.tail - self.low_water_mark >= self.capacity
 
     def room(self) -> int:
         """How many items may be stored before something must give way."""
-        return self.capacity - (self.tail - self.floor)
+        return self.capacity - (self.tail - self.low_water_mark)
 
     def refuse(self) -> None:
-        """A full log's answer to one item more: count it, or raise."""
+        """A full channel's answer to one item more: count it, or raise."""
         if self.overflow == "drop_newest":
             self.dropped += 1
         elif self.overflow == "block":
@@ -211,7 +211,7 @@ class Log(Generic[T]):
 
     def nobody(self) -> None:
         """After a send that no receiver will read: keep it for replay at most."""
-        self.floor = self.tail
+        self.low_water_mark = self.tail
         self.release()
 
     def wake_sender(self) -> None:
@@ -224,32 +224,32 @@ class Log(Generic[T]):
     def attach(self, position: int) -> None:
         """Count one more reader, at `position`."""
         self.know_home()
-        if self.behind is not None:
-            self.floor = min(self.floor, position) if self.receivers else position
-            self.behind[position] = self.behind.get(position, 0) + 1
+        if self.readers_at is not None:
+            self.low_water_mark = min(self.low_water_mark, position) if self.receivers else position
+            self.readers_at[position] = self.readers_at.get(position, 0) + 1
         self.receivers += 1
         if position == self.tail:
             self.caught_up += 1
-        self.settle()
+        self.update_fast_path()
 
     def detach(self, position: int) -> None:
         """Forget one reader, at `position`, and what only it had still to read."""
         self.receivers -= 1
         if position == self.tail:
             self.caught_up -= 1
-        if self.behind is not None:
+        if self.readers_at is not None:
             self.leave(position)
         if self.caught_up == self.receivers:
             self.release()
         if not self.receivers:
             self.no_receivers.notify_all()
-        self.settle()
+        self.update_fast_path()
         self.changed.notify_all()
 
     def move(self, old: int, new: int) -> None:
         """Note that a reader went from one position to another."""
-        if self.behind is not None:
-            self.behind[new] = self.behind.get(new, 0) + 1
+        if self.readers_at is not None:
+            self.readers_at[new] = self.readers_at.get(new, 0) + 1
             self.leave(old)
         if new == self.tail:
             self.caught_up += 1
@@ -257,18 +257,18 @@ class Log(Generic[T]):
                 self.release()
 
     def leave(self, position: int) -> None:
-        """Take one reader off `position`; amortised O(1), since `floor` passes each item once."""
-        behind = cast("dict[int, int]", self.behind)
-        left = behind[position] - 1
+        """Take one reader off `position`; amortised O(1), as the mark passes each item once."""
+        readers_at = cast("dict[int, int]", self.readers_at)
+        left = readers_at[position] - 1
         if left:
-            behind[position] = left
+            readers_at[position] = left
             return
-        del behind[position]
-        if position == self.floor:
-            if not behind:
-                self.floor = self.tail
-            while self.floor < self.tail and self.floor not in behind:
-                self.floor += 1
+        del readers_at[position]
+        if position == self.low_water_mark:
+            if not readers_at:
+                self.low_water_mark = self.tail
+            while self.low_water_mark < self.tail and self.low_water_mark not in readers_at:
+                self.low_water_mark += 1
             self.wake_sender()
 
     def release(self) -> None:
@@ -286,7 +286,7 @@ class Log(Generic[T]):
         """Where a new subscriber begins."""
         return max(self.tail - self.replay, self.origin)
 
-    # -- surroundings ----------------------------------------------------------------------
+    # -- the whole ------------------------------------------------------------------------
 
     def know_home(self) -> None:
         """Remember the event loop, so that other threads can reach it."""
@@ -300,7 +300,7 @@ class Log(Generic[T]):
         if not self.shut:
             self.shut = True
             self.senders = 0
-            self.settle()
+            self.update_fast_path()
             self.wake_everybody()
             if self.detour is not None:
                 self.detour.shut_down()

@@ -11,7 +11,7 @@ from anyio import ClosedResourceError, EndOfStream, WouldBlock
 from typing_extensions import TypeVar
 
 from .._model.errors import LaggedError
-from .channel import Log
+from .channel import Channel
 
 __all__ = ["Cursor"]
 
@@ -20,70 +20,73 @@ T = TypeVar("T")
 
 @final
 class Cursor(Generic[T]):
-    """One reader of a log: the number of the item it reads next, and how many it missed."""
+    """One reader of a channel: the number of the item it reads next, and how many it missed."""
 
-    __slots__ = ("closed", "fast", "halted", "log", "missed", "position")
+    __slots__ = ("channel", "closed", "fast", "halted", "missed", "position")
 
-    def __init__(self, log: Log[T], position: int) -> None:
-        self.log: Log[T] = log
+    def __init__(self, channel: Channel[T], position: int) -> None:
+        self.channel: Channel[T] = channel
         self.position: int = position
         self.missed: int = 0
         self.closed: bool = False
         self.halted: bool = False  # whether there is nothing to read here: closed, or paused
-        self.fast: bool = log.behind is None  # whether reading need not be told to blocked senders
-        log.attach(position)
+        #: whether reading need not be told to blocked senders
+        self.fast: bool = channel.readers_at is None
+        channel.attach(position)
 
     @property
     def must_wait(self) -> bool:
         """Whether there is nothing to read and nothing to report yet."""
-        log = self.log
-        return self.position == log.tail and log.senders > 0 and not self.halted
+        channel = self.channel
+        return self.position == channel.tail and channel.senders > 0 and not self.halted
 
     def take(self, max_items: int) -> list[T]:
         """Copy out the next items, at least one, and move past them; one slice for the batch.
 
         This is the one place for the rule of what a reader gets.
         """
-        log = self.log
+        channel = self.channel
         position = self.position
-        count = log.tail - position
+        count = channel.tail - position
         if self.halted:
             raise ClosedResourceError
         if count == 0:
-            if log.senders:
+            if channel.senders:
                 raise WouldBlock
             raise EndOfStream
-        if count > log.capacity:
-            self.lag(count - log.capacity)
+        if count > channel.capacity:
+            self.lag(count - channel.capacity)
         count = min(count, max_items)
-        start = (position - log.origin) % log.capacity
+        start = (position - channel.origin) % channel.capacity
         stop = start + count
-        batch = log.items[start:stop]
-        if stop > log.capacity:
-            batch += log.items[: stop - log.capacity]
+        batch = channel.items[start:stop]
+        if stop > channel.capacity:
+            batch += channel.items[: stop - channel.capacity]
         self.position = position + count
-        log.move(position, self.position)
+        channel.move(position, self.position)
         return batch
 
     @property
     def overwritten(self) -> int:
         """How many items it has missed and not been told of yet."""
-        return 0 if self.closed else max(0, self.log.tail - self.position - self.log.capacity)
+        return (
+            0 if self.closed else max(0, self.channel.tail - self.position - self.channel.capacity)
+        )
 
     def skip(self, missed: int) -> None:
         """Count what was overwritten, and move past it."""
         self.position += missed
         self.missed += missed
-        self.log.missed += missed
+        self.channel.missed += missed
 
     def lag(self, missed: int) -> None:
         """Skip what was overwritten, and say so."""
         self.skip(missed)
-        log = self.log
+        channel = self.channel
         raise LaggedError(
-            f"a receiver of {log} missed {missed} items: it fell more than {log.capacity} behind."
-            " It goes on at the oldest item held. Raise the capacity, make the receiver faster,"
-            ' or choose overflow="block".',
+            f"a receiver of {channel} missed {missed} items: it fell more than {channel.capacity}"
+            " behind. It goes on at the oldest item held. Raise the capacity, make the receiver"
+            ' faster, or choose overflow="block".',
             missed,
         )
 
@@ -92,18 +95,18 @@ class Cursor(Generic[T]):
         if not self.closed:
             self.closed = self.halted = True
             self.fast = False
-            self.log.detach(self.position)
+            self.channel.detach(self.position)
 
     def pause(self) -> None:
-        """Give nothing more to whoever reads here, as if closed, but keep its place in the log."""
+        """Give nothing more to whoever reads here, as if closed, but keep its place."""
         self.halted = True
         self.fast = False
-        self.log.changed.notify_all()
+        self.channel.changed.notify_all()
 
     def resume(self) -> None:
         """Be read again, from the same place."""
         self.halted = self.closed
-        self.fast = self.log.behind is None and not self.closed
+        self.fast = self.channel.readers_at is None and not self.closed
 
     def __len__(self) -> int:
-        return 0 if self.closed else min(self.log.tail - self.position, self.log.capacity)
+        return 0 if self.closed else min(self.channel.tail - self.position, self.channel.capacity)

@@ -80,7 +80,7 @@ class Delivery(Generic[T]):
 
     @property
     def number(self) -> int:
-        """The number in the log of the item that was handed over last."""
+        """The number in the channel of the item that was handed over last."""
         return self.cursor.position - self._in_batch - 1
 
     def pause(self) -> None:
@@ -120,8 +120,8 @@ class Delivery(Generic[T]):
 
     # One function, so that a message costs one call of the handler and little else, and so that
     # waking up goes through as few frames as can be. What is repeated here of `Cursor.take` is
-    # the common case of a reader that keeps up with a log that has not wrapped around: it makes
-    # up a third of an idle wake-up when taken through calls.
+    # the common case of a reader that keeps up with a log that has not wrapped around: it makes up
+    # a third of an idle wake-up when taken through calls.
     async def run(
         self,
         handle: Callable[[T], Awaitable[object]],
@@ -129,7 +129,7 @@ class Delivery(Generic[T]):
     ) -> None:
         """Hand over item by item until `recover` says that it is over.
 
-        A batch that leaves the log empty needs no checkpoint, for the wait that follows is one;
+        A batch that leaves nothing unread needs no checkpoint, for the wait that follows is one;
         a reader that always has more yields every 256 items.
 
         :param handle: awaited with each item, one at a time
@@ -139,8 +139,8 @@ class Delivery(Generic[T]):
             `LaggedError` when items were overwritten. Returns whether to go on, or raises.
         """
         cursor = self.cursor
-        log = cursor.log
-        changed = log.changed
+        channel = cursor.channel
+        changed = channel.changed
         drained = self.drained
         since_yield = 0
         item: T | None = None
@@ -150,12 +150,14 @@ class Delivery(Generic[T]):
                     await handle(item)
                 self._batch = _NOTHING
                 position = cursor.position
-                if position == (tail := log.tail):
+                if position == (tail := channel.tail):
                     if drained.event is not None:
                         drained.notify_all()
                     since_yield = 0
                     item = None  # or this frame would keep it while it waits
-                    while position == (tail := log.tail) and log.senders and not cursor.halted:
+                    while (
+                        position == (tail := channel.tail) and channel.senders and not cursor.halted
+                    ):
                         # What `changed.wait()` does, with a frame less to wake up through.
                         if (event := changed.event) is None:
                             event = changed.event = Event()
@@ -163,17 +165,17 @@ class Delivery(Generic[T]):
                 elif since_yield >= BUDGET:
                     since_yield = 0
                     await checkpoint()
-                    tail = log.tail
+                    tail = channel.tail
                 if cursor.fast and 0 < (count := tail - position) <= BUDGET:
-                    start = position - log.origin
-                    items = log.items
+                    start = position - channel.origin
+                    items = channel.items
                     if start + count == len(items):
                         item = items[start]
                         self._batch = _IN_HAND if count == 1 else iter(items[start:])
                         cursor.position = tail
-                        log.caught_up = caught_up = log.caught_up + 1
-                        if caught_up == log.receivers:
-                            log.release()
+                        channel.caught_up = caught_up = channel.caught_up + 1
+                        if caught_up == channel.receivers:
+                            channel.release()
                         since_yield += count
                         if count == 1:
                             await handle(item)
@@ -206,7 +208,8 @@ class Workers(Generic[T]):
     async def run(self, handle: Callable[[T, int], Awaitable[object]]) -> None:
         """Handle item by item until the event ends, as `Delivery.run` does.
 
-        :param handle: awaited with each item and its number; if it raises, the other workers are cancelled
+        :param handle: awaited with each item and its number; if it raises, the other workers are
+            cancelled
         :raises BaseException: what `handle` raised, in a group if several did, or else what
             `Delivery.run` did once the workers have finished
         """

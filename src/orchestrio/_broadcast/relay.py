@@ -1,7 +1,7 @@
 """`Detour`: how a bridge takes over a channel, so that neither senders nor receivers notice.
 
-A channel of a bus is one log. With a detour it is two: what is sent goes to an outgoing log, which
-only the bridge reads; what the receivers get is what the bridge delivers to them.
+Taken over, a channel of a bus is two: what is sent goes to an outgoing one, which only the bridge
+reads; what the receivers get is what the bridge delivers to them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from .._model.settings import ChannelConfig
 from .acknowledgements import Acknowledgements
 from .backpressure import append_in_turn
 from .bus import EventBus
-from .channel import Log
+from .channel import Channel
 from .cursor import Cursor
-from .streams import log_of
+from .streams import channel_of
 
 __all__ = ["Detour"]
 
@@ -30,8 +30,8 @@ U = TypeVar("U")
 class Detour(Generic[T, U]):
     """The two ends of a channel that a bridge has taken over, for as long as the bus lives.
 
-    The outgoing log has the capacity and the overflow policy of the channel: senders feel a slow
-    bridge as they would a slow receiver.
+    The outgoing channel has the capacity and the overflow policy of the one it was made for: the
+    backpressure of a slow bridge is that of a slow receiver.
 
     :param bus: the bus
     :param event: the event; it has a channel
@@ -45,7 +45,7 @@ class Detour(Generic[T, U]):
 
     def __init__(self, bus: EventBus[Hashable], event: Any, admit: Callable[[T], U]) -> None:
         with bus.clone_sender(event) as sender:
-            front = cast("Log[T]", log_of(sender))
+            front = cast("Channel[T]", channel_of(sender))
         if front.detour is not None:
             raise LifecycleError(f"{front} has a bridge already: one is all that it can have")
         check = front.check
@@ -53,7 +53,7 @@ class Detour(Generic[T, U]):
         def check_and_admit(item: T) -> U:
             return admit(item if check is None else check(item))
 
-        outbox = Log[Any](
+        outbox = Channel[Any](
             ChannelConfig(capacity=front.capacity, overflow=front.overflow),
             event,
             cast("Callable[[Any], Any]", check_and_admit),
@@ -65,8 +65,8 @@ class Detour(Generic[T, U]):
         front.know_home()  # a receiver would do that; here there may be none
         front.senders += 1  # the bridge is one, so receivers do not end with the last local sender
         front.detour = outbox
-        front.settle()
-        front.wake_everybody()  # those who wait for room do so in the outgoing log from now on
+        front.update_fast_path()
+        front.wake_everybody()  # those who wait for room do so in the outgoing channel from now on
 
     def acknowledge(self, acknowledgements: Acknowledgements) -> None:
         """Have event tasks tell when they have handled an item.
@@ -78,13 +78,13 @@ class Detour(Generic[T, U]):
     def confirm(self, confirmation: Callable[[int], Awaitable[None]]) -> None:
         """Let no ``send()`` return before the item is safe.
 
-        :param confirmation: awaited with the number of the item in the outgoing log
+        :param confirmation: awaited with the number of the item in the outgoing channel
         """
-        self.outgoing.log.confirmation = confirmation
+        self.outgoing.channel.confirmation = confirmation
 
     @property
     def capacity(self) -> int:
-        """How many items the receivers' log holds."""
+        """How many items the receivers' channel holds."""
         return self._front.capacity
 
     async def deliver(self, item: T, *, lossless: bool = False) -> int:
@@ -92,7 +92,7 @@ class Detour(Generic[T, U]):
 
         :param item: the item
         :param lossless: whether to wait even if the channel drops
-        :return: its number in the receivers' log
+        :return: its number in the receivers' channel
         :raises ~anyio.ClosedResourceError: if the channel has been closed
         """
         front = self._front

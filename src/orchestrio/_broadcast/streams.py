@@ -13,7 +13,7 @@ A receiver that falls more than `capacity` items behind is told exactly how many
 to refuse, or to fail instead (`overflow`).
 
 Every ``await`` here is a checkpoint on a budget: an operation that need not wait lets other tasks
-run after at most 256 items, and no more than half a log full. All operations are atomic under
+run after at most 256 items, and no more than half of the capacity. All operations are atomic under
 cancellation: an item was sent or it was not, was returned or is still to be read.
 """
 
@@ -36,7 +36,7 @@ from typing_extensions import TypeVar
 from .._model.errors import LifecycleError
 from .._model.settings import ChannelConfig, Overflow
 from .backpressure import append_in_turn
-from .channel import BUDGET, ChannelStatistics, Log
+from .channel import BUDGET, Channel, ChannelStatistics
 from .cursor import Cursor
 
 __all__ = [
@@ -67,7 +67,7 @@ class _Half(ABC):
 
     __slots__ = ()
 
-    _log: Log[Any]
+    _channel: Channel[Any]
     _closed: bool
 
     _is_looked_after = False
@@ -94,7 +94,7 @@ class _Half(ABC):
         self.close()
 
     def __del__(self) -> None:
-        if not (self._closed or self._log.shut or self._is_looked_after):
+        if not (self._closed or self._channel.shut or self._is_looked_after):
             warn(
                 f"unclosed {self!r}: call close() or use it in a 'with' block",
                 ResourceWarning,
@@ -104,7 +104,7 @@ class _Half(ABC):
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
-        return f"<{type(self).__name__} of {self._log}, {state}>"
+        return f"<{type(self).__name__} of {self._channel}, {state}>"
 
 
 @final
@@ -115,57 +115,57 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
     event loop's thread, except for `send_from_thread`.
     """
 
-    __slots__ = ("_budget", "_closed", "_log", "_slice")
+    __slots__ = ("_budget", "_channel", "_closed", "_slice")
 
-    def __init__(self, log: Log[T]) -> None:
+    def __init__(self, channel: Channel[T]) -> None:
         self._closed = False
-        self._log = log
+        self._channel = channel
         # A sender that never waits must not run away from receivers that are quick to read.
-        self._slice = min(BUDGET, max(1, log.capacity // 2))
+        self._slice = min(BUDGET, max(1, channel.capacity // 2))
         self._budget = self._slice
-        log.senders += 1
+        channel.senders += 1
 
     @property
     def _is_looked_after(self) -> bool:  # type: ignore[override]  # read-only is enough
-        return self._log.owned  # the bus closes its channels
+        return self._channel.owned  # the bus closes its channels
 
     # The hot path. One item costs one list store and, if anybody waits, one event; nothing here
-    # grows with the number of receivers. It repeats `Log.append`, and looks whether anybody waits
-    # before it notifies them, because a call costs as much as all of it does.
+    # grows with the number of receivers. It repeats `Channel.append`, and looks whether anybody
+    # waits before it notifies them, because a call costs as much as all of it does.
     def send_nowait(self, item: T) -> None:
         """Send one item to every receiver without waiting.
 
         :param item: the item
         :raises ~anyio.ClosedResourceError: if this stream or its channel has been closed
-        :raises ~anyio.WouldBlock: if the log is full and ``overflow="block"``
-        :raises EventSendError: if the log is full and ``overflow="error"``, if there is no
+        :raises ~anyio.WouldBlock: if the channel is full and ``overflow="block"``
+        :raises EventSendError: if the channel is full and ``overflow="error"``, if there is no
             receiver and ``require_receivers=True``, or if the item is not valid for its topic
         """
         if self._closed:
             raise ClosedResourceError
-        log = self._log
-        if not log.fast:
+        channel = self._channel
+        if not channel.fast:
             self._send_by_the_rules(item)
             return
-        items = log.items
-        tail = log.tail
-        if len(items) < log.capacity:
+        items = channel.items
+        tail = channel.tail
+        if len(items) < channel.capacity:
             items.append(item)
         else:
-            items[(tail - log.origin) % log.capacity] = item
-        log.tail = tail + 1
-        log.caught_up = 0
-        if log.changed.event is not None:
-            log.changed.notify_all()
+            items[(tail - channel.origin) % channel.capacity] = item
+        channel.tail = tail + 1
+        channel.caught_up = 0
+        if channel.changed.event is not None:
+            channel.changed.notify_all()
 
     def _send_by_the_rules(self, item: T) -> None:
-        log = self._log.destination
-        item = log.admit(item)
-        if log.blocked or log.is_full():  # those who wait for room go first
-            log.refused = True
-            log.refuse()
+        channel = self._channel.destination
+        item = channel.admit(item)
+        if channel.blocked or channel.is_full():  # those who wait for room go first
+            channel.refused = True
+            channel.refuse()
         else:
-            log.append(item)
+            channel.append(item)
 
     async def send(self, item: T) -> None:
         """Send one item to every receiver, waiting for room if ``overflow="block"``.
@@ -176,40 +176,48 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
         :raises ~anyio.ClosedResourceError: if this stream or its channel is closed, also meanwhile
         :raises EventSendError: as `send_nowait` does
         """
-        log = self._log
+        channel = self._channel
         if self._budget <= 0:
             self._budget = self._slice
             await checkpoint()
         self._budget -= 1
-        if log.detour is not None:
-            await self._send_by_detour(log.detour, item)
-        elif log.overflow == "block" and (log.blocked or log.is_full()) and not self._closed:
-            if not await self._send_in_turn(log, log.admit(item)):
-                await self._send_by_detour(log.destination, item)
+        if channel.detour is not None:
+            await self._send_by_detour(channel.detour, item)
+        elif (
+            channel.overflow == "block"
+            and (channel.blocked or channel.is_full())
+            and not self._closed
+        ):
+            if not await self._send_in_turn(channel, channel.admit(item)):
+                await self._send_by_detour(channel.destination, item)
         else:
             self.send_nowait(item)
 
-    async def _send_by_detour(self, log: Log[T], item: T) -> None:
+    async def _send_by_detour(self, channel: Channel[T], item: T) -> None:
         """Send an item to the bridge that has taken over the channel; wait until it is safe."""
-        if log.overflow == "block" and (log.blocked or log.is_full()) and not self._closed:
-            await self._send_in_turn(log, log.admit(item))
+        if (
+            channel.overflow == "block"
+            and (channel.blocked or channel.is_full())
+            and not self._closed
+        ):
+            await self._send_in_turn(channel, channel.admit(item))
         else:
             self.send_nowait(item)
-        if log.confirmation is not None:
-            await log.confirmation(log.tail - 1)
+        if channel.confirmation is not None:
+            await channel.confirmation(channel.tail - 1)
 
-    async def _send_in_turn(self, log: Log[T], item: T) -> bool:
+    async def _send_in_turn(self, channel: Channel[T], item: T) -> bool:
         """Wait for room behind the senders that came first; return whether the item was sent."""
 
         def is_wanted() -> bool:
             if self._closed:
                 raise ClosedResourceError
-            if log.detour is not None:
+            if channel.detour is not None:
                 return False  # a bridge has come in between
-            log.demand_receivers()
+            channel.demand_receivers()
             return True
 
-        sent = await append_in_turn(log, item, is_wanted)
+        sent = await append_in_turn(channel, item, is_wanted)
         self._budget = self._slice
         return sent
 
@@ -226,24 +234,24 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
         """
         if self._closed:
             raise ClosedResourceError
-        log = self._log
+        channel = self._channel
         batch = list(items)
-        if not log.fast:
-            log = log.destination
-            batch = [log.admit(item) for item in batch]
-            if log.behind is not None and log.receivers:
-                room = 0 if log.blocked else log.room()
+        if not channel.fast:
+            channel = channel.destination
+            batch = [channel.admit(item) for item in batch]
+            if channel.readers_at is not None and channel.receivers:
+                room = 0 if channel.blocked else channel.room()
                 for _ in batch[room:]:
-                    log.refuse()
+                    channel.refuse()
                 del batch[room:]
-        if len(batch) > log.capacity - len(log.items) or not log.receivers:
+        if len(batch) > channel.capacity - len(channel.items) or not channel.receivers:
             for item in batch:
-                log.append(item)
+                channel.append(item)
         elif batch:
-            log.items += batch
-            log.tail += len(batch)
-            log.caught_up = 0
-            log.changed.notify_all()
+            channel.items += batch
+            channel.tail += len(batch)
+            channel.caught_up = 0
+            channel.changed.notify_all()
 
     def send_from_thread(self, item: T) -> None:
         """Send one item from any other thread, and return when it has been sent.
@@ -258,18 +266,18 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
         :raises ~anyio.ClosedResourceError: as `send` does
         :raises EventSendError: as `send_nowait` does
         """
-        if self._log.home is None:
+        if self._channel.home is None:
             raise LifecycleError(
-                f"send_from_thread() on {self._log} has no event loop to reach: create or"
+                f"send_from_thread() on {self._channel} has no event loop to reach: create or"
                 " subscribe to it inside a running one first"
             )
-        token, ident = self._log.home
+        token, ident = self._channel.home
         if ident == threading.get_ident():
             raise LifecycleError(
                 "send_from_thread() in the event loop's own thread would wait for itself: call"
                 " send_nowait(), or await send(), there"
             )
-        if self._log.destination.confirmation is None:
+        if self._channel.destination.confirmation is None:
             with suppress(WouldBlock):
                 from_thread.run_sync(self.send_nowait, item, token=token)
                 return
@@ -281,9 +289,9 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
         :return: the clone
         :raises ~anyio.ClosedResourceError: if this stream or its channel has been closed
         """
-        if self._closed or self._log.shut:
+        if self._closed or self._channel.shut:
             raise ClosedResourceError
-        return BroadcastSendStream(self._log)
+        return BroadcastSendStream(self._channel)
 
     def subscribe(self) -> BroadcastReceiveStream[T]:
         """Make a new receiver: it gets the last `replay` items, then all that is sent from now on.
@@ -291,9 +299,9 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
         :return: the receiver, to be closed by whoever asked for it
         :raises ~anyio.ClosedResourceError: if this stream or its channel has been closed
         """
-        if self._closed or self._log.shut:
+        if self._closed or self._channel.shut:
             raise ClosedResourceError
-        return BroadcastReceiveStream(self._log, self._log.first_position())
+        return BroadcastReceiveStream(self._channel, self._channel.first_position())
 
     async def wait_no_receivers(self) -> None:
         """Wait until the last receiver is closed; return at once if there is none.
@@ -303,8 +311,8 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
         if self._closed:
             raise ClosedResourceError
         await checkpoint()
-        while self._log.receivers:
-            await self._log.no_receivers.wait()
+        while self._channel.receivers:
+            await self._channel.no_receivers.wait()
 
     def close(self) -> None:
         """Close this sender; when the last is closed, receivers drain and then end.
@@ -314,13 +322,13 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
         """
         if not self._closed:
             self._closed = True
-            if not self._log.shut:
-                self._log.senders -= 1
-                self._log.wake_everybody()
+            if not self._channel.shut:
+                self._channel.senders -= 1
+                self._channel.wake_everybody()
 
     def statistics(self) -> ChannelStatistics:
         """Return how the channel stands now."""
-        return self._log.statistics()
+        return self._channel.statistics()
 
 
 @final
@@ -333,13 +341,13 @@ class BroadcastReceiveStream(_Half, ObjectReceiveStream[T_co]):
     missed; iterate again to go on.
     """
 
-    __slots__ = ("_budget", "_closed", "_cursor", "_log")
+    __slots__ = ("_budget", "_channel", "_closed", "_cursor")
 
-    def __init__(self, log: Log[T_co], position: int) -> None:
+    def __init__(self, channel: Channel[T_co], position: int) -> None:
         self._closed = False
-        self._log = log
+        self._channel = channel
         self._budget = BUDGET
-        self._cursor = Cursor(log, position)
+        self._cursor = Cursor(channel, position)
 
     def receive_nowait(self) -> T_co:
         """Return the next item without waiting.
@@ -398,7 +406,7 @@ class BroadcastReceiveStream(_Half, ObjectReceiveStream[T_co]):
             self._budget = BUDGET
             await checkpoint()
         while cursor.must_wait:
-            await self._log.changed.wait()
+            await self._channel.changed.wait()
             self._budget = BUDGET
         batch = cursor.take(max_items)
         self._budget -= len(batch)
@@ -418,12 +426,12 @@ class BroadcastReceiveStream(_Half, ObjectReceiveStream[T_co]):
         :return: the new receiver
         :raises ~anyio.ClosedResourceError: if this stream has been closed
         """
-        return self._sibling(self._log.tail)
+        return self._sibling(self._channel.tail)
 
     def _sibling(self, position: int) -> BroadcastReceiveStream[T_co]:
         if self._closed:
             raise ClosedResourceError
-        return BroadcastReceiveStream(self._log, position)
+        return BroadcastReceiveStream(self._channel, position)
 
     def close(self) -> None:
         """Close this receiver; what it had not read is let go, and a sender it held up goes on.
@@ -436,7 +444,7 @@ class BroadcastReceiveStream(_Half, ObjectReceiveStream[T_co]):
     def statistics(self) -> ReceiverStatistics:
         """Return how this receiver and its channel stand now."""
         return ReceiverStatistics(
-            unread=len(self), missed=self._cursor.missed, channel=self._log.statistics()
+            unread=len(self), missed=self._cursor.missed, channel=self._channel.statistics()
         )
 
     def __len__(self) -> int:
@@ -468,7 +476,7 @@ class create_broadcast_stream(tuple[BroadcastSendStream[T], BroadcastReceiveStre
 
         anyio.run(main)
 
-    :param capacity: how many items the log holds: exact, at least 1
+    :param capacity: how many items the channel holds: exact, at least 1
     :param overflow: what happens to one item more: ``"drop_oldest"`` (a slow receiver lags and is
         told), ``"block"`` (senders wait), ``"drop_newest"`` (counted) or ``"error"``
     :param replay: how many of the last items a new subscriber gets first, at most `capacity`
@@ -493,7 +501,7 @@ class create_broadcast_stream(tuple[BroadcastSendStream[T], BroadcastReceiveStre
             replay=replay,
             require_receivers=require_receivers,
         )
-        send = BroadcastSendStream[T](Log(config, None, None))
+        send = BroadcastSendStream[T](Channel(config, None, None))
         return send, send.subscribe()
 
 
@@ -509,20 +517,20 @@ def create_sender(
     :param check: returns the item to store, or raises `EventSendError`
     :return: the sender
     """
-    return BroadcastSendStream(Log(config, event, check, owned=True))
+    return BroadcastSendStream(Channel(config, event, check, owned=True))
 
 
 def reached(sender: BroadcastSendStream[T]) -> int:
     """Return how many receivers got the item sent just now; 0 if it was dropped. For the bus."""
-    log = sender._log  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
-    if log.detour is not None:
-        log = log.detour
-    return 0 if log.refused else log.receivers
+    channel = sender._channel  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
+    if channel.detour is not None:
+        channel = channel.detour
+    return 0 if channel.refused else channel.receivers
 
 
-def log_of(sender: BroadcastSendStream[T]) -> Log[T]:
+def channel_of(sender: BroadcastSendStream[T]) -> Channel[T]:
     """Return what a sender writes to. For those who look at it more often than they send."""
-    return sender._log  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
+    return sender._channel  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
 
 
 def cursor_of(stream: BroadcastReceiveStream[T]) -> Cursor[T]:
@@ -532,4 +540,4 @@ def cursor_of(stream: BroadcastReceiveStream[T]) -> Cursor[T]:
 
 def shut_channel(sender: BroadcastSendStream[T]) -> None:
     """Close a whole channel: every sender at once; receivers drain and then end. For the bus."""
-    sender._log.shut_down()  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
+    sender._channel.shut_down()  # pyright: ignore[reportPrivateUsage]  # a friend, in this module

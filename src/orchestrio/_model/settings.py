@@ -39,7 +39,7 @@ RestartMode: TypeAlias = Literal["never", "on_failure", "always"]
 Strategy: TypeAlias = Literal["one_for_one", "one_for_all", "rest_for_one"]
 """Who is restarted with a task or group that is: nobody, all of its group, or those after it."""
 
-# An index into a log must stay a machine word; beyond it a capacity is a mistake, not a wish.
+# An index into a channel must stay a machine word; beyond it a capacity is a mistake, not a wish.
 _MAX_CAPACITY = 2**31 - 1
 
 
@@ -70,7 +70,7 @@ class ChannelConfig(Model, frozen=True):
     """Settings of one channel of a bus."""
 
     capacity: Annotated[int, Field(strict=True, ge=1, le=_MAX_CAPACITY)] = 1024
-    """How many items the log holds: exact, at least 1; an event task has up to 256 more in hand."""
+    """How many items it holds: exact, at least 1; an event task has up to 256 more in hand."""
     description: str = ""
     """What the channel is for, in the user's words."""
     overflow: Overflow = "drop_oldest"
@@ -85,7 +85,7 @@ class ChannelConfig(Model, frozen=True):
     def _replay_fits(cls, value: int, info: ValidationInfo) -> int:
         capacity = info.data.get("capacity")
         if capacity is not None and value > capacity:
-            raise ValueError(f"cannot replay {value} items from a log of capacity {capacity}")
+            raise ValueError(f"cannot replay {value} items from a channel of capacity {capacity}")
         return value
 
 

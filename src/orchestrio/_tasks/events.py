@@ -16,8 +16,8 @@ from anyio import WouldBlock
 from typing_extensions import TypeVar
 
 from .._broadcast.bus import EventBus
-from .._broadcast.channel import Log
-from .._broadcast.streams import BroadcastSendStream, log_of
+from .._broadcast.channel import Channel
+from .._broadcast.streams import BroadcastSendStream, channel_of
 from .._model.errors import EventSendError, InvalidChannelError, LifecycleError
 from .._model.snapshots import TaskId, TaskState
 from .._model.topics import Topic
@@ -129,7 +129,7 @@ class Outlet(Generic[T]):
     Users may take its channel off the bus, or put one with other settings in its place.
     """
 
-    __slots__ = ("_bus", "_sender", "_topic", "log")
+    __slots__ = ("_bus", "_sender", "_topic", "channel")
 
     def __init__(self, bus: EventBus[E], topic: Topic[T]) -> None:
         bus.add_channel(topic)
@@ -140,19 +140,19 @@ class Outlet(Generic[T]):
     def _find_channel(self) -> None:
         self._sender: BroadcastSendStream[T] = self._bus.clone_sender(self._topic)
         #: knows whether anybody would get an item, so that it need not be made otherwise
-        self.log: Log[T] = log_of(self._sender)
+        self.channel: Channel[T] = channel_of(self._sender)
 
     @property
     def wanted(self) -> bool:
         """Whether anybody may get an item."""
-        return self.log.receivers > 0 or self.log.shut
+        return self.channel.receivers > 0 or self.channel.shut
 
     def put(self, item: T) -> None:
         """Publish an item, if anybody gets it; what the channel refuses is logged."""
-        if self.log.shut:
+        if self.channel.shut:
             with suppress(InvalidChannelError, LifecycleError):
                 self._find_channel()
-        if self.log.receivers and not self.log.shut:
+        if self.channel.receivers and not self.channel.shut:
             try:
                 self._sender.send_nowait(item)
             except (WouldBlock, EventSendError):

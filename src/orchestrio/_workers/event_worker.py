@@ -101,7 +101,7 @@ class EventLife(Life, Generic[T]):
         delivery = self._delivery
         if delivery is not None and not delivery.cursor.closed:
             self._left = delivery.abandon()
-            acknowledgements = delivery.cursor.log.acknowledgements
+            acknowledgements = delivery.cursor.channel.acknowledgements
             if self._reader is not None and acknowledgements is not None:
                 acknowledgements.leave(self._reader)
                 self._reader = None
@@ -150,7 +150,7 @@ class EventLife(Life, Generic[T]):
     def work(self) -> Awaitable[None]:
         delivery = self._delivery
         assert delivery is not None
-        acknowledgements = delivery.cursor.log.acknowledgements
+        acknowledgements = delivery.cursor.channel.acknowledgements
         if acknowledgements is not None and self._reader is None:
             self._reader = acknowledgements.join()
         if self._workers is not None:
@@ -173,7 +173,7 @@ class EventLife(Life, Generic[T]):
         """Tell a bridge, if there is one, that a message is about to be handled in this task."""
         delivery = self._delivery
         if self._reader is not None and delivery is not None:
-            acknowledgements = delivery.cursor.log.acknowledgements
+            acknowledgements = delivery.cursor.channel.acknowledgements
             assert acknowledgements is not None
             acknowledgements.begun(number)
 
@@ -181,7 +181,7 @@ class EventLife(Life, Generic[T]):
         """Tell a bridge, if there is one, whether a message has been handled."""
         delivery = self._delivery
         if self._reader is not None and delivery is not None:
-            acknowledgements = delivery.cursor.log.acknowledgements
+            acknowledgements = delivery.cursor.channel.acknowledgements
             assert acknowledgements is not None
             acknowledgements.settle(self._reader, number, error)
 

@@ -378,9 +378,9 @@ class Life(Node, ABC):
     def move_to(self, state: TaskState) -> None:
         """Note a change of state and tell those who wait for it."""
         outlet = self._supervisor.task_events
-        log = outlet.log
+        channel = outlet.channel
         # As `outlet.wanted`, which is asked so often that the call would cost.
-        if (log.receivers or log.shut) and state is not self.state:
+        if (channel.receivers or channel.shut) and state is not self.state:
             change = StateChanged(previous=self.state, state=state, **self.identity())
             outlet.put(change)
         self.state = state

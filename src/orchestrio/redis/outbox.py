@@ -57,7 +57,7 @@ class Outbox(ABC):
             "%d messages on %s were overwritten before they could be sent: the server is slow or"
             ' away. Raise the capacity, or choose overflow="block".',
             lag.missed,
-            self._outgoing.log,
+            self._outgoing.channel,
         )
 
     async def _parcels(self) -> list[Parcel]:
@@ -66,9 +66,9 @@ class Outbox(ABC):
         :raises ~anyio.EndOfStream: if nothing is published any more
         """
         while True:
-            log = self._outgoing.log
+            channel = self._outgoing.channel
             while self._outgoing.must_wait:
-                await log.changed.wait()
+                await channel.changed.wait()
             try:
                 return self._outgoing.take(BATCH)
             except LaggedError as lag:
@@ -108,7 +108,7 @@ class Outbox(ABC):
 
 @final
 class MemoryOutbox(Outbox):
-    """Keeps nothing that the channel's own log does not, but for the batch in hand."""
+    """Keeps nothing that the channel does not, but for the batch in hand."""
 
     def __init__(self, outgoing: Cursor[Parcel], seal: Callable[[Parcel, int], bytes]) -> None:
         super().__init__(outgoing, seal)
@@ -237,7 +237,7 @@ class DiskOutbox(Outbox):
         super().__init__(outgoing, seal)
         self._database = database
         self._topic = topic
-        self._safe = 0  # the number in the log of the first item that is not on disk
+        self._safe = 0  # the number in the channel of the first item that is not on disk
         self._stored = 0  # messages on disk
         self._changed: Final = Wakeup()  # what is on disk
         self._last = 0  # the number of the last message of the batch in hand
@@ -306,19 +306,19 @@ class DiskOutbox(Outbox):
         self._stored += len(parcels)
         self._safe = self._outgoing.position
         self._changed.notify_all()
-        self._outgoing.log.changed.notify_all()
+        self._outgoing.channel.changed.notify_all()
 
     async def wait_safe(self, number: int) -> None:
         """Wait until an item is on disk, also while the bridge is restarted.
 
-        :param number: the item's number in the log
+        :param number: the item's number in the channel
         :raises ~anyio.ClosedResourceError: if it never will be, because the channel was closed
         """
-        log = self._outgoing.log
+        channel = self._outgoing.channel
         while self._safe <= number:
-            if log.shut:
+            if channel.shut:
                 raise ClosedResourceError
-            await log.changed.wait()
+            await channel.changed.wait()
 
     @override
     async def next_batch(self) -> Batch:
