@@ -75,7 +75,6 @@ class Channel(Generic[T]):
         "changed",
         "check",
         "confirmation",
-        "detour",
         "dropped",
         "event",
         "fast",
@@ -91,6 +90,7 @@ class Channel(Generic[T]):
         "readers_at",
         "receivers",
         "refused",
+        "relayed_to",
         "replay",
         "require_receivers",
         "senders",
@@ -133,7 +133,7 @@ class Channel(Generic[T]):
         self.shut: bool = False  # closed as a whole by its owner, the bus
         self.fast: bool = False  # whether a send may skip `admit`
         #: where sends go instead, if a bridge has taken over what reaches the receivers here
-        self.detour: Channel[Any] | None = None
+        self.relayed_to: Channel[Any] | None = None
         #: awaited with the number of each item before ``send()`` returns
         self.confirmation: Callable[[int], Awaitable[None]] | None = None
         #: who is told that an item has been handled, if anybody wants to know
@@ -146,7 +146,7 @@ class Channel(Generic[T]):
     @property
     def destination(self) -> Channel[Any]:
         """Where a send goes."""
-        return self if self.detour is None else self.detour
+        return self if self.relayed_to is None else self.relayed_to
 
     def update_fast_path(self) -> None:
         """Find out, when receivers come or go, whether sends need a closer look."""
@@ -154,7 +154,7 @@ class Channel(Generic[T]):
             self.receivers > 0
             and self.readers_at is None
             and self.check is None
-            and self.detour is None
+            and self.relayed_to is None
             and not self.shut
         )
 
@@ -302,8 +302,8 @@ class Channel(Generic[T]):
             self.senders = 0
             self.update_fast_path()
             self.wake_everybody()
-            if self.detour is not None:
-                self.detour.shut_down()
+            if self.relayed_to is not None:
+                self.relayed_to.shut_down()
 
     def wake_everybody(self) -> None:
         self.changed.notify_all()

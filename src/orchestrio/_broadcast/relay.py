@@ -1,4 +1,4 @@
-"""`Detour`: how a bridge takes over a channel, so that neither senders nor receivers notice.
+"""`Relay`: how a bridge takes over a channel, so that neither senders nor receivers notice.
 
 Taken over, a channel of a bus is two: what is sent goes to an outgoing one, which only the bridge
 reads; what the receivers get is what the bridge delivers to them.
@@ -20,14 +20,14 @@ from .channel import Channel
 from .cursor import Cursor
 from .streams import channel_of
 
-__all__ = ["Detour"]
+__all__ = ["Relay"]
 
 T = TypeVar("T")
 U = TypeVar("U")
 
 
 @final
-class Detour(Generic[T, U]):
+class Relay(Generic[T, U]):
     """The two ends of a channel that a bridge has taken over, for as long as the bus lives.
 
     The outgoing channel has the capacity and the overflow policy of the one it was made for: the
@@ -46,7 +46,7 @@ class Detour(Generic[T, U]):
     def __init__(self, bus: EventBus[Hashable], event: Any, admit: Callable[[T], U]) -> None:
         with bus.clone_sender(event) as sender:
             front = cast("Channel[T]", channel_of(sender))
-        if front.detour is not None:
+        if front.relayed_to is not None:
             raise LifecycleError(f"{front} has a bridge already: one is all that it can have")
         check = front.check
 
@@ -64,7 +64,7 @@ class Detour(Generic[T, U]):
         self._front = front
         front.know_home()  # a receiver would do that; here there may be none
         front.senders += 1  # the bridge is one, so receivers do not end with the last local sender
-        front.detour = outbox
+        front.relayed_to = outbox
         front.update_fast_path()
         front.wake_everybody()  # those who wait for room do so in the outgoing channel from now on
 

@@ -181,19 +181,19 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
             self._budget = self._slice
             await checkpoint()
         self._budget -= 1
-        if channel.detour is not None:
-            await self._send_by_detour(channel.detour, item)
+        if channel.relayed_to is not None:
+            await self._send_by_relay(channel.relayed_to, item)
         elif (
             channel.overflow == "block"
             and (channel.blocked or channel.is_full())
             and not self._closed
         ):
             if not await self._send_in_turn(channel, channel.admit(item)):
-                await self._send_by_detour(channel.destination, item)
+                await self._send_by_relay(channel.destination, item)
         else:
             self.send_nowait(item)
 
-    async def _send_by_detour(self, channel: Channel[T], item: T) -> None:
+    async def _send_by_relay(self, channel: Channel[T], item: T) -> None:
         """Send an item to the bridge that has taken over the channel; wait until it is safe."""
         if (
             channel.overflow == "block"
@@ -212,7 +212,7 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
         def is_wanted() -> bool:
             if self._closed:
                 raise ClosedResourceError
-            if channel.detour is not None:
+            if channel.relayed_to is not None:
                 return False  # a bridge has come in between
             channel.demand_receivers()
             return True
@@ -523,8 +523,8 @@ def create_sender(
 def reached(sender: BroadcastSendStream[T]) -> int:
     """Return how many receivers got the item sent just now; 0 if it was dropped. For the bus."""
     channel = sender._channel  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
-    if channel.detour is not None:
-        channel = channel.detour
+    if channel.relayed_to is not None:
+        channel = channel.relayed_to
     return 0 if channel.refused else channel.receivers
 
 

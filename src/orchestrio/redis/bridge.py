@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import override
 
 from .._broadcast.bus import EventBus
-from .._broadcast.relay import Detour
+from .._broadcast.relay import Relay
 from .._model.errors import LifecycleError
 from .._model.settings import Backoff
 from .._model.topics import Topic
@@ -238,22 +238,22 @@ class RedisBridge(BackgroundTask):
 
     def _take_over(self, format: Format[Any], bus: EventBus[Any]) -> Carrier[Any]:
         options = self._options
-        detour = Detour[Any, Any](bus, format.event, format.pack)
+        relay = Relay[Any, Any](bus, format.event, format.pack)
         place = f"{{{quote(options.namespace, safe='')}:{quote(format.name, safe='')}}}"
 
         def seal(parcel: Any, number: int) -> bytes:
             return format.seal(parcel, self._origin, number)
 
         if self._database is None:
-            outbox: MemoryOutbox | DiskOutbox = MemoryOutbox(detour.outgoing, seal)
+            outbox: MemoryOutbox | DiskOutbox = MemoryOutbox(relay.outgoing, seal)
         else:
-            outbox = DiskOutbox(detour.outgoing, seal, self._database, format.name)
-            detour.confirm(outbox.wait_safe)
+            outbox = DiskOutbox(relay.outgoing, seal, self._database, format.name)
+            relay.confirm(outbox.wait_safe)
         if options.mode == "broadcast":
             return Broadcast(
                 place,
                 format,
-                detour,
+                relay,
                 outbox,
                 self._origin,
                 max_length=options.max_length,
@@ -262,12 +262,12 @@ class RedisBridge(BackgroundTask):
         return Compete(
             place,
             format,
-            detour,
+            relay,
             outbox,
             self._origin,
             group=options.group,
             consumer=uuid4().hex,
-            prefetch=min(options.prefetch, detour.capacity),
+            prefetch=min(options.prefetch, relay.capacity),
             claim_after=options.claim_after,
             max_deliveries=options.max_deliveries,
         )

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from typing_extensions import override
 
 from .._broadcast.acknowledgements import Acknowledgements
-from .._broadcast.relay import Detour
+from .._broadcast.relay import Relay
 from .._model.wakeup import Wakeup
 from .connection import Connection, Entry, together
 from .envelope import Envelope, Format, Parcel, traceparent
@@ -60,7 +60,7 @@ class Carrier(ABC, Generic[T]):
 
     :param place: what its keys in the server begin with
     :param format: how messages look there
-    :param detour: its channel on the bus
+    :param relay: its channel on the bus
     :param outbox: what has to be sent
     :param origin: who sends it
     """
@@ -69,7 +69,7 @@ class Carrier(ABC, Generic[T]):
         self,
         place: str,
         format: Format[T],
-        detour: Detour[T, Parcel],
+        relay: Relay[T, Parcel],
         outbox: Outbox,
         origin: str,
     ) -> None:
@@ -80,7 +80,7 @@ class Carrier(ABC, Generic[T]):
         self._from: Final = f"{place}:from:{origin}"
         self.outbox: Final = outbox
         self._format: Final = format
-        self._detour: Final = detour
+        self._relay: Final = relay
         self.counts: Final = Counts()
         self._traces: dict[int, str] = {}  # of the last messages that have one
 
@@ -140,10 +140,10 @@ class Carrier(ABC, Generic[T]):
             left -= await self._send_batch(connection)
 
     async def _deliver(self, message: Envelope[T], *, lossless: bool = False) -> int:
-        number = await self._detour.deliver(message.data, lossless=lossless)
+        number = await self._relay.deliver(message.data, lossless=lossless)
         if message.traceparent is not None:
             self._traces[number] = message.traceparent
-            while len(self._traces) > self._detour.capacity:  # these were read, or overwritten
+            while len(self._traces) > self._relay.capacity:  # these were read, or overwritten
                 del self._traces[next(iter(self._traces))]
         return number
 
@@ -188,17 +188,17 @@ class Broadcast(Carrier[T]):
         self,
         place: str,
         format: Format[T],
-        detour: Detour[T, Parcel],
+        relay: Relay[T, Parcel],
         outbox: Outbox,
         origin: str,
         *,
         max_length: int,
         lagged: Callable[[int], None],
     ) -> None:
-        super().__init__(place, format, detour, outbox, origin)
+        super().__init__(place, format, relay, outbox, origin)
         self._max_length = max_length
         self._lagged = lagged
-        detour.acknowledge(Acknowledgements(self._begun, _ignore, _ignore))
+        relay.acknowledge(Acknowledgements(self._begun, _ignore, _ignore))
         self._position: bytes | None = None  # the last entry that was taken in
         self._ordinal = 0  # and its ordinal
 
@@ -259,7 +259,7 @@ class Compete(Carrier[T]):
         self,
         place: str,
         format: Format[T],
-        detour: Detour[T, Parcel],
+        relay: Relay[T, Parcel],
         outbox: Outbox,
         origin: str,
         *,
@@ -269,7 +269,7 @@ class Compete(Carrier[T]):
         claim_after: float,
         max_deliveries: int,
     ) -> None:
-        super().__init__(place, format, detour, outbox, origin)
+        super().__init__(place, format, relay, outbox, origin)
         self._group = group
         self._consumer = consumer
         self._prefetch = prefetch
@@ -283,7 +283,7 @@ class Compete(Carrier[T]):
         self._acknowledgements = Acknowledgements(
             self._begun, self._settled, self._changed.notify_all
         )
-        detour.acknowledge(self._acknowledgements)
+        relay.acknowledge(self._acknowledgements)
 
     @property
     @override

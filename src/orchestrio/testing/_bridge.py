@@ -27,7 +27,7 @@ from orchestrio import (
 )
 
 from .._broadcast.acknowledgements import Acknowledgements
-from .._broadcast.relay import Detour
+from .._broadcast.relay import Relay
 from .._model.wakeup import Wakeup
 
 T = TypeVar("T")
@@ -231,7 +231,7 @@ class _Carrier(Generic[T]):
 
     def take_over(self, bus: Any, max_deliveries: int, *, compete: bool) -> None:
         """Take over the channel of the topic."""
-        self._detour = Detour[T, bytes](bus, self._topic, self._pack)
+        self._relay = Relay[T, bytes](bus, self._topic, self._pack)
         self.join()
         self._max_deliveries = max_deliveries
         if compete:
@@ -239,7 +239,7 @@ class _Carrier(Generic[T]):
             self._acknowledgements = Acknowledgements(
                 begun, self._settled, self._readers_changed.notify_all
             )
-            self._detour.acknowledge(self._acknowledgements)
+            self._relay.acknowledge(self._acknowledgements)
 
     def join(self) -> None:
         """Read what is sent from now on, or what is left for the group."""
@@ -256,7 +256,7 @@ class _Carrier(Generic[T]):
 
     async def send(self) -> None:
         """Send what is published here, for ever."""
-        cursor = self._detour.outgoing
+        cursor = self._relay.outgoing
         while True:
             while cursor.must_wait:
                 await cursor.channel.changed.wait()
@@ -267,7 +267,7 @@ class _Carrier(Generic[T]):
                 return
 
     def _send_all(self) -> None:
-        cursor = self._detour.outgoing
+        cursor = self._relay.outgoing
         while not cursor.must_wait:
             try:
                 for data in cursor.take(256):
@@ -286,7 +286,7 @@ class _Carrier(Generic[T]):
             try:
                 await self._hub.wait_up()
                 item: T = self._adapter.validate_json(job.data)
-                number = await self._detour.deliver(item, lossless=acknowledgements is not None)
+                number = await self._relay.deliver(item, lossless=acknowledgements is not None)
             except BaseException:
                 self._again.send_nowait(job)
                 raise
