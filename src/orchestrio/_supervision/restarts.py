@@ -14,7 +14,7 @@ from typing import cast, final
 from anyio import CancelScope, current_time, sleep_until
 
 from .._model.errors import SchedulerError, TaskShutdownError
-from .._tasks.context import Run
+from .._tasks.context import RunInfo
 from .._tasks.events import RestartScheduled
 from .._workers.tree import Branch, Failure, Node
 from .._workers.worker import Life, Supervisor
@@ -38,7 +38,7 @@ class Recovery:
     #: how many lives it is still to start
     owed: int = 0
     #: the run that ended, if its life is the only one, and begins the next run by itself
-    alone: Run | None = None
+    alone: RunInfo | None = None
     #: around the wait and the starts
     scope: CancelScope = field(default_factory=CancelScope)
 
@@ -124,10 +124,10 @@ class Recoveries:
         logger.warning(
             "%s restarts in %.3g s: %s", life.title, delay, what, extra=life.extra(delay=delay)
         )
-        outlet = self._supervisor.task_events
-        if outlet.wanted:
+        publisher = self._supervisor.task_events
+        if publisher.wanted:
             event = RestartScheduled(delay=delay, cause=failure, **life.identity())
-            outlet.put(event)
+            publisher.publish(event)
 
     def retire(self, life: Life) -> None:
         """Do not start a life again, nor with others: somebody wants it stopped."""

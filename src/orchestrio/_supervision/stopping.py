@@ -10,7 +10,7 @@ from anyio import current_time, move_on_after, move_on_at
 from anyio.lowlevel import checkpoint
 
 from .._model.errors import TaskShutdownError
-from .._tasks.context import Run
+from .._tasks.context import RunInfo
 from .._workers.worker import Life
 
 __all__ = ["HURRY", "drain", "end", "guard_shutdown", "held", "shut_down", "wait_cancelled"]
@@ -146,7 +146,7 @@ async def _cut_short(life: Life, timeout: float) -> None:
         life.give_up()
 
 
-async def guard_shutdown(life: Life, run: Run) -> bool:
+async def guard_shutdown(life: Life, run: RunInfo) -> bool:
     """See to it that a ``shutdown()`` on which nobody waits ends within its bounds.
 
     :param life: one that restarts itself

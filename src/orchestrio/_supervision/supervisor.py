@@ -40,8 +40,8 @@ from .._broadcast.bus import EventBus
 from .._model.errors import LifecycleError, TaskShutdownError
 from .._model.settings import Strategy
 from .._model.snapshots import TaskId
-from .._tasks.context import Surroundings, current_run
-from .._tasks.events import DEAD_LETTERS, TASK_EVENTS, DeadLetter, Outlet, TaskEvent, TaskFailed
+from .._tasks.context import Services, current_run
+from .._tasks.events import DEAD_LETTERS, TASK_EVENTS, DeadLetter, Publisher, TaskEvent, TaskFailed
 from .._tasks.registry import TaskRegistry
 from .._workers.tree import Branch, Failure, Node
 from .._workers.worker import Life
@@ -114,9 +114,9 @@ class Keeper(Generic[E]):
         self.failures: list[BaseException] = []
         #: what went wrong after the work and has not been raised yet
         self.shutdown_failures: list[TaskShutdownError] = []
-        self.task_events: Outlet[TaskEvent] = Outlet(bus, TASK_EVENTS)
-        self.surroundings: Surroundings = Surroundings(bus, self.task_events)
-        self.dead_letters: Outlet[DeadLetter] = Outlet(bus, DEAD_LETTERS)
+        self.task_events: Publisher[TaskEvent] = Publisher(bus, TASK_EVENTS)
+        self.services: Services = Services(bus, self.task_events)
+        self.dead_letters: Publisher[DeadLetter] = Publisher(bus, DEAD_LETTERS)
         self._started: dict[TaskId, Life] = {}  # in order of start
         self._ranks = 0  # how many were ever started
         self._dependencies = Dependencies(registry.get_by_name, self.lives, self.groups)
@@ -360,7 +360,7 @@ class Keeper(Generic[E]):
         self._working[life.entry.kind] -= 1
         failure = life.failure
         if failure is not None and self.task_events.wanted:
-            self.task_events.put(TaskFailed(error=failure, **life.identity()))
+            self.task_events.publish(TaskFailed(error=failure, **life.identity()))
         if failure is not None and not isinstance(failure, Exception):
             self._end_the_run(failure)  # KeyboardInterrupt and its like are nobody's to mend
         elif life.recovering or self.is_stopping or life.stop_asked:

@@ -1,4 +1,4 @@
-"""What a running task may ask of its surroundings: `current_task_context`."""
+"""What a running task may ask of its scheduler: `current_task_context`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .._broadcast.bus import EventBus
 from .._model.errors import LifecycleError
 from .._model.snapshots import TaskId
 from .._model.wakeup import Wakeup
-from .events import Outlet, TaskEvent
+from .events import Publisher, TaskEvent
 
 __all__ = [
     "Leases",
-    "Run",
-    "Surroundings",
+    "RunInfo",
+    "Services",
     "TaskContext",
     "current_run",
     "current_task_context",
@@ -39,24 +39,24 @@ class Leases(Protocol):
 
 
 @final
-class Surroundings:
+class Services:
     """What all tasks of a scheduler share."""
 
     __slots__ = ("bus", "leases", "task_events")
 
-    def __init__(self, bus: EventBus[Any], task_events: Outlet[TaskEvent]) -> None:
+    def __init__(self, bus: EventBus[Any], task_events: Publisher[TaskEvent]) -> None:
         self.bus: EventBus[Any] = bus
-        self.task_events: Outlet[TaskEvent] = task_events
+        self.task_events: Publisher[TaskEvent] = task_events
         #: set by a bridge, once it is initialised
         self.leases: Leases | None = None
 
 
 @final
-class Run:
-    """One run of a task, from ``initialize()`` to ``shutdown()``: what it said and was told."""
+class RunInfo:
+    """What one run of a task said and was told, from ``initialize()`` to ``shutdown()``."""
 
     __slots__ = (
-        "_ring",
+        "_notify",
         "extra",
         "fencing_token",
         "is_ready",
@@ -64,9 +64,9 @@ class Run:
         "number",
         "restarted",
         "resting",
+        "services",
         "stop_asked",
         "stopping",
-        "surroundings",
         "task_id",
         "task_name",
         "told",
@@ -76,35 +76,33 @@ class Run:
         self,
         task_id: TaskId,
         task_name: str,
-        surroundings: Surroundings,
-        ring: Callable[[], None],
+        services: Services,
+        notify: Callable[[], None],
         extra: Callable[[], dict[str, object]],
     ) -> None:
         self.task_id: TaskId = task_id
         self.task_name: str = task_name
-        self.surroundings: Surroundings = surroundings
+        self.services: Services = services
         self.fencing_token: int | None = None  # of the lease that it works under
         self.number: int = 0  # 1 for the first run, known when it begins
         self.is_ready: bool = False
         self.last_beat: float = 0.0
         self.stop_asked: bool = False
-        self.resting: bool = (
-            False  # whether it waits for its next tick, and may be cancelled at once
-        )
+        #: whether it waits for its next tick, and may be cancelled at once
+        self.resting: bool = False
         #: made when the task first asks for it: whoever does not ask is cancelled at once
         self.stopping: Event | None = None
         self.restarted: dict[str, None] = {}  # dependencies that are back, in order
         self.told: Wakeup = Wakeup()  # that another one is back
-        self.extra: Callable[[], dict[str, object]] = (
-            extra  # returns what a log record about the task carries
-        )
-        self._ring = ring  # tells those who wait for a change
+        #: returns what a log record about the task carries
+        self.extra: Callable[[], dict[str, object]] = extra
+        self._notify = notify  # wakes those who wait for a change
 
     def become_ready(self) -> None:
         """Note that the task is ready, and tell those who wait for it."""
         if not self.is_ready:
             self.is_ready = True
-            self._ring()
+            self._notify()
 
     def ask_to_stop(self) -> None:
         """Tell the task that it is to stop, if it listens."""
@@ -118,7 +116,7 @@ class Run:
         self.told.notify_all()
 
 
-current_run: Final[ContextVar[Run | None]] = ContextVar("orchestrio_current_run", default=None)
+current_run: Final[ContextVar[RunInfo | None]] = ContextVar("orchestrio_current_run", default=None)
 
 
 @final
@@ -127,7 +125,7 @@ class TaskContext:
 
     __slots__ = ("_run",)
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunInfo) -> None:
         self._run = run
 
     @property
@@ -143,7 +141,7 @@ class TaskContext:
     @property
     def bus(self) -> EventBus[Hashable]:
         """The bus of the task's scheduler."""
-        return self._run.surroundings.bus
+        return self._run.services.bus
 
     @property
     def fencing_token(self) -> int:
@@ -214,7 +212,7 @@ class TaskContext:
 
 
 def current_task_context() -> TaskContext:
-    """Return what the task that is running may ask of its surroundings.
+    """Return what the task that is running may ask of its scheduler.
 
     It works in the hooks and handlers of a task, and in the tasks that these start.
 

@@ -26,7 +26,7 @@ __all__ = [
     "DEAD_LETTERS",
     "TASK_EVENTS",
     "DeadLetter",
-    "Outlet",
+    "Publisher",
     "RestartScheduled",
     "StateChanged",
     "TaskEvent",
@@ -123,7 +123,7 @@ DEAD_LETTERS: Final = Topic("orchestrio.dead_letters", DeadLetter)
 
 
 @final
-class Outlet(Generic[T]):
+class Publisher(Generic[T]):
     """One of the two topics: publishes if anybody subscribes, and never gets in the way.
 
     Users may take its channel off the bus, or put one with other settings in its place.
@@ -139,21 +139,21 @@ class Outlet(Generic[T]):
 
     def _find_channel(self) -> None:
         self._sender: BroadcastSendStream[T] = self._bus.clone_sender(self._topic)
-        #: knows whether anybody would get an item, so that it need not be made otherwise
+        #: knows whether anybody would get a message, so that it need not be made otherwise
         self.channel: Channel[T] = channel_of(self._sender)
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody may get an item."""
+        """Whether anybody may get a message."""
         return self.channel.receivers > 0 or self.channel.shut
 
-    def put(self, item: T) -> None:
-        """Publish an item, if anybody gets it; what the channel refuses is logged."""
+    def publish(self, message: T) -> None:
+        """Publish a message, if anybody gets it; what the channel refuses is logged."""
         if self.channel.shut:
             with suppress(InvalidChannelError, LifecycleError):
                 self._find_channel()
         if self.channel.receivers and not self.channel.shut:
             try:
-                self._sender.send_nowait(item)
+                self._sender.send_nowait(message)
             except (WouldBlock, EventSendError):
-                logger.error("the channel of %s is full: not published: %r", self._topic, item)
+                logger.error("the channel of %s is full: not published: %r", self._topic, message)

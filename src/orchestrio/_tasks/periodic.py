@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from .._model.settings import TaskMetadata
 from .context import current_run
-from .retries import persistent
+from .retries import with_retries
 from .task import BackgroundTask, name_of
 from .timetables import Timetable
 
@@ -36,7 +36,7 @@ class PeriodicTask(BackgroundTask):
         self._function = function
         self._timetable = timetable
         self._on_error = metadata.on_error
-        self._call = persistent(self._tick, metadata, random, _extra)
+        self._call = with_retries(self._tick, metadata, random, _extra)
         #: ticks done
         self.handled: int = 0
         #: ticks that raised

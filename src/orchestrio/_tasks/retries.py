@@ -1,4 +1,4 @@
-"""One call of a handler, made to last: a time limit for each attempt, and retries with a back-off."""
+"""Retries: a time limit for each attempt of a handler, and a back-off before the next one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from anyio import move_on_after, sleep
 
 from .._model.settings import TaskMetadata
 
-__all__ = ["persistent"]
+__all__ = ["with_retries"]
 
 T = TypeVar("T")
 
 logger: logging.Logger = logging.getLogger("orchestrio")
 
 
-def persistent(
+def with_retries(
     handle: Callable[[T], Awaitable[object]],
     metadata: TaskMetadata,
     random: Callable[[], float],
@@ -38,16 +38,16 @@ def persistent(
     if timeout == inf and not retries:
         return handle
 
-    async def attempt(item: T) -> None:
+    async def attempt(message: T) -> None:
         with move_on_after(timeout) as scope:
-            await handle(item)
+            await handle(message)
         if scope.cancelled_caught:
             raise TimeoutError(f"it took longer than its attempt_timeout ({timeout:g} s)")
 
-    async def persist(item: T) -> None:
+    async def retry(message: T) -> None:
         for number in range(1, retries + 1):
             try:
-                await attempt(item)
+                await attempt(message)
             except Exception as error:
                 delay = metadata.retry_backoff.delay(number, random())
                 logger.info(
@@ -62,6 +62,6 @@ def persistent(
                 await sleep(delay)
             else:
                 return
-        await attempt(item)
+        await attempt(message)
 
-    return persist
+    return retry

@@ -45,7 +45,7 @@ class BackgroundLife(Life):
 
     async def _work_alone(self) -> None:
         """Work while no other process of the cluster does, again and again if the lease is lost."""
-        leases = self._supervisor.surroundings.leases
+        leases = self._supervisor.services.leases
         if leases is None:
             raise LifecycleError(
                 "singleton=True needs to know of the other processes: register a RedisBridge"

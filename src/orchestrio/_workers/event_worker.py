@@ -18,7 +18,7 @@ from .._model.errors import LaggedError
 from .._model.snapshots import TaskState
 from .._tasks.events import DEAD_LETTERS, DeadLetter, TaskLagged
 from .._tasks.registry import RegisteredTask
-from .._tasks.retries import persistent
+from .._tasks.retries import with_retries
 from .._tasks.task import EventTask
 from .tree import Branch
 from .worker import Life, Supervisor, reason
@@ -83,7 +83,7 @@ class EventLife(Life, Generic[T]):
     @override
     def subscribe(self) -> None:
         self._gave_up = self._accounted = self._pausing = False
-        self._handle = persistent(
+        self._handle = with_retries(
             self._task.handler, self.entry.metadata, self._supervisor.random, self.extra
         )
         if self._delivery is None or self._delivery.cursor.closed:
@@ -230,7 +230,7 @@ class EventLife(Life, Generic[T]):
         self._failed += 1
         metadata = self.entry.metadata
         if self._task.subscribed_event != DEAD_LETTERS:  # or it would feed itself
-            self._supervisor.dead_letters.put(
+            self._supervisor.dead_letters.publish(
                 DeadLetter(
                     task_id=self.entry.task_id,
                     task_name=self.entry.name,
@@ -262,9 +262,9 @@ class EventLife(Life, Generic[T]):
             missed,
             extra=self.extra(missed=missed),
         )
-        outlet = self._supervisor.task_events
-        if outlet.wanted:
-            outlet.put(TaskLagged(missed=missed, **self.identity()))
+        publisher = self._supervisor.task_events
+        if publisher.wanted:
+            publisher.publish(TaskLagged(missed=missed, **self.identity()))
         await self._task.handle_lag(missed)
 
     @override

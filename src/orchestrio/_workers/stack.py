@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from traceback import StackSummary
 from types import FrameType
 
-__all__ = ["stack_of"]
+__all__ = ["task_stack"]
 
 
-def stack_of(coroutine: object, *, without: str) -> str:
+def task_stack(coroutine: object, *, without: str) -> str:
     """Say which line of which function a coroutine awaits, outermost first, as a traceback does.
 
     :param coroutine: one that is suspended

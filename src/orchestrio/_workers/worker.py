@@ -33,10 +33,10 @@ from anyio import (
 
 from .._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
 from .._model.snapshots import TaskSnapshot, TaskState
-from .._tasks.context import Run, Surroundings, current_run
-from .._tasks.events import DeadLetter, Outlet, StateChanged, TaskEvent
+from .._tasks.context import RunInfo, Services, current_run
+from .._tasks.events import DeadLetter, Publisher, StateChanged, TaskEvent
 from .._tasks.registry import RegisteredTask
-from .stack import stack_of
+from .stack import task_stack
 from .tree import Branch, Node
 
 __all__ = ["Life", "Supervisor", "reason"]
@@ -55,17 +55,17 @@ class Supervisor(Protocol):
         ...
 
     @property
-    def surroundings(self) -> Surroundings:
+    def services(self) -> Services:
         """What all tasks share."""
         ...
 
     @property
-    def task_events(self) -> Outlet[TaskEvent]:
+    def task_events(self) -> Publisher[TaskEvent]:
         """Where it is told what happens to tasks."""
         ...
 
     @property
-    def dead_letters(self) -> Outlet[DeadLetter]:
+    def dead_letters(self) -> Publisher[DeadLetter]:
         """Where messages go that nobody could handle."""
         ...
 
@@ -129,8 +129,8 @@ class Life(Node, ABC):
         self._supervisor = supervisor
         self.state: TaskState = TaskState.REGISTERED
         #: the run it is in, or was in last
-        self.run: Run = Run(
-            entry.task_id, entry.name, supervisor.surroundings, self._ring, self.extra
+        self.run: RunInfo = RunInfo(
+            entry.task_id, entry.name, supervisor.services, self._ring, self.extra
         )
         #: how many of its runs have begun
         self.starts: int = 0
@@ -202,10 +202,10 @@ class Life(Node, ABC):
 
     def prepare(self) -> None:
         """Make it ready to `live` once more."""
-        self.run = Run(
+        self.run = RunInfo(
             self.entry.task_id,
             self.entry.name,
-            self._supervisor.surroundings,
+            self._supervisor.services,
             self._ring,
             self.extra,
         )
@@ -377,12 +377,12 @@ class Life(Node, ABC):
 
     def move_to(self, state: TaskState) -> None:
         """Note a change of state and tell those who wait for it."""
-        outlet = self._supervisor.task_events
-        channel = outlet.channel
-        # As `outlet.wanted`, which is asked so often that the call would cost.
+        publisher = self._supervisor.task_events
+        channel = publisher.channel
+        # As `publisher.wanted`, which is asked so often that the call would cost.
         if (channel.receivers or channel.shut) and state is not self.state:
             change = StateChanged(previous=self.state, state=state, **self.identity())
-            outlet.put(change)
+            publisher.publish(change)
         self.state = state
         self._ring()
 
@@ -417,11 +417,11 @@ class Life(Node, ABC):
         """Wait until the work has ended and no other run follows."""
         await self.wait_until(lambda: self.done)
 
-    def has_left(self, run: Run) -> bool:
+    def has_left(self, run: RunInfo) -> bool:
         """Whether a run of it has come to its end, ``shutdown()`` included."""
         return self.gone or self.run is not run
 
-    async def wait_left(self, run: Run) -> None:
+    async def wait_left(self, run: RunInfo) -> None:
         """Wait until a run of it has come to its end."""
         await self.wait_until(lambda: self.has_left(run))
 
@@ -661,7 +661,7 @@ class Life(Node, ABC):
 
     def where(self) -> str:
         """Say which line of which function it awaits, outermost first, as a traceback does."""
-        return "" if self.handle is None else stack_of(self.handle.coro, without=__file__)
+        return "" if self.handle is None else task_stack(self.handle.coro, without=__file__)
 
     def last_beat(self) -> float:
         """When it last showed that it is alive, on the event loop's clock."""

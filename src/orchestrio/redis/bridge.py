@@ -230,11 +230,11 @@ class RedisBridge(BackgroundTask):
         if run is None:
             raise LifecycleError("a bridge is a task: register it with a scheduler")
         for format in self._formats[len(self._carriers) :]:
-            self._carriers.append(self._take_over(format, run.surroundings.bus))
+            self._carriers.append(self._take_over(format, run.services.bus))
         for carrier in self._carriers:
             await carrier.outbox.load()
         await self._keep(self._join)
-        run.surroundings.leases = self._leases
+        run.services.leases = self._leases
 
     def _take_over(self, format: Format[Any], bus: EventBus[Any]) -> Carrier[Any]:
         options = self._options
@@ -379,7 +379,7 @@ def _lagged(missed: int) -> None:
     """Publish that the bridge has missed messages, as an event task's lag is published."""
     run = current_run.get()
     assert run is not None
-    run.surroundings.task_events.put(
+    run.services.task_events.publish(
         TaskLagged(
             task_id=run.task_id,
             task_name=run.task_name,

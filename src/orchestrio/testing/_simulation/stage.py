@@ -28,7 +28,7 @@ import anyio
 
 from orchestrio import Scheduler
 
-from ..._workers.stack import stack_of
+from ..._workers.stack import task_stack
 from .._rules.ledger import Ledger
 from .._time.clock import Watch
 from .._time.virtual import Backend, virtual_options
@@ -202,7 +202,7 @@ def _work(jobs: SimpleQueue[Callable[[], None] | None]) -> None:
 def _stacks(tasks: list[tuple[str, object]]) -> str:
     """Say where each task stands, but for those of the simulation itself."""
     return "".join(
-        f"task {name!r}:\n{stack_of(coro, without='')}"
+        f"task {name!r}:\n{task_stack(coro, without='')}"
         for name, coro in sorted(tasks, key=itemgetter(0))
         if not name.startswith("orchestrio.testing.")
     )
