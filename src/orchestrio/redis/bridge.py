@@ -241,13 +241,13 @@ class RedisBridge(BackgroundTask):
         relay = Relay[Any, Any](bus, format.event, format.pack)
         place = f"{{{quote(options.namespace, safe='')}:{quote(format.name, safe='')}}}"
 
-        def seal(parcel: Any, number: int) -> bytes:
-            return format.seal(parcel, self._origin, number)
+        def encode(message: Any, number: int) -> bytes:
+            return format.encode(message, self._origin, number)
 
         if self._database is None:
-            outbox: MemoryOutbox | DiskOutbox = MemoryOutbox(relay.outgoing, seal)
+            outbox: MemoryOutbox | DiskOutbox = MemoryOutbox(relay.outgoing, encode)
         else:
-            outbox = DiskOutbox(relay.outgoing, seal, self._database, format.name)
+            outbox = DiskOutbox(relay.outgoing, encode, self._database, format.name)
             relay.confirm(outbox.wait_safe)
         if options.mode == "broadcast":
             return Broadcast(
@@ -280,7 +280,7 @@ class RedisBridge(BackgroundTask):
     async def execute(self) -> None:
         loops = [self._send, self._receive]
         if self._options.mode == "compete":
-            loops.append(self._look_after)
+            loops.append(self._maintain)
         await together(
             *(partial(self._keep, loop) for loop in loops),
             *(carrier.outbox.spool for carrier in self._carriers),
@@ -371,8 +371,8 @@ class RedisBridge(BackgroundTask):
     async def _receive(self, connection: Connection) -> None:
         await together(*(partial(carrier.receive, connection) for carrier in self._carriers))
 
-    async def _look_after(self, connection: Connection) -> None:
-        await together(*(partial(carrier.look_after, connection) for carrier in self._carriers))
+    async def _maintain(self, connection: Connection) -> None:
+        await together(*(partial(carrier.maintain, connection) for carrier in self._carriers))
 
 
 def _lagged(missed: int) -> None:

@@ -20,9 +20,9 @@ from .._broadcast.acknowledgements import Acknowledgements
 from .._broadcast.relay import Relay
 from .._model.wakeup import Wakeup
 from .connection import Connection, Entry, together
-from .envelope import Envelope, Format, Parcel, traceparent
+from .envelope import Envelope, Format, Outgoing, traceparent
 from .outbox import Outbox
-from .scripts import ACKNOWLEDGE, BURY, CLAIM, JOIN, LEAVE, POSITION, PUBLISH, RECOVER, RENEW
+from .scripts import ACKNOWLEDGE, CLAIM, DEAD_LETTER, JOIN, LEAVE, POSITION, PUBLISH, RECOVER, RENEW
 
 __all__ = ["Broadcast", "Carrier", "Compete"]
 
@@ -69,7 +69,7 @@ class Carrier(ABC, Generic[T]):
         self,
         place: str,
         format: Format[T],
-        relay: Relay[T, Parcel],
+        relay: Relay[T, Outgoing],
         outbox: Outbox,
         origin: str,
     ) -> None:
@@ -130,7 +130,7 @@ class Carrier(ABC, Generic[T]):
     async def receive(self, connection: Connection) -> None:
         """Take in what lies in the stream, for ever."""
 
-    async def look_after(self, connection: Connection) -> None:
+    async def maintain(self, connection: Connection) -> None:
         """Do from time to time what must be done, for ever."""
 
     async def finish(self, connection: Connection) -> None:
@@ -152,15 +152,15 @@ class Carrier(ABC, Generic[T]):
 
     def _open(self, entry: Entry) -> Envelope[T] | str:
         """Return the message in an entry, or what is wrong with it."""
-        sealed = entry.fields.get(b"m")
-        if sealed is None:
+        encoded = entry.fields.get(b"m")
+        if encoded is None:
             return "it has no field 'm': no bridge has written it"
         try:
-            return self._format.open(sealed)
+            return self._format.decode(encoded)
         except ValidationError as error:
             return str(error)
 
-    async def _bury(
+    async def _dead_letter(
         self, connection: Connection, entry: Entry, why: str, *, deliveries: int, group: str
     ) -> None:
         """Move an entry to the dead letters."""
@@ -169,7 +169,7 @@ class Carrier(ABC, Generic[T]):
         fields += ["m", entry.fields.get(b"m", b"")]
         mark = f"{self.stream}:buried:{group}:{entry.identifier.decode()}"
         keys = [self.stream, self._dead, self.errors, mark]
-        if await connection.run(BURY, keys, [group, entry.identifier, *fields]):
+        if await connection.run(DEAD_LETTER, keys, [group, entry.identifier, *fields]):
             self.counts.buried += 1
             logger.error(
                 "message %s of %s was moved to the dead letters, %s: %s",
@@ -188,7 +188,7 @@ class Broadcast(Carrier[T]):
         self,
         place: str,
         format: Format[T],
-        relay: Relay[T, Parcel],
+        relay: Relay[T, Outgoing],
         outbox: Outbox,
         origin: str,
         *,
@@ -228,7 +228,7 @@ class Broadcast(Carrier[T]):
             self._lag(ordinal - self._ordinal - 1)
         message = self._open(entry)
         if isinstance(message, str):
-            await self._bury(connection, entry, message, deliveries=1, group="")
+            await self._dead_letter(connection, entry, message, deliveries=1, group="")
         else:
             await self._deliver(message)
             self.counts.received += 1
@@ -259,7 +259,7 @@ class Compete(Carrier[T]):
         self,
         place: str,
         format: Format[T],
-        relay: Relay[T, Parcel],
+        relay: Relay[T, Outgoing],
         outbox: Outbox,
         origin: str,
         *,
@@ -337,13 +337,15 @@ class Compete(Carrier[T]):
     ) -> None:
         if deliveries > self._max_deliveries:
             why = f"it was delivered {self._max_deliveries} times. {before}".strip()
-            await self._bury(
+            await self._dead_letter(
                 connection, entry, why, deliveries=self._max_deliveries, group=self._group
             )
             return
         message = self._open(entry)
         if isinstance(message, str):
-            await self._bury(connection, entry, message, deliveries=deliveries, group=self._group)
+            await self._dead_letter(
+                connection, entry, message, deliveries=deliveries, group=self._group
+            )
             return
         number = await self._deliver(message, lossless=True)
         self._hand[number] = entry
@@ -379,14 +381,14 @@ class Compete(Carrier[T]):
         self.counts.acknowledged += len(done)
 
     @override
-    async def look_after(self, connection: Connection) -> None:
+    async def maintain(self, connection: Connection) -> None:
         """Renew what is being handled here, and claim what nobody renews, for ever."""
         await self.join(connection)
         while True:
             await self._renew(connection)
             if self._acknowledgements.readers and self._room:
                 await self._claim(connection)
-            await self._tidy(connection, leave=False)
+            await self._remove_idle_consumers(connection, leave=False)
             await sleep(self._claim_after / 3)
 
     async def _renew(self, connection: Connection) -> None:
@@ -429,7 +431,7 @@ class Compete(Carrier[T]):
                     before.decode(errors="replace"),
                 )
 
-    async def _tidy(self, connection: Connection, *, leave: bool) -> None:
+    async def _remove_idle_consumers(self, connection: Connection, *, leave: bool) -> None:
         word = "leave" if leave else "stay"
         await connection.run(LEAVE, [self.stream], [self._group, self._consumer, _AWAY, word])
 
@@ -440,7 +442,7 @@ class Compete(Carrier[T]):
             await self._acknowledge_some(connection)
         if self._failures or self._hand:
             await self._renew(connection)
-        await self._tidy(connection, leave=True)
+        await self._remove_idle_consumers(connection, leave=True)
 
 
 def _ignore(*_: object) -> None:

@@ -18,7 +18,7 @@ from pydantic_core import PydanticSerializationError
 from .._model.errors import EventSendError, InvalidChannelError
 from .._model.topics import Topic
 
-__all__ = ["Envelope", "Format", "Parcel", "traceparent"]
+__all__ = ["Envelope", "Format", "Outgoing", "traceparent"]
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ class Envelope(BaseModel, Generic[T]):
 
 @final
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class Outgoing:
     """A message on its way out, but for its number."""
 
     data: bytes
@@ -96,15 +96,15 @@ class Format(Generic[T]):
         self._limit = limit
         self._topic = json.dumps(self.name)
 
-    def pack(self, item: T) -> Parcel:
-        """Turn an item into JSON, in the task that publishes it.
+    def pack(self, message: T) -> Outgoing:
+        """Turn a message into JSON, in the task that publishes it.
 
-        :param item: the payload
+        :param message: the payload
         :return: what to send
         :raises EventSendError: if it has no JSON, or too much
         """
         try:
-            data = self._adapter.dump_json(item, warnings="error")
+            data = self._adapter.dump_json(message, warnings="error")
         except (PydanticSerializationError, ValueError) as error:
             raise EventSendError(
                 f"an item for {self.event} was not sent: it is not of the topic's type, or has"
@@ -120,33 +120,33 @@ class Format(Generic[T]):
         trace = traceparent.get()
         if trace is not None and _TRACEPARENT.fullmatch(trace) is None:
             trace = None
-        return Parcel(data, time.time(), trace)
+        return Outgoing(data, time.time(), trace)
 
-    def seal(self, parcel: Parcel, origin: str, number: int) -> bytes:
-        """Put a parcel into its envelope.
+    def encode(self, message: Outgoing, origin: str, number: int) -> bytes:
+        """Put a message into its envelope.
 
-        :param parcel: the parcel
+        :param message: the message
         :param origin: who sends it; letters and digits
         :param number: counts up
         :return: what lies in the stream
         """
-        trace = f',"traceparent":"{parcel.traceparent}"' if parcel.traceparent else ""
+        trace = f',"traceparent":"{message.traceparent}"' if message.traceparent else ""
         return (
             (
                 f'{{"v":{VERSION},"id":"{origin}-{number}","topic":{self._topic}'
-                f',"time":{parcel.time:.6f},"origin":"{origin}","type":"application/json"{trace}'
+                f',"time":{message.time:.6f},"origin":"{origin}","type":"application/json"{trace}'
                 ',"data":'
             ).encode()
-            + parcel.data
+            + message.data
             + b"}"
         )
 
-    def open(self, sealed: bytes) -> Envelope[T]:
+    def decode(self, encoded: bytes) -> Envelope[T]:
         """Read what lies in a stream.
 
-        :param sealed: an envelope
+        :param encoded: an envelope
         :return: the envelope and its payload
         :raises ~pydantic.ValidationError: if it is none, is of another version, or its payload is
             not of the topic's type
         """
-        return self._envelope.validate_json(sealed)
+        return self._envelope.validate_json(encoded)

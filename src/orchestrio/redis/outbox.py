@@ -23,7 +23,7 @@ from typing_extensions import override
 from .._broadcast.cursor import Cursor
 from .._model.errors import LaggedError
 from .._model.wakeup import Wakeup
-from .envelope import Parcel
+from .envelope import Outgoing
 
 __all__ = ["Database", "DiskOutbox", "MemoryOutbox", "Outbox"]
 
@@ -42,12 +42,14 @@ class Outbox(ABC):
     """The messages of one topic on their way to the server, in order, each with its number.
 
     :param outgoing: what is published
-    :param seal: makes of a parcel and its number what lies in the stream
+    :param encode: makes of a message and its number what lies in the stream
     """
 
-    def __init__(self, outgoing: Cursor[Parcel], seal: Callable[[Parcel, int], bytes]) -> None:
+    def __init__(
+        self, outgoing: Cursor[Outgoing], encode: Callable[[Outgoing, int], bytes]
+    ) -> None:
         self._outgoing = outgoing
-        self._seal = seal
+        self._encode = encode
         #: messages overwritten before they could be sent
         self.missed: int = 0
 
@@ -60,7 +62,7 @@ class Outbox(ABC):
             self._outgoing.channel,
         )
 
-    async def _parcels(self) -> list[Parcel]:
+    async def _published(self) -> list[Outgoing]:
         """Wait for what is published next.
 
         :raises ~anyio.EndOfStream: if nothing is published any more
@@ -110,8 +112,10 @@ class Outbox(ABC):
 class MemoryOutbox(Outbox):
     """Keeps nothing that the channel does not, but for the batch in hand."""
 
-    def __init__(self, outgoing: Cursor[Parcel], seal: Callable[[Parcel, int], bytes]) -> None:
-        super().__init__(outgoing, seal)
+    def __init__(
+        self, outgoing: Cursor[Outgoing], encode: Callable[[Outgoing, int], bytes]
+    ) -> None:
+        super().__init__(outgoing, encode)
         self._number = 0
         self._in_hand: Batch = []
         self._rest: Batch = []
@@ -120,9 +124,9 @@ class MemoryOutbox(Outbox):
     async def next_batch(self) -> Batch:
         if not self._in_hand:
             if not self._rest:
-                for parcel in await self._parcels():
+                for message in await self._published():
                     self._number += 1
-                    self._rest.append((self._number, self._seal(parcel, self._number)))
+                    self._rest.append((self._number, self._encode(message, self._number)))
             stop = size = 0
             while stop < len(self._rest) and size <= BATCH_BYTES:
                 size += len(self._rest[stop][1])
@@ -222,19 +226,19 @@ class DiskOutbox(Outbox):
     `spool` moves what is published to the disk; ``send()`` returns when it is there.
 
     :param outgoing: what is published
-    :param seal: see `Outbox`
+    :param encode: see `Outbox`
     :param database: the file
     :param topic: which messages in it are these
     """
 
     def __init__(
         self,
-        outgoing: Cursor[Parcel],
-        seal: Callable[[Parcel, int], bytes],
+        outgoing: Cursor[Outgoing],
+        encode: Callable[[Outgoing, int], bytes],
         database: Database,
         topic: str,
     ) -> None:
-        super().__init__(outgoing, seal)
+        super().__init__(outgoing, encode)
         self._database = database
         self._topic = topic
         self._safe = 0  # the number in the channel of the first item that is not on disk
@@ -242,7 +246,7 @@ class DiskOutbox(Outbox):
         self._changed: Final = Wakeup()  # what is on disk
         self._last = 0  # the number of the last message of the batch in hand
         self._ended = False
-        self._taken: list[Parcel] = []
+        self._taken: list[Outgoing] = []
 
     @override
     async def load(self) -> None:
@@ -259,7 +263,7 @@ class DiskOutbox(Outbox):
         try:
             while True:
                 await self._store()
-                self._taken = await self._parcels()
+                self._taken = await self._published()
         except EndOfStream:
             self._ended = True
             self._changed.notify_all()
@@ -277,8 +281,8 @@ class DiskOutbox(Outbox):
 
     async def _store(self) -> None:
         """Write to the disk what was taken; if that fails, it is still taken."""
-        parcels = self._taken
-        if not parcels:
+        messages = self._taken
+        if not messages:
             return
 
         def insert() -> None:
@@ -292,8 +296,8 @@ class DiskOutbox(Outbox):
                 connection.executemany(
                     "INSERT INTO outbox VALUES (?, ?, ?)",
                     [
-                        (number, self._topic, self._seal(parcel, number))
-                        for number, parcel in enumerate(parcels, first)
+                        (number, self._topic, self._encode(message, number))
+                        for number, message in enumerate(messages, first)
                     ],
                 )
                 connection.execute("COMMIT")
@@ -303,7 +307,7 @@ class DiskOutbox(Outbox):
 
         await self._database.run(insert)
         self._taken = []
-        self._stored += len(parcels)
+        self._stored += len(messages)
         self._safe = self._outgoing.position
         self._changed.notify_all()
         self._outgoing.channel.changed.notify_all()

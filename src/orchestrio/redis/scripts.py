@@ -12,8 +12,8 @@ from .connection import Script
 __all__ = [
     "ACKNOWLEDGE",
     "ACQUIRE",
-    "BURY",
     "CLAIM",
+    "DEAD_LETTER",
     "JOIN",
     "LEAVE",
     "POSITION",
@@ -162,9 +162,9 @@ return kept
 """)
 """Note why entries could not be handled, and that others are being handled still."""
 
-BURY: Final = Script("""
+DEAD_LETTER: Final = Script("""
 -- KEYS: stream, dead letters, errors, mark; ARGV: group ('' for none), identifier, then fields
--- The mark keeps several processes from burying the same entry.
+-- The mark keeps several processes from moving the same entry twice.
 local first = redis.call('SET', KEYS[4], 1, 'NX', 'PX', 86400000)
 if first then
     redis.call('XADD', KEYS[2], '*', unpack(ARGV, 3))
@@ -221,7 +221,7 @@ for _, consumer in ipairs(consumers) do
 end
 return 1
 """)
-"""Tidy up a stream that is competed for.
+"""Remove consumers that have long been idle, and entries that every group has handled.
 
 ARGV[4] is ``leave`` for a consumer that ends: what it has not handled is anybody's at once.
 """
