@@ -62,15 +62,15 @@ class ReceiverStatistics:
     """The channel it reads."""
 
 
-class _Half(ABC):
-    """What both halves do: close once, warn if nobody did, work in ``with``."""
+class _BroadcastStream(ABC):
+    """What both streams do: close once, warn if nobody did, work in ``with``."""
 
     __slots__ = ()
 
     _channel: Channel[Any]
     _closed: bool
 
-    _is_looked_after = False
+    _has_owner = False
     """Whether somebody else closes it in the end."""
 
     @abstractmethod
@@ -94,7 +94,7 @@ class _Half(ABC):
         self.close()
 
     def __del__(self) -> None:
-        if not (self._closed or self._channel.shut or self._is_looked_after):
+        if not (self._closed or self._channel.shut or self._has_owner):
             warn(
                 f"unclosed {self!r}: call close() or use it in a 'with' block",
                 ResourceWarning,
@@ -108,7 +108,7 @@ class _Half(ABC):
 
 
 @final
-class BroadcastSendStream(_Half, ObjectSendStream[T]):
+class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
     """The sending half: each item goes to every receiver.
 
     Made by `create_broadcast_stream` or taken from a bus with ``clone_sender``. Use it from the
@@ -126,7 +126,7 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
         channel.senders += 1
 
     @property
-    def _is_looked_after(self) -> bool:  # type: ignore[override]  # read-only is enough
+    def _has_owner(self) -> bool:  # type: ignore[override]  # read-only is enough
         return self._channel.owned  # the bus closes its channels
 
     # The hot path. One item costs one list store and, if anybody waits, one event; nothing here
@@ -332,7 +332,7 @@ class BroadcastSendStream(_Half, ObjectSendStream[T]):
 
 
 @final
-class BroadcastReceiveStream(_Half, ObjectReceiveStream[T_co]):
+class BroadcastReceiveStream(_BroadcastStream, ObjectReceiveStream[T_co]):
     """The receiving half: a cursor of its own in the shared log.
 
     A clone starts at the same position, and from then on both get every item. One task at a time
