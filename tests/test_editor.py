@@ -50,7 +50,7 @@ def test_what_is_received_shows_its_type(editor: Editor) -> None:
         ("Sched|uler()", "Owns tasks and an event bus"),
         ("scheduler.subs|cribe(ORDERS)", "Return a new receiver of the event"),
         ("ChannelConfig().over|flow", "What happens to one item more"),
-        ("Topic('log').pay|load", "Type of each item"),
+        ("Topic('log').pay|load", "Type of each message"),
     ],
 )
 def test_a_name_shows_its_docstring(editor: Editor, source: str, words: str) -> None:

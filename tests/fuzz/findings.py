@@ -110,9 +110,9 @@ _EVENTS = [
             Finding(ATTRIBUTE, f"{owner}.add_channel", "config", MODEL),
         )
     ),
-    Finding("accepted; it fails at the first item", "EventBus.wait_for", "predicate", (TYPE,)),
+    Finding("accepted; it fails at the first message", "EventBus.wait_for", "predicate", (TYPE,)),
     Finding(
-        "accepted; the first item matches, and the predicate is never awaited",
+        "accepted; the first message matches, and the predicate is never awaited",
         "EventBus.wait_for",
         "predicate",
         ("an async function",),

@@ -1,4 +1,4 @@
-"""`Acknowledgements`: who has handled which item of a channel, for a bridge that must know."""
+"""`Acknowledgements`: who has handled which message of a channel, for a bridge that must know."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ __all__ = ["Acknowledgements", "Reader"]
 
 @final
 class Reader:
-    """One event task that is to handle every item of a channel."""
+    """One event task that is to handle every message of a channel."""
 
     __slots__ = ()
 
 
 @final
 class Acknowledgements:
-    """Tells when every event task that was to handle an item has done so, or has not.
+    """Tells when every event task that was to handle a message has done so, or has not.
 
     Items are known by their numbers in the channel. All this happens in one event loop.
 
-    :param begun: called with the number of an item, in the task that is about to handle it
-    :param settled: called with the number of an expected item and what went wrong, `None` if
+    :param begun: called with the number of a message, in the task that is about to handle it
+    :param settled: called with the number of an expected message and what went wrong, `None` if
         nothing did
     :param changed: called when readers come or go
     """
@@ -57,16 +57,16 @@ class Acknowledgements:
         self._changed()
 
     def expect(self, number: int) -> None:
-        """Wait for all present readers to settle an item."""
+        """Wait for all present readers to settle a message."""
         self._waiting[number] = set(self.readers)
         if not self.readers:
             self._end(number, LookupError("no event task is there to handle it"))
 
     def settle(self, reader: Reader, number: int, error: BaseException | None) -> None:
-        """Note that a reader has done what it will with an item.
+        """Note that a reader has done what it will with a message.
 
         :param reader: who
-        :param number: the item; nothing happens for one that was not expected
+        :param number: the message; nothing happens for one that was not expected
         :param error: why it was not handled; `None` if it was
         """
         waiting = self._waiting.get(number)

@@ -42,12 +42,12 @@ def _checker(event: object) -> Callable[[object], object] | None:
         anything = ConfigDict(arbitrary_types_allowed=True)
         adapter = TypeAdapter[object](topic.payload, config=anything)
 
-    def check(item: object) -> object:
+    def check(message: object) -> object:
         try:
-            return adapter.validate_python(item, strict=True)
+            return adapter.validate_python(message, strict=True)
         except ValidationError as error:
             raise EventSendError(
-                f"an item for {topic} is not valid and was not sent: {error}", topic
+                f"a message for {topic} is not valid and was not sent: {error}", topic
             ) from error
 
     return check
@@ -154,43 +154,43 @@ class EventBus(Generic[E]):
         return self._sender(event).subscribe()
 
     @overload
-    def publish_nowait(self, event: Topic[T], item: T) -> int: ...
+    def publish_nowait(self, event: Topic[T], message: T) -> int: ...
     @overload
-    def publish_nowait(self, event: E, item: str) -> int: ...
-    def publish_nowait(self, event: object, item: object) -> int:
-        """Publish one item without waiting.
+    def publish_nowait(self, event: E, message: str) -> int: ...
+    def publish_nowait(self, event: object, message: object) -> int:
+        """Publish one message without waiting.
 
         :param event: the key
-        :param item: the payload
+        :param message: the payload
         :return: how many receivers it went to; 0 if ``overflow="drop_newest"`` dropped it
         :raises InvalidChannelError: if the event has no channel
         :raises LifecycleError: if the bus has been closed
         :raises ~anyio.WouldBlock: if the channel is full and ``overflow="block"``
-        :raises EventSendError: if the channel refused the item, or the item is not valid
+        :raises EventSendError: if the channel refused the message, or it is not valid
         """
         sender = self._sender(event)
-        sender.send_nowait(item)
+        sender.send_nowait(message)
         return reached(sender)
 
     @overload
-    async def publish(self, event: Topic[T], item: T) -> int: ...
+    async def publish(self, event: Topic[T], message: T) -> int: ...
     @overload
-    async def publish(self, event: E, item: str) -> int: ...
-    async def publish(self, event: object, item: object) -> int:
-        """Publish one item, waiting for room if ``overflow="block"``.
+    async def publish(self, event: E, message: str) -> int: ...
+    async def publish(self, event: object, message: object) -> int:
+        """Publish one message, waiting for room if ``overflow="block"``.
 
-        If this is cancelled, the item was not sent.
+        If this is cancelled, the message was not sent.
 
         :param event: the key
-        :param item: the payload
+        :param message: the payload
         :return: how many receivers it went to; 0 if ``overflow="drop_newest"`` dropped it
         :raises InvalidChannelError: if the event has no channel
         :raises LifecycleError: if the bus has been closed
         :raises ~anyio.ClosedResourceError: if the channel is removed while this waits for room
-        :raises EventSendError: if the channel refused the item, or the item is not valid
+        :raises EventSendError: if the channel refused the message, or it is not valid
         """
         sender = self._sender(event)
-        await sender.send(item)
+        await sender.send(message)
         return reached(sender)
 
     @overload
@@ -202,28 +202,28 @@ class EventBus(Generic[E]):
     async def wait_for(
         self, event: object, predicate: Callable[[T], bool] | None = None
     ) -> T | str:
-        """Wait for the next item that matches; it is subscribed before the first await.
+        """Wait for the next message that matches; it is subscribed before the first await.
 
         Only what is published from now on counts, also on a channel with `replay`.
 
         :param event: the key
-        :param predicate: called with each item; `None` takes the first
-        :return: the item
+        :param predicate: called with each message; `None` takes the first
+        :return: the message
         :raises InvalidChannelError: if the event has no channel
         :raises EventReceiveError: if the channel is closed first
-        :raises LaggedError: if items were overwritten unseen: one of them may have matched
+        :raises LaggedError: if messages were overwritten unseen: one of them may have matched
         """
         sender = cast("BroadcastSendStream[T]", self._sender(event))
         with sender.subscribe() as replayed, replayed.resubscribe() as receiver:
             replayed.close()
             try:
                 while True:
-                    item = await receiver.receive()
-                    if predicate is None or predicate(item):
-                        return item
+                    message = await receiver.receive()
+                    if predicate is None or predicate(message):
+                        return message
             except EndOfStream:
                 raise EventReceiveError(
-                    f"channel {event!r} was closed before a matching item was published"
+                    f"channel {event!r} was closed before a matching message was published"
                 ) from None
 
     def statistics(self) -> Mapping[object, ChannelStatistics]:

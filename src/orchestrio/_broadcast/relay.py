@@ -35,7 +35,7 @@ class Relay(Generic[T, U]):
 
     :param bus: the bus
     :param event: the event; it has a channel
-    :param admit: called with each item in the sender's own task; returns what to store for the
+    :param admit: called with each message in the sender's own task; returns what to store for the
         bridge, or raises `EventSendError`
     :raises InvalidChannelError: if the event has no channel
     :raises LifecycleError: if another bridge has taken it over
@@ -50,8 +50,8 @@ class Relay(Generic[T, U]):
             raise LifecycleError(f"{front} has a bridge already: one is all that it can have")
         check = front.check
 
-        def check_and_admit(item: T) -> U:
-            return admit(item if check is None else check(item))
+        def check_and_admit(message: T) -> U:
+            return admit(message if check is None else check(message))
 
         outbox = Channel[Any](
             ChannelConfig(capacity=front.capacity, overflow=front.overflow),
@@ -69,28 +69,28 @@ class Relay(Generic[T, U]):
         front.wake_everybody()  # those who wait for room do so in the outgoing channel from now on
 
     def acknowledge(self, acknowledgements: Acknowledgements) -> None:
-        """Have event tasks tell when they have handled an item.
+        """Have event tasks tell when they have handled a message.
 
         It holds for tasks whose work begins after this.
         """
         self._front.acknowledgements = acknowledgements
 
     def confirm(self, confirmation: Callable[[int], Awaitable[None]]) -> None:
-        """Let no ``send()`` return before the item is safe.
+        """Let no ``send()`` return before the message is safe.
 
-        :param confirmation: awaited with the number of the item in the outgoing channel
+        :param confirmation: awaited with the number of the message in the outgoing channel
         """
         self.outgoing.channel.confirmation = confirmation
 
     @property
     def capacity(self) -> int:
-        """How many items the receivers' channel holds."""
+        """How many messages the receivers' channel holds."""
         return self._front.capacity
 
-    async def deliver(self, item: T, *, lossless: bool = False) -> int:
-        """Give an item to all receivers; wait for room unless the channel overwrites or drops.
+    async def deliver(self, message: T, *, lossless: bool = False) -> int:
+        """Give a message to all receivers; wait for room unless the channel overwrites or drops.
 
-        :param item: the item
+        :param message: the message
         :param lossless: whether to wait even if the channel drops
         :return: its number in the receivers' channel
         :raises ~anyio.ClosedResourceError: if the channel has been closed
@@ -100,9 +100,9 @@ class Relay(Generic[T, U]):
         if front.shut:
             raise ClosedResourceError
         if (front.blocked or front.is_full()) and not drops:
-            await append_in_turn(front, item, lambda: True)
+            await append_in_turn(front, message, lambda: True)
         elif front.is_full():
             front.refuse()
         else:
-            front.append(item)
+            front.append(message)
         return front.tail - 1

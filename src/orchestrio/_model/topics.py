@@ -38,17 +38,17 @@ class Topic(Generic[T]):
         anyio.run(main)
 
     :param key: what the event is called, unique on its bus
-    :param payload: type of each item; a type checker wants a class here, so for a union write
+    :param payload: type of each message; a type checker wants a class here, so for a union write
         ``Topic("orders", cast("type[Order | Refund]", Order | Refund))``
-    :param validate: whether Pydantic checks each item, strictly, before anyone sees it
+    :param validate: whether Pydantic checks each message, strictly, before anyone sees it
     """
 
     key: Hashable
     """What the event is called, unique on its bus."""
     payload: type[T]
-    """Type of each item."""
+    """Type of each message."""
     validate: bool = field(compare=False)
-    """Whether Pydantic checks each item, strictly, before anyone sees it."""
+    """Whether Pydantic checks each message, strictly, before anyone sees it."""
     _hash: int = field(repr=False, compare=False)
 
     @overload

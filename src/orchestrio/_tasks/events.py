@@ -116,7 +116,7 @@ class DeadLetter:
 
 
 TASK_EVENTS: Final = Topic("orchestrio.task_events", TaskEvent)
-"""What happens to the tasks of a scheduler: each item is one of the subclasses of `TaskEvent`."""
+"""What happens to the tasks of a scheduler: each is of a subclass of `TaskEvent`."""
 
 DEAD_LETTERS: Final = Topic("orchestrio.dead_letters", DeadLetter)
 """The messages that no retry helped."""

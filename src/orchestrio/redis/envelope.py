@@ -107,13 +107,13 @@ class Format(Generic[T]):
             data = self._adapter.dump_json(message, warnings="error")
         except (PydanticSerializationError, ValueError) as error:
             raise EventSendError(
-                f"an item for {self.event} was not sent: it is not of the topic's type, or has"
+                f"a message for {self.event} was not sent: it is not of the topic's type, or has"
                 f" no JSON. {error}",
                 self.event,
             ) from error
         if len(data) > self._limit:
             raise EventSendError(
-                f"an item for {self.event} was not sent: it has {len(data)} bytes as JSON, and"
+                f"a message for {self.event} was not sent: it has {len(data)} bytes as JSON, and"
                 f" the bridge takes {self._limit}. Send a reference, or raise max_bytes.",
                 self.event,
             )

@@ -241,7 +241,7 @@ class DiskOutbox(Outbox):
         super().__init__(outgoing, encode)
         self._database = database
         self._topic = topic
-        self._safe = 0  # the number in the channel of the first item that is not on disk
+        self._safe = 0  # the number in the channel of the first message that is not on disk
         self._stored = 0  # messages on disk
         self._changed: Final = Wakeup()  # what is on disk
         self._last = 0  # the number of the last message of the batch in hand
@@ -313,9 +313,9 @@ class DiskOutbox(Outbox):
         self._outgoing.channel.changed.notify_all()
 
     async def wait_safe(self, number: int) -> None:
-        """Wait until an item is on disk, also while the bridge is restarted.
+        """Wait until a message is on disk, also while the bridge is restarted.
 
-        :param number: the item's number in the channel
+        :param number: the message's number in the channel
         :raises ~anyio.ClosedResourceError: if it never will be, because the channel was closed
         """
         channel = self._outgoing.channel

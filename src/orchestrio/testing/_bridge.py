@@ -245,12 +245,12 @@ class _Carrier(Generic[T]):
         """Read what is sent from now on, or what is left for the group."""
         self._again, self._incoming = self._hub.join(self._reader, self._name)
 
-    def _pack(self, item: T) -> bytes:
+    def _pack(self, message: T) -> bytes:
         try:
-            data = self._adapter.dump_json(item, warnings="error")
+            data = self._adapter.dump_json(message, warnings="error")
             self._adapter.validate_json(data)
         except (PydanticSerializationError, ValidationError, ValueError) as error:
-            what = f"an item for {self._topic} was not sent: it does not go through JSON. {error}"
+            what = f"a message for {self._topic} was not sent: it does not go through JSON. {error}"
             raise EventSendError(what, self._topic) from error
         return data
 
@@ -285,8 +285,8 @@ class _Carrier(Generic[T]):
             acknowledgements = self._acknowledgements
             try:
                 await self._hub.wait_up()
-                item: T = self._adapter.validate_json(job.data)
-                number = await self._relay.deliver(item, lossless=acknowledgements is not None)
+                message: T = self._adapter.validate_json(job.data)
+                number = await self._relay.deliver(message, lossless=acknowledgements is not None)
             except BaseException:
                 self._again.send_nowait(job)
                 raise
