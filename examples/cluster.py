@@ -3,7 +3,7 @@
     python examples/cluster.py [--backend trio] [--orders 300]
 
     this process ──▶ "orders", compete  ──▶ worker-1, worker-2 (killed in the middle), worker-3
-    this process ──▶ "closing", broadcast ──▶ all that are left, which then stop in order
+    this process ──▶ "closing", broadcast ──▶ all that are left, which then stop
 
 It starts a Redis of its own, so redis-server or valkey-server has to be on PATH. Each worker prints
 the orders it has packed, and this process counts them. At the end the exit status is 1 if an order

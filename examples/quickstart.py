@@ -47,5 +47,5 @@ scheduler.register_event_task(Collector())
 scheduler.register_background_task(Clock(scheduler.clone_sender(TICKS)))
 
 if __name__ == "__main__":
-    # Ends when the clock has: it is the only background task. Ctrl-C ends it earlier, in order.
+    # Ends when the clock has: it is the only background task. Ctrl-C ends it earlier, gracefully.
     scheduler.run_sync("trio" if "trio" in sys.argv[1:] else "asyncio")

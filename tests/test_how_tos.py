@@ -176,7 +176,7 @@ def test_the_service_tells_systemd_how_it_is(
             printed, _ = service.communicate(timeout=IN_TIME)
     assert service.returncode == 0
     assert printed.startswith("polled\n")
-    assert printed.endswith("polled\nfinished in order\n")
+    assert printed.endswith("polled\nfinished gracefully\n")
 
 
 def test_the_service_has_the_time_that_its_tasks_may_take(

@@ -55,7 +55,7 @@ def _checker(event: object) -> Callable[[object], object] | None:
 
 @final
 class EventBus(Generic[E]):
-    """A named set of broadcast channels; what is published on one goes to all its receivers.
+    """Publish/subscribe: what is published on one of its channels goes to all who subscribed.
 
     A key is a `Topic`, which carries its payload type, or any plain hashable (an enum member, a
     string), which carries `str`. `E` narrows the plain keys: ``EventBus[MyEnum]()``.

@@ -1,4 +1,4 @@
-"""Broadcast memory object streams: every clone of the receive stream gets every item.
+"""Broadcast memory object streams (fan-out): each clone of a receive stream gets every item.
 
 AnyIO's own memory object streams are queues: clones of a receive stream *compete*, and each item
 reaches one of them. Here all senders write to one bounded log, and each receiver reads it at a
@@ -9,8 +9,8 @@ cursor of its own:
                      slow receiver      fast receiver, waiting for the next
 
 A receiver that falls more than `capacity` items behind is told exactly how many it missed
-(`LaggedError`) and goes on at the oldest item still held, unless the channel was asked to block,
-to refuse, or to fail instead (`overflow`).
+(`LaggedError`) and goes on at the oldest item still held, unless the channel was asked to block
+(backpressure), to refuse, or to fail instead (`overflow`).
 
 Every ``await`` here is a checkpoint on a budget: an operation that need not wait lets other tasks
 run after at most 256 items, and no more than half of the capacity. All operations are atomic under

@@ -80,7 +80,7 @@ class TaskExecutionError(_TaskError):
 
     Cause: its ``execute()`` or ``handle_event()`` raised, its ``watchdog`` ran out, or it failed
     more often than its restart policy allows: then ``__cause__`` is an `ExceptionGroup` of all
-    these failures. The scheduler has shut down everything else in order.
+    these failures. The scheduler has shut down everything else gracefully.
 
     Cure: mend what is chained, give the task a ``restart`` policy, or say with ``on_error`` and
     ``retries`` what a failing handler means.
@@ -136,8 +136,9 @@ class InvalidChannelError(SchedulerError):
 class EventSendError(SchedulerError):
     """The item was not sent: nobody has seen it.
 
-    Cause: the channel was full (``overflow="error"``), had no receiver (``require_receivers=True``),
-    or the item is not a valid payload of its topic (``validate=True``; Pydantic's error is chained).
+    Cause: the channel was full (``overflow="error"``), had no receiver
+    (``require_receivers=True``), or the item is not a valid payload of its topic
+    (``validate=True``; Pydantic's error is chained).
 
     Cure: give the channel a larger ``capacity`` or another ``overflow``, subscribe before
     publishing, or mend the item.

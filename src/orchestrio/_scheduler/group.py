@@ -38,12 +38,12 @@ _DEFAULTS: Final = TaskMetadata()
 
 
 class Group(Generic[E]):
-    """Tasks, and groups of tasks, that start, fail and stop together.
+    """Tasks, and groups of tasks, that start, fail and stop together: a branch of supervision.
 
-    Made by `group`; a `Scheduler` is the outermost group. Its tasks start in the order of
-    registration and stop in reverse. `strategy` says who is restarted when one of them is. A task
-    that fails more often than its policy allows, or has none, is a failure of its group; and to
-    that, the policy of the group applies.
+    Made by `group`; a `Scheduler` is the outermost group, the root of the supervision tree. Its
+    tasks start in the order of registration and stop in reverse. `strategy` says who is restarted
+    when one of them is. A task that fails more often than its policy allows, or has none, is a
+    failure of its group; and to that, the policy of the group applies.
 
     Example::
 

@@ -59,7 +59,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
     Use it as an async context manager, or call `run`. `E` narrows the plain event keys, as in
     ``Scheduler[MyEnum]()``. It lives once: after a stop, make a new one.
 
-    A task that fails, and that no policy restarts, stops everything, in order, and its error is
+    A task that fails, and that no policy restarts, stops everything gracefully, and its error is
     raised to whoever waits in `start`, `run` or `shutdown`; if nobody does, the body of the
     ``async with`` block is cancelled and the block raises it.
 
@@ -194,7 +194,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        """Own the tasks while the ``async with`` block runs; leaving it stops them all in order.
+        """Own the tasks while the ``async with`` block runs; leaving it stops them gracefully.
 
         :raises LifecycleError: if the scheduler was entered before
         :raises TaskExecutionError: if a task failed and nobody was told yet
@@ -304,7 +304,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         anyio.run(self.run, backend=backend, backend_options=options)
 
     async def shutdown(self) -> None:
-        """Stop in order: producers, what was already published, each ``shutdown()`` in reverse.
+        """Stop gracefully: producers, what was already published, each ``shutdown()`` in reverse.
 
         Twice, or from two tasks at once, is the same as once; what went wrong is raised once. A
         task of this scheduler that calls it asks for the stop and returns at once, since nobody
@@ -372,7 +372,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         return life.snapshot()
 
     async def stop_task(self, task_id: TaskId) -> None:
-        """Stop one task, in order: an event task handles what was published, then ``shutdown()``.
+        """Stop one task gracefully: an event task handles what was published, then ``shutdown()``.
 
         Stopping a stopped task does nothing. A task that stops itself is not waited for: a
         background task is cancelled at its next checkpoint, a handler finishes its message and

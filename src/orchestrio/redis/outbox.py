@@ -184,8 +184,8 @@ class Database:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("BEGIN IMMEDIATE")
             connection.execute(
-                "CREATE TABLE IF NOT EXISTS outbox"
-                " (number INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, body BLOB NOT NULL)"
+                "CREATE TABLE IF NOT EXISTS outbox (number INTEGER PRIMARY KEY AUTOINCREMENT,"
+                " topic TEXT NOT NULL, body BLOB NOT NULL)"
             )
             connection.execute("CREATE INDEX IF NOT EXISTS by_topic ON outbox (topic, number)")
             connection.execute("CREATE TABLE IF NOT EXISTS origin (name TEXT NOT NULL)")
