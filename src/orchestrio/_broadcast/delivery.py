@@ -7,11 +7,13 @@ from operator import length_hint
 from typing import Final, Generic, Never, final
 
 from anyio import (
+    CancelScope,
     ClosedResourceError,
     EndOfStream,
     Event,
     create_memory_object_stream,
     create_task_group,
+    current_time,
     get_cancelled_exc_class,
 )
 from anyio.lowlevel import checkpoint
@@ -23,7 +25,7 @@ from .._model.wakeup import Wakeup
 from .channel import BUDGET
 from .cursor import Cursor
 
-__all__ = ["Delivery", "Workers"]
+__all__ = ["Delivery", "Pool"]
 
 T = TypeVar("T")
 
@@ -125,7 +127,7 @@ class Delivery(Generic[T]):
     async def run(
         self,
         handle: Callable[[T], Awaitable[object]],
-        recover: Callable[[Exception, T | None], Awaitable[bool]],
+        recover: Callable[[BaseException, T | None], Awaitable[bool]],
     ) -> None:
         """Hand over item by item until `recover` says that it is over.
 
@@ -136,7 +138,8 @@ class Delivery(Generic[T]):
         :param recover: awaited with what `handle` raised and the item (then `in_hand` holds), or
             what reading did: `~anyio.EndOfStream` when all senders are closed and everything was
             handed over, `~anyio.ClosedResourceError` when the cursor was closed or paused,
-            `LaggedError` when items were overwritten. Returns whether to go on, or raises.
+            `LaggedError` when items were overwritten. Returns whether to go on, or raises; for
+            a cancellation, too, it is to say whether that was meant for this.
         """
         cursor = self.cursor
         channel = cursor.channel
@@ -182,38 +185,65 @@ class Delivery(Generic[T]):
                         continue
                 self._batch = iter(cursor.take(BUDGET))
                 since_yield += BUDGET
-            except Exception as error:
+            except BaseException as error:
                 if not await recover(error, item):
                     return
 
 
 @final
-class Workers(Generic[T]):
-    """A pool that handles the items of one delivery `count` at a time; order is not kept.
+class Pool(Generic[T]):
+    """Handles the items of one delivery `count` at a time; order is not kept.
 
-    Workers compete for the items, so AnyIO's memory object stream, whose clones do just that, is
-    what stands between them and the delivery.
+    Its handlers compete for the items, so AnyIO's memory object stream, whose clones do just that,
+    is what stands between them and the delivery.
     """
 
-    __slots__ = ("_count", "_delivery", "finished", "in_hand")
+    __slots__ = (
+        "_count",
+        "_cut",
+        "_delivery",
+        "_failures",
+        "_feeding",
+        "_patience",
+        "_scope",
+        "finished",
+        "in_hand",
+    )
 
-    def __init__(self, delivery: Delivery[T], count: int) -> None:
+    def __init__(self, delivery: Delivery[T], count: int, patience: float) -> None:
+        """Make a pool.
+
+        :param delivery: where the items come from
+        :param count: how many are handled at a time
+        :param patience: how many seconds the others may finish what they have in hand when a
+            handler has raised
+        """
         self._delivery = delivery
         self._count = count
+        self._patience = patience
+        self._failures: list[BaseException] = []
+        self._feeding = self._scope = CancelScope()
+        self._cut = 0  # items whose handler was cancelled
         #: items whose handler has returned
         self.finished: int = 0
         #: items that were taken and whose handler has not returned yet
         self.in_hand: int = 0
 
+    def cut_off(self) -> int:
+        """Return how many items were in hand when all was cancelled, once."""
+        cut = self._cut + self.in_hand
+        self._cut = self.in_hand = 0
+        return cut
+
     async def run(self, handle: Callable[[T, int], Awaitable[object]]) -> None:
         """Handle item by item until the event ends, as `Delivery.run` does.
 
-        :param handle: awaited with each item and its number; if it raises, the other workers are
-            cancelled
+        When `handle` raises, nothing is handed over any more, and the others finish what they have.
+
+        :param handle: awaited with each item and its number
         :raises BaseException: what `handle` raised, in a group if several did, or else what
-            `Delivery.run` did once the workers have finished
+            `Delivery.run` did once all have finished
         """
-        self.in_hand = 0
         send, receive = create_memory_object_stream[list[tuple[T, int]]](0)
 
         async def hand(item: T) -> None:
@@ -222,26 +252,32 @@ class Workers(Generic[T]):
             try:
                 await send.send(parcel)
             except get_cancelled_exc_class():
-                # A worker has failed. What no other has unpacked is for the next run.
+                # A handler has raised. What no other has unpacked is for the next run.
                 if parcel and self._delivery.put_back(parcel.pop()[0]):
                     self.in_hand -= 1
                 raise
 
+        self._failures = []
         ended: EndOfStream | ClosedResourceError | LaggedError = ClosedResourceError()
         try:
-            async with create_task_group() as group:
-                with send, receive:
-                    for _ in range(self._count):
-                        group.start_soon(self._work, receive.clone(), handle)
-                    try:
-                        await self._delivery.run(hand, _raise)
-                    except (EndOfStream, ClosedResourceError, LaggedError) as end:
-                        ended = end
-        except BaseExceptionGroup as errors:
-            if len(errors.exceptions) == 1:
-                raise errors.exceptions[0] from None
-            raise
-        raise ended
+            with CancelScope() as self._scope:
+                async with create_task_group() as group:
+                    with send, receive:
+                        for _ in range(self._count):
+                            group.start_soon(self._work, receive.clone(), handle)
+                        with CancelScope() as self._feeding:
+                            try:
+                                await self._delivery.run(hand, _raise)
+                            except (EndOfStream, ClosedResourceError, LaggedError) as end:
+                                ended = end
+        except BaseException as cancelled:
+            if self._failures:  # none of them is to be lost
+                self._failures.append(cancelled)
+            else:
+                raise
+        if len(self._failures) > 1:
+            raise BaseExceptionGroup("several handlers failed", self._failures)
+        raise self._failures[0] if self._failures else ended
 
     async def _work(
         self,
@@ -256,11 +292,25 @@ class Workers(Generic[T]):
                 try:
                     await handle(item, number)
                     self.finished += 1
+                except get_cancelled_exc_class():
+                    self._cut += 1
+                    raise
+                except BaseException as error:
+                    # It must not leave this task: the others would be cancelled at once.
+                    self._stop_after(error)
+                    return
                 finally:
                     del item  # or this frame would keep it while it waits
                     self.in_hand -= 1
                     self._delivery.drained.notify_all()
 
+    def _stop_after(self, error: BaseException) -> None:
+        """Hand over nothing any more, and give the others some time."""
+        if not self._failures:
+            self._scope.deadline = current_time() + self._patience
+        self._failures.append(error)
+        self._feeding.cancel()
 
-async def _raise(error: Exception, item: object) -> bool:
+
+async def _raise(error: BaseException, item: object) -> bool:
     raise error

@@ -17,15 +17,15 @@ from .._model.errors import LifecycleError
 from .._model.settings import RestartPolicy, Strategy, TaskMetadata, TaskOptions
 from .._model.snapshots import TaskId
 from .._model.topics import Topic
-from .._supervision.supervisor import Keeper
+from .._supervision.supervisor import Supervisor
 from .._tasks.periodic import PeriodicTask
 from .._tasks.registry import RegisteredTask, TaskRegistry
 from .._tasks.task import BackgroundFunction, BackgroundTask, EventFunction, EventTask
 from .._tasks.timetables import Cron, FixedDelay, FixedRate, Timetable
-from .._workers.background_worker import BackgroundLife
-from .._workers.event_worker import EventLife
+from .._workers.background_worker import BackgroundWorker
+from .._workers.event_worker import EventWorker
 from .._workers.tree import Branch
-from .._workers.worker import Life
+from .._workers.worker import Worker
 
 __all__ = ["Group"]
 
@@ -61,9 +61,9 @@ class Group(Generic[E]):
         scheduler.run_sync()
     """
 
-    def __init__(self, branch: Branch, keeper: Keeper[E], bus: EventBus[E]) -> None:
+    def __init__(self, branch: Branch, supervisor: Supervisor[E], bus: EventBus[E]) -> None:
         self._branch = branch
-        self._keeper = keeper
+        self._supervisor = supervisor
         self._bus = bus
 
     def __repr__(self) -> str:
@@ -94,14 +94,14 @@ class Group(Generic[E]):
         :return: the group
         :raises LifecycleError: if the name is taken, or the scheduler is stopping
         """
-        keeper = self._keeper
-        if name in keeper.groups:
+        supervisor = self._supervisor
+        if name in supervisor.groups:
             raise LifecycleError(f"a group named {name!r} exists already: give it another name")
-        if keeper.is_stopping:
+        if supervisor.is_stopping:
             raise LifecycleError("the scheduler is stopping: it takes no new groups")
         branch = Branch(name, self._branch, strategy, restart, significant)
-        keeper.groups[name] = branch
-        return Group(branch, keeper, self._bus)
+        supervisor.groups[name] = branch
+        return Group(branch, supervisor, self._bus)
 
     def register_background_task(
         self,
@@ -125,7 +125,7 @@ class Group(Generic[E]):
         return self._register(
             task,
             _described(metadata, options),
-            lambda entry: BackgroundLife(entry, task, self._branch, self._keeper),
+            lambda entry: BackgroundWorker(entry, task, self._branch, self._supervisor),
         )
 
     def register_event_task(
@@ -157,7 +157,7 @@ class Group(Generic[E]):
         return self._register(
             task,
             described,
-            lambda entry: EventLife(entry, task, subscribe, self._branch, self._keeper),
+            lambda entry: EventWorker(entry, task, subscribe, self._branch, self._supervisor),
         )
 
     def background(self, **options: Unpack[TaskOptions]) -> Callable[[B], B]:
@@ -251,7 +251,7 @@ class Group(Generic[E]):
         metadata = _described(None, options)
 
         def register(function: B) -> B:
-            task = PeriodicTask(function, timetable, metadata, self._keeper.random)
+            task = PeriodicTask(function, timetable, metadata, self._supervisor.random)
             self.register_background_task(task, metadata)
             return function
 
@@ -261,15 +261,15 @@ class Group(Generic[E]):
         self,
         task: BackgroundTask | EventTask[T],
         metadata: TaskMetadata,
-        give_life: Callable[[RegisteredTask], Life],
+        give_worker: Callable[[RegisteredTask], Worker],
     ) -> TaskId:
-        keeper = self._keeper
-        if keeper.is_stopping:
+        supervisor = self._supervisor
+        if supervisor.is_stopping:
             raise LifecycleError("the scheduler is stopping: it takes no new tasks")
-        registry: TaskRegistry[E] = keeper.registry
+        registry: TaskRegistry[E] = supervisor.registry
         entry = registry.add(task, metadata)
         try:
-            keeper.adopt(give_life(entry), self._branch)
+            supervisor.adopt(give_worker(entry), self._branch)
         except BaseException:
             registry.remove(entry.task_id)
             raise

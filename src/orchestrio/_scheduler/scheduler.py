@@ -1,6 +1,6 @@
 """`Scheduler`: owns tasks and a bus, and takes both through one lifecycle.
 
-This is what users talk to. What happens to the tasks, and in which order, is the keeper's.
+This is what users talk to. What happens to the tasks, and in which order, is the supervisor's.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from .._model.errors import LifecycleError
 from .._model.settings import ChannelConfig, Strategy
 from .._model.snapshots import HealthReport, TaskId, TaskSnapshot, TaskState
 from .._model.topics import Topic
-from .._supervision.supervisor import Command, Keeper, Phase
+from .._supervision.supervisor import Stage, Supervisor
 from .._tasks.registry import TaskRegistry
-from .._workers.worker import Life
+from .._workers.worker import Worker
 from .group import Group
 from .systemd import Notifier
 
@@ -94,14 +94,14 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
     ) -> None:
         self._registry = TaskRegistry[E]()
         bus = EventBus[E]()
-        keeper = Keeper(self._registry, bus, self._alarm, strategy, random or uniform)
-        super().__init__(keeper.root, keeper, bus)
+        supervisor = Supervisor(self._registry, bus, self._alarm, strategy, random or uniform)
+        super().__init__(supervisor.root, supervisor, bus)
         self._listeners = 0  # calls that will raise a failure, so that the body need not be told
         self._block: TaskGroup | None = None  # around the body of the `async with` block
 
     @override
     def __repr__(self) -> str:
-        return f"<Scheduler: {len(self._registry)} tasks, {self._keeper.phase.name.lower()}>"
+        return f"<Scheduler: {len(self._registry)} tasks, {self._supervisor.stage.name.lower()}>"
 
     # -- what it is made of --------------------------------------------------------------------
 
@@ -121,7 +121,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
 
         What is a task of the scheduler asks `current_task_context` for its own.
         """
-        return self._keeper.stopping
+        return self._supervisor.stopping
 
     @overload
     def add_channel(self, event: Topic[T], config: ChannelConfig | None = None) -> None: ...
@@ -200,13 +200,13 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         :raises TaskExecutionError: if a task failed and nobody was told yet
         :raises ExceptionGroup: of the `TaskShutdownError` of each ``shutdown()`` that failed
         """
-        if self._keeper.phase is not Phase.NEW:
+        if self._supervisor.stage is not Stage.NEW:
             raise LifecycleError("a scheduler lives once: make a new one to run again")
         error: BaseException | None = None
         try:
             async with create_task_group() as self._block:
-                with CancelScope(shield=True):  # a keeper half started could not be stopped
-                    await self._block.start(self._keeper.keep)
+                with CancelScope(shield=True):  # a supervisor half started could not be stopped
+                    await self._block.start(self._supervisor.run)
                 try:
                     yield self
                 except get_cancelled_exc_class():
@@ -214,11 +214,11 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
                 except BaseException as raised:  # goes out below, with what the tasks raised
                     error = raised
                 finally:
-                    self._keeper.ask_to_stop()
+                    self._supervisor.ask_to_stop()
                     with CancelScope(shield=True):
-                        await self._keeper.stopped.wait()
+                        await self._supervisor.stopped.wait()
         finally:
-            self._keeper.raise_outcome(error)
+            self._supervisor.outcome.raise_all(error)
 
     async def start(self) -> None:
         """Subscribe all event tasks, initialise all tasks in order, then let them work.
@@ -233,14 +233,14 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         :raises TaskInitializationError: if a task's ``initialize()`` fails; those initialised
             before it have been shut down in reverse order
         """
-        if self._keeper.phase is not Phase.OPEN:
+        if self._supervisor.stage is not Stage.OPEN:
             raise LifecycleError(
                 "the scheduler has been started before"
-                if self._keeper.phase is not Phase.NEW
+                if self._supervisor.stage is not Stage.NEW
                 else "enter the scheduler first: 'async with Scheduler() as scheduler', or run()"
             )
         with self._listening():
-            await self._keeper.start()
+            await self._supervisor.start()
 
     async def run(self) -> None:
         """Start, wait until there is nothing left to run for or a stop is asked for, shut down.
@@ -258,29 +258,29 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         :raises ExceptionGroup: of all the failures, if there are several, or of the
             `TaskShutdownError` of each ``shutdown()`` that failed
         """
-        if self._keeper.phase is Phase.NEW:
+        if self._supervisor.stage is Stage.NEW:
             async with self:
                 await self.run()
             return
-        if self._keeper.phase is Phase.STOPPED or self._block is None:
+        if self._supervisor.stage is Stage.STOPPED or self._block is None:
             raise LifecycleError("a scheduler lives once: make a new one to run again")
-        if self._keeper.own_life() is not None:
+        if self._supervisor.own_worker() is not None:
             raise LifecycleError("run() would wait for the very task that calls it")
         with self._listening():
             signals = await self._block.start(self._watch_signals)
             try:
-                if self._keeper.phase is Phase.OPEN:
+                if self._supervisor.stage is Stage.OPEN:
                     try:
                         await self.start()
                     except LifecycleError:
-                        if not self._keeper.is_stopping:
+                        if not self._supervisor.is_stopping:
                             raise
                 with Notifier() as systemd:
-                    if not self._keeper.is_stopping:
+                    if not self._supervisor.is_stopping:
                         systemd.ready()
                     alive = await self._block.start(self._feed_watchdog, systemd)
                     try:
-                        await self._keeper.finished.wait()
+                        await self._supervisor.finished.wait()
                         systemd.stopping()
                         await self.shutdown()
                     finally:
@@ -313,15 +313,15 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         :raises TaskExecutionError: if a task failed and nobody was told yet
         :raises ExceptionGroup: of the `TaskShutdownError` of each ``shutdown()`` that failed
         """
-        if self._keeper.phase is Phase.NEW:
+        if self._supervisor.stage is Stage.NEW:
             return
         await checkpoint()
-        self._keeper.ask_to_stop()
-        if self._keeper.own_life() is not None:
+        self._supervisor.ask_to_stop()
+        if self._supervisor.own_worker() is not None:
             return
         with self._listening():
-            await self._keeper.stopped.wait()
-            self._keeper.raise_outcome(None)
+            await self._supervisor.stopped.wait()
+            self._supervisor.outcome.raise_all()
 
     # -- single tasks --------------------------------------------------------------------------
 
@@ -337,8 +337,8 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         :raises TaskNotFoundError: if there is no such task
         """
         if task_id is not None:
-            return self._life(task_id).snapshot()
-        return [life.snapshot() for life in self._keeper.lives.values()]
+            return self._worker(task_id).snapshot()
+        return [worker.snapshot() for worker in self._supervisor.workers.values()]
 
     def health(self) -> HealthReport:
         """Return how the scheduler and its tasks are, for a liveness and a readiness probe.
@@ -348,8 +348,8 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         tasks = tuple(self.status())
         settled = (TaskState.COMPLETED, TaskState.STOPPED)
         return HealthReport(
-            live=self._keeper.is_live,
-            ready=self._keeper.phase is Phase.RUNNING
+            live=self._supervisor.is_live,
+            ready=self._supervisor.stage is Stage.RUNNING
             and all(task.ready or task.state in settled for task in tasks),
             tasks=tasks,
         )
@@ -364,12 +364,12 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         :raises TaskNotFoundError: if there is no such task
         :raises LifecycleError: if a task would wait for itself
         """
-        life = self._life(task_id)
-        if life is self._keeper.own_life():
-            raise LifecycleError(f"task {life.entry.name!r} would wait for itself to stop")
+        worker = self._worker(task_id)
+        if worker is self._supervisor.own_worker():
+            raise LifecycleError(f"task {worker.entry.name!r} would wait for itself to stop")
         await checkpoint()
-        await life.wait_done()
-        return life.snapshot()
+        await worker.wait_until(lambda: worker.is_done or worker.is_gone)
+        return worker.snapshot()
 
     async def stop_task(self, task_id: TaskId) -> None:
         """Stop one task gracefully: an event task handles what was published, then ``shutdown()``.
@@ -382,7 +382,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         :raises TaskNotFoundError: if there is no such task
         :raises TaskShutdownError: if its ``shutdown()`` fails
         """
-        await self._keeper.order(Command("retire", self._life(task_id)))
+        await self._supervisor.stop_tasks([self._worker(task_id)])
 
     async def restart_task(self, task_id: TaskId) -> None:
         """Stop one task and start it again: ``shutdown()``, then ``initialize()``.
@@ -395,12 +395,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         :raises InvalidChannelError: if its event has no channel any more
         :raises TaskShutdownError: if its ``shutdown()`` fails; it is started again all the same
         """
-        if self._keeper.phase is not Phase.RUNNING:
-            raise LifecycleError("only a running scheduler can restart a task")
-        life = self._life(task_id)
-        if life.done:
-            life.subscribe()
-        await self._keeper.order(Command("restart", life))
+        await self._supervisor.restart_tasks([self._worker(task_id)])
 
     async def remove_task(self, task_id: TaskId) -> None:
         """Stop one task, as `stop_task` does, and forget it; its name is free again.
@@ -409,10 +404,10 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         :raises TaskNotFoundError: if there is no such task
         :raises TaskShutdownError: if its ``shutdown()`` fails; it is removed all the same
         """
-        await self._keeper.order(Command("remove", self._life(task_id)))
+        await self._supervisor.stop_tasks([self._worker(task_id)], remove=True)
 
-    def _life(self, task_id: TaskId) -> Life:
-        return self._keeper.lives[self._registry.get(task_id).task_id]
+    def _worker(self, task_id: TaskId) -> Worker:
+        return self._supervisor.workers[self._registry.get(task_id).task_id]
 
     async def _feed_watchdog(
         self, systemd: Notifier, *, task_status: TaskStatus[CancelScope]
@@ -421,7 +416,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         with CancelScope() as scope:
             task_status.started(scope)
             while systemd.enabled and systemd.watchdog_interval is not None:
-                if self._keeper.is_live:
+                if self._supervisor.is_live:
                     systemd.watchdog()
                 await anyio.sleep(systemd.watchdog_interval)
 
@@ -438,12 +433,12 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
             if signals is None:
                 return
             async for signum in signals:
-                if self._keeper.is_stopping:
+                if self._supervisor.is_stopping:
                     logger.warning("%s again: stopping at once", signum.name)
-                    self._keeper.hurry()
+                    self._supervisor.force_stop()
                 else:
                     logger.info("%s: stopping; once more stops at once", signum.name)
-                    self._keeper.ask_to_stop()
+                    self._supervisor.ask_to_stop()
 
     @contextmanager
     def _listening(self) -> Generator[None]:
@@ -457,5 +452,5 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
 
     def _alarm(self) -> None:
         """Cancel the body of the block if a task failed and nobody else will say so."""
-        if self._keeper.failures and not self._listeners and self._block is not None:
+        if self._supervisor.outcome.failures and not self._listeners and self._block is not None:
             self._block.cancel_scope.cancel()

@@ -1,222 +1,213 @@
-"""Restarts: some lives are stopped, the last one first, and started again, the first one first.
+"""Restarts: some tasks end together, the last one first, and begin again, the first one first.
 
-Each restart is a `Recovery`. Where two of them want the same life the newer one has it, and the
-older one passes it over; a life that somebody is still stopping is not started before that is done.
+Where two restarts want the same task the newer one has it. One that somebody stops meanwhile is in
+none any more, and holds none up.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import cast, final
+from collections.abc import Callable, Iterable
+from math import inf
+from operator import attrgetter
+from typing import Protocol, final
 
-from anyio import CancelScope, current_time, sleep_until
+from anyio import current_time
 
-from .._model.errors import SchedulerError, TaskShutdownError
-from .._tasks.context import RunInfo
 from .._tasks.events import RestartScheduled
 from .._workers.tree import Branch, Failure, Node
-from .._workers.worker import Life, Supervisor
-from .dependencies import Dependencies, lives_below
-from .stopping import drain, end, guard_shutdown, held, shut_down
+from .._workers.worker import Wanted, Worker
+from .dependencies import Dependencies, workers_below
 
-__all__ = ["Recoveries"]
+__all__ = ["Restart", "Restarts"]
 
 logger: logging.Logger = logging.getLogger("orchestrio")
 
 
-@final
-@dataclass(slots=True, eq=False)
-class Recovery:
-    """Lives that are stopped together, and started again not before some time."""
+class Start(Protocol):
+    """What starts a run."""
 
-    #: all of them, in order of start; some may stay down
-    lives: list[Life]
-    #: when the first may start again, in seconds on the event loop's clock
-    not_before: float
-    #: how many lives it is still to start
-    owed: int = 0
-    #: the run that ended, if its life is the only one, and begins the next run by itself
-    alone: RunInfo | None = None
-    #: around the wait and the starts
-    scope: CancelScope = field(default_factory=CancelScope)
+    def __call__(self, worker: Worker, *, not_before: float, begun: Callable[[], None]) -> None:
+        """Start the next run of a task.
+
+        :param worker: the task
+        :param not_before: when it may begin, in seconds on the event loop's clock
+        :param begun: called when it is initialised, or never will be
+        """
 
 
 @final
-class Recoveries:
-    """All restarts that are under way."""
+class Restart:
+    """Tasks that begin again one after the other, when all of them have ended."""
 
-    __slots__ = ("_dependencies", "_end_the_run", "_launch", "_of", "_supervisor")
+    __slots__ = ("branch", "concerned", "members", "not_before", "starting", "up")
 
     def __init__(
         self,
-        supervisor: Supervisor,
-        dependencies: Dependencies,
-        launch: Callable[[Life], None],
-        end_the_run: Callable[[BaseException], None],
+        concerned: list[Worker],
+        members: Iterable[Worker],
+        not_before: float,
+        branch: Branch | None,
     ) -> None:
-        self._supervisor = supervisor
+        #: all that are to end, some of them for good, in order of start
+        self.concerned: list[Worker] = concerned
+        #: those that are still to be started, in order
+        self.members: dict[Worker, None] = dict.fromkeys(members)
+        #: those that it concerns and that have not ended yet
+        self.up: set[Worker] = {worker for worker in concerned if not worker.is_down}
+        #: when the first may start again, in seconds on the event loop's clock
+        self.not_before: float = not_before
+        #: the group that is restarted as a whole
+        self.branch: Branch | None = branch
+        #: whether one has been started, and the next waits for it
+        self.starting: bool = False
+
+
+@final
+class Restarts:
+    """All restarts that are under way."""
+
+    __slots__ = ("_dependencies", "_of", "_start")
+
+    def __init__(self, dependencies: Dependencies, start: Start) -> None:
         self._dependencies = dependencies
-        self._launch = launch
-        self._end_the_run = end_the_run
-        self._of: dict[Life, Recovery] = {}  # the lives that are still to be started
+        self._start = start
+        self._of: dict[Worker, Restart] = {}  # those that are to end, or to be started
 
-    def __bool__(self) -> bool:
-        """Whether any life is still to be started again."""
-        return bool(self._of)
-
-    def schedule(self, node: Node, branch: Branch, failure: Failure, delay: float) -> Recovery:
-        """Claim a task or group that failed, and those who are restarted with it.
+    def schedule(self, node: Node, branch: Branch, failure: Failure, delay: float) -> Restart:
+        """Restart a task or group that failed, and whom the strategy and dependencies add to it.
 
         :param node: the task or group
         :param branch: the group it is in
         :param failure: what happened to it
         :param delay: how many seconds to wait before the restart
-        :return: what is to be given to `recover`
+        :return: the restart: the caller ends those that it concerns, and then lets it `go_on`
         """
-        recovery = self._of_all(cast("Iterator[Life]", branch.affected_by(node)), delay)
-        own = set(lives_below(node))
-        for life in recovery.lives:
-            if life in own or life.comes_back:
-                self._claim(life, recovery, failure)
-        if recovery.lives == [node] and not recovery.lives[0].cancelled:
-            recovery.alone = recovery.lives[0].run
-            recovery.lives[0].restart_alone(recovery.not_before)
-        return recovery
+        own = dict.fromkeys(workers_below(node))
+        affected = self._with_dependants(
+            worker for worker in branch.affected_by(node) if isinstance(worker, Worker)
+        )
+        concerned = [
+            one
+            for one in affected
+            if one.wanted is Wanted.RESTART
+            or (one.wanted is Wanted.RUN and (one in own or not one.is_down))
+        ]
+        back = [one for one in concerned if one in own or one.comes_back]
+        whole = node if isinstance(node, Branch) else None
+        return self._claim(concerned, back, delay, failure, whole)
 
-    def schedule_by_hand(self, life: Life) -> Recovery:
-        """Claim a life that somebody asked to restart, and those restarted with it.
+    def by_hand(self, workers: Iterable[Worker], branch: Branch | None = None) -> Restart:
+        """Restart tasks that somebody asked to restart, up or not, and those that go with them.
 
-        :param life: the life, up or not
-        :return: what is to be given to `recover_by_hand`
+        :param workers: the tasks
+        :param branch: the group that they are all of
+        :return: the restart, as by `schedule`
         """
-        life.retired = False
-        recovery = self._of_all([life], 0)
-        if life not in recovery.lives:  # it had ended
-            recovery.lives.append(life)
-            recovery.lives.sort(key=lambda life: life.rank)
-        for one in recovery.lives:
-            self._claim(one, recovery, None)
-        return recovery
+        named = dict.fromkeys(workers)
+        concerned = [
+            one
+            for one in self._with_dependants(named)
+            if one in named
+            or one.wanted is Wanted.RESTART
+            or (one.wanted is Wanted.RUN and not one.is_down)
+        ]
+        return self._claim(concerned, concerned, 0.0, None, branch)
 
-    def _of_all(self, affected: Iterable[Life], delay: float) -> Recovery:
-        """Return the recovery of those that are up, or to be, and of their dependants."""
-        lives = dict.fromkeys(affected)
-        queue = list(lives)
+    def _with_dependants(self, workers: Iterable[Worker]) -> list[Worker]:
+        """Add those that are to be restarted with what they depend on, and so on."""
+        found = dict.fromkeys(workers)
+        queue = list(found)
         while queue:
             for dependant in self._dependencies.dependants_of(queue.pop()):
-                if dependant.entry.metadata.restart_with_dependencies and dependant not in lives:
-                    lives[dependant] = None
+                if dependant.entry.metadata.restart_with_dependencies and dependant not in found:
+                    found[dependant] = None
                     queue.append(dependant)
-        alive = [life for life in lives if life.recovering or not (life.gone or life.retired)]
-        alive.sort(key=lambda life: life.rank)
-        return Recovery(alive, current_time() + delay)
+        return list(found)
 
-    def _claim(self, life: Life, recovery: Recovery, failure: Failure | None) -> None:
-        self.give_up(life)
-        self._of[life] = recovery
-        recovery.owed += 1
-        life.recovering = life.keep_subscription = True
-        life.alone = False
-        delay = max(0.0, recovery.not_before - current_time())
+    def _claim(
+        self,
+        concerned: list[Worker],
+        back: list[Worker],
+        delay: float,
+        failure: Failure | None,
+        branch: Branch | None,
+    ) -> Restart:
+        concerned.sort(key=attrgetter("rank"))
+        back.sort(key=attrgetter("rank"))
+        restart = Restart(concerned, back, current_time() + delay, branch)
+        older = [self._take_out(worker) for worker in concerned]
+        for worker in concerned:
+            self._of[worker] = restart
+        for worker in back:
+            worker.want(Wanted.RESTART)
+            self._announce(worker, delay, failure)
+        for worker in concerned:
+            if worker not in restart.members:
+                worker.want(Wanted.STOP)
+        for one in older:
+            if one is not None:
+                self.go_on(one)
+        if branch is not None:
+            branch.restarted += 1
+            branch.up = inf
+            branch.begin_anew()
+        return restart
+
+    def _announce(self, worker: Worker, delay: float, failure: Failure | None) -> None:
         what = "was asked to" if failure is None else failure
         logger.warning(
-            "%s restarts in %.3g s: %s", life.title, delay, what, extra=life.extra(delay=delay)
+            "%s restarts in %.3g s: %s", worker.title, delay, what, extra=worker.extra(delay=delay)
         )
-        publisher = self._supervisor.task_events
+        publisher = worker.supervision.task_events
         if publisher.wanted:
-            event = RestartScheduled(delay=delay, cause=failure, **life.identity())
+            event = RestartScheduled(delay=delay, cause=failure, **worker.identity())
             publisher.publish(event)
 
-    def retire(self, life: Life) -> None:
-        """Do not start a life again, nor with others: somebody wants it stopped."""
-        self.give_up(life)
-        life.retired = True
+    def concerns(self, worker: Worker) -> bool:
+        """Whether a task is to be started again, and has not been yet."""
+        restart = self._of.get(worker)
+        return restart is not None and worker in restart.members
 
-    def give_up(self, life: Life) -> None:
-        """Do not start a life again; a recovery that has no other to start is over."""
-        recovery = self._of.pop(life, None)
-        if recovery is not None:
-            life.recovering = life.keep_subscription = False
-            recovery.owed -= 1
-            if not recovery.owed:
-                recovery.scope.cancel()
+    def drop(self, worker: Worker) -> None:
+        """Take a task out of its restart, which goes on without it: it is wanted otherwise."""
+        restart = self._take_out(worker)
+        if restart is not None:
+            self.go_on(restart)
 
-    def give_up_all(self) -> None:
+    def _take_out(self, worker: Worker) -> Restart | None:
+        restart = self._of.pop(worker, None)
+        if restart is not None:
+            restart.members.pop(worker, None)
+            restart.up.discard(worker)
+        return restart
+
+    def drop_all(self) -> None:
         """Start nothing again."""
-        for life in list(self._of):
-            self.give_up(life)
-            life.skip()
+        for restart in self._of.values():
+            restart.members.clear()
+        self._of.clear()
 
-    async def recover(self, recovery: Recovery) -> None:
-        """Stop the lives, the last one first; wait; start them again, the first one first.
+    def advance(self, worker: Worker) -> None:
+        """Go on with the restart of a task that has ended, if there is one."""
+        restart = self._of.get(worker)
+        if restart is not None:
+            restart.up.discard(worker)
+            if worker not in restart.members:
+                del self._of[worker]
+            self.go_on(restart)
 
-        A life that is alone does all of this itself, sooner; it is only seen to that it does.
-        """
-        if recovery.alone is not None:
-            life = recovery.lives[0]
-            if not await guard_shutdown(life, recovery.alone):
-                self._cannot_restart(life)
-            return
-        with held(recovery.lives) as lives:
-            for life in lives:
-                life.pause()
-            failures = await self._bring_down(lives)
-        extras = {life.entry.task_id: life.extra() for life in lives} if failures else {}
-        for error in failures:
-            logger.error("%s", error, exc_info=error, extra=extras[error.task_id])
-        if not recovery.owed:
-            return  # all of them were stopped or claimed meanwhile, or none was to come back
-        with recovery.scope:
-            await sleep_until(recovery.not_before)
-            await self._bring_up(recovery)
+    def go_on(self, restart: Restart) -> None:
+        """Start the next one, if none that is to end is still up."""
+        while not (restart.starting or restart.up) and restart.members:
+            worker = next(iter(restart.members))
+            del restart.members[worker], self._of[worker]
+            restart.starting = True
 
-    async def recover_by_hand(self, recovery: Recovery) -> list[TaskShutdownError]:
-        """Do the same at once, after event tasks have handled what was published.
+            def begun() -> None:
+                restart.starting = False
+                self.go_on(restart)
 
-        :return: what went wrong in a ``shutdown()``
-        """
-        with held(recovery.lives) as lives:
-            await drain(lives)
-            failures = await self._bring_down(lives)
-        with recovery.scope:
-            await self._bring_up(recovery)
-        return failures
-
-    async def _bring_down(self, lives: list[Life]) -> list[TaskShutdownError]:
-        await end(lives)
-        failures = await shut_down(lives)
-        for life in lives:
-            if not life.gone:
-                self._cannot_restart(life)
-                break
-        return failures
-
-    def _cannot_restart(self, life: Life) -> None:
-        what = " cannot be restarted: it was cancelled, and does not end"
-        self._end_the_run(life.execution_error(what))
-
-    async def _bring_up(self, recovery: Recovery) -> None:
-        for life in recovery.lives:
-            if self._of.get(life) is not recovery:
-                continue  # it stays down, or a newer recovery has it
-            for dependency in life.dependencies:
-                await dependency.wait_initialized()
-            await life.wait_free()
-            if self._of.get(life) is not recovery:
-                continue
-            self.begin_again(life)
-            self._launch(life)
-            if recovery.owed:
-                await life.wait_begun()
-
-    def begin_again(self, life: Life) -> None:
-        """Let the next run of a life begin, as far as it is claimed."""
-        self._of.pop(life).owed -= 1
-        life.prepare()
-        try:
-            life.subscribe()
-        except SchedulerError as error:  # its event has ended: there is nothing to run for
-            logger.warning("%s stays stopped: %s", life.title, error, extra=life.extra())
-            life.end_asked = True
+            self._start(worker, not_before=restart.not_before, begun=begun)
+        if not (restart.starting or restart.members) and restart.branch is not None:
+            restart.branch.up = current_time()

@@ -1,163 +1,228 @@
-"""How tasks are stopped in order: what was published is handled, work ends, ``shutdown()`` runs."""
+"""How runs end: asked, drained, cancelled, and shut down in their turn.
+
+There is one way. Who is stopped, and whether what was published is handled before, is all that a
+`stop_task`, a group's stop, a restart and the stop of everything differ in.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
-from typing import Final
+from collections.abc import Iterable, Sequence
+from heapq import heapify, heappop, heappush
+from math import inf
+from typing import Final, final
 
-from anyio import current_time, move_on_after, move_on_at
+from anyio import create_task_group, current_time, move_on_at
 from anyio.lowlevel import checkpoint
 
-from .._model.errors import TaskShutdownError
-from .._tasks.context import RunInfo
-from .._workers.worker import Life
+from .._model.wakeup import Wakeup
+from .._workers.run import Phase, Run
 
-__all__ = ["HURRY", "drain", "end", "guard_shutdown", "held", "shut_down", "wait_cancelled"]
+__all__ = ["Turns", "ask_to_end", "end", "wait_cancelled"]
 
 #: How long after its own deadline a ``shutdown()`` may still ignore its cancellation (seconds).
 _LAST_RESORT: Final = 1.0
 
-#: Why a ``shutdown()`` was cut short if nobody had the patience.
-HURRY: Final = "its shutdown() was cut short by a second request to stop"
 
+async def end(runs: Iterable[Run], drain: bool) -> None:
+    """Bring the work of runs to its end, each within its own time-outs.
 
-@contextmanager
-def held(lives: Iterable[Life]) -> Generator[list[Life]]:
-    """Let none of these be started again before the block is left; yields those that are up."""
-    up = [life for life in lives if not life.gone]
-    for life in up:
-        life.holders += 1
-    try:
-        yield up
-    finally:
-        for life in up:
-            life.let_go()
+    Producers end first, then event tasks handle what was published, then they end as well. Without
+    a drain all end at once, and event tasks finish the message in hand. To shut down is up to the
+    `Turns`.
 
-
-async def drain(lives: Iterable[Life]) -> None:
-    """Wait until event tasks have handled all that was published, what they publish included.
-
-    A handler may publish for another, so all of them must have come to rest in one look.
+    :param runs: whose work is to end
+    :param drain: whether event tasks handle what was published, within their ``drain_timeout``
     """
+    runs = [run for run in runs if not run.is_over]
+    if not drain:
+        await _end_all(runs, finish=True)
+        return
+    consumers = [run for run in runs if run.host.entry.kind == "event"]
+    await _end_all([run for run in runs if run.host.entry.kind == "background"])
+    if consumers:
+        await _drain_and_end(consumers)
+
+
+async def _drain_and_end(runs: list[Run]) -> None:
+    """End each when all have handled what was published, or when its own time is up."""
     since = current_time()
-    lives = list(lives)
-    for life in lives:
-        life.ask_to_stop()
-    while waiting := [
-        life
-        for life in lives
-        if life.is_working
-        and not life.settled
-        and current_time() < since + life.entry.metadata.drain_timeout
-    ]:
-        for life in waiting:
-            with move_on_at(since + life.entry.metadata.drain_timeout):
-                await life.wait_settled()
+    for run in runs:
+        run.ask()
+    deadlines = {run: since + run.host.entry.metadata.drain_timeout for run in runs}
+    async with create_task_group() as group:
+        while busy := _undrained(deadlines):
+            with move_on_at(min(deadlines.values())):
+                await busy.host.wait_drained()
+            now = current_time()
+            late = [run for run, deadline in deadlines.items() if deadline <= now]
+            for run in late:
+                del deadlines[run]
+            if late:
+                group.start_soon(_end_all, late)
+        await _end_all(list(deadlines))
 
 
-async def end(lives: Iterable[Life]) -> None:
-    """End the work of each and wait until it is over, or say who does not end.
+def _undrained(runs: Iterable[Run]) -> Run | None:
+    """Find one that has something left to handle: all must be drained in one look.
+
+    A handler may publish for another one.
+    """
+    for run in runs:
+        if run.is_working and not run.host.is_drained:
+            return run
+    return None
+
+
+async def _end_all(runs: Sequence[Run], finish: bool = False) -> None:
+    """End the work of runs at the same time, and wait until it is over.
 
     A task that listens gets its ``stop_timeout`` to end by itself. All others are cancelled.
+
+    :param runs: whose work is to end
+    :param finish: whether event tasks may finish the message in hand within that time
     """
     since = current_time()
-    lives = [life for life in lives if not (life.over or life.gone)]
-    for life in lives:
-        life.ask_to_stop()
-    listening: list[Life] = []
-    for life in lives:
-        if life.heeds_stopping and not life.end_asked:
-            life.pause()  # an event task ends after the message in hand, or at once
-            listening.append(life)
-        else:
-            life.end()
-    for life in listening:
-        with move_on_at(since + life.entry.metadata.stop_timeout):
-            await life.wait_over()
-        life.end()
-    since = current_time()
-    for life in lives:
-        if not (life.over or life.stuck):
-            await wait_cancelled(life, since)
+    for run in runs:
+        if not run.is_over:
+            ask_to_end(run, finish=finish)
+    await checkpoint()
+    await checkpoint()  # most are over by now, and need nobody to wait for them
+    busy = [run for run in runs if not run.is_over]
+    if busy:
+        async with create_task_group() as group:
+            for run in busy:
+                group.start_soon(_wait_over, run, since)
 
 
-async def wait_cancelled(life: Life, since: float) -> None:
-    """Wait until a task that was cancelled has ended, or say that it does not.
+def ask_to_end(run: Run, *, finish: bool) -> None:
+    """Have the work of a run end by itself, if it can be asked to, or cancel it.
 
-    :param life: its life
+    :param run: the run
+    :param finish: whether an event task may finish the message in hand
+    """
+    run.ask()
+    listens = run.listens
+    finishes = (finish or listens) and run.is_working and run.host.finish_current()
+    if not (listens or finishes):
+        run.cancel()
+
+
+async def _wait_over(run: Run, since: float) -> None:
+    if not run.cancel_asked:
+        with move_on_at(since + run.host.entry.metadata.stop_timeout):
+            await run.wait_over()
+        run.cancel()
+        since = current_time()
+    await wait_cancelled(run, since)
+
+
+async def wait_cancelled(run: Run, since: float) -> None:
+    """Wait until a run that was cancelled is over, or abandon it.
+
+    :param run: the run
     :param since: when it was cancelled, in seconds on the event loop's clock
     """
-    run = life.run
-    timeout = life.entry.metadata.stop_timeout
+    timeout = run.host.entry.metadata.stop_timeout
     with move_on_at(since + timeout):
-        await life.wait_over()
-    if life.run is run and not life.over:
-        what = f"its {life.doing} went on for more than stop_timeout ({timeout:g} s) after it was"
-        life.note_stuck(f"{what} cancelled", TimeoutError("stop_timeout"))
+        await run.wait_over()
+    if not run.is_over:
+        what = f"its {run.host.doing} went on for more than stop_timeout ({timeout:g} s) after it"
+        run.abandon(f"{what} was cancelled", "stop_timeout")
 
 
-async def shut_down(lives: Sequence[Life]) -> list[TaskShutdownError]:
-    """Let lives shut down one after the other, the last one first, and wait within bounds.
+@final
+class Turns:
+    """Who shuts down when: of all that are being stopped, whoever started last goes first.
 
-    :param lives: in order of start
-    :return: what went wrong
+    It does not matter who asked for which stop. A task that nobody stops holds nobody up, and
+    neither does one that was abandoned.
     """
-    failures: list[TaskShutdownError] = []
-    waiting = [life for life in lives if not life.gone]
-    for life in waiting:
-        if not life.over:
-            life.allow_shutdown()  # named already: it shuts down if it ends after all
-            failures += life.report()
-    waiting = [life for life in waiting if life.over]
-    for life, earlier in zip(waiting[1:], waiting, strict=False):
-        earlier.shut_down_after(life)
-    if waiting:
-        waiting[-1].allow_shutdown()
-    alike = len({life.entry.metadata.shutdown_timeout for life in waiting}) == 1
-    await checkpoint()  # most are gone when it returns, and need no timer
-    while waiting:
-        life = waiting[-1]  # the one that has its turn
-        timeout = life.entry.metadata.shutdown_timeout
-        if not life.gone:
-            # Ten thousand wake-ups are dear: wait for the last turn, not for each, if no turn in
-            # between can be over sooner than this one.
-            final = next(life for life in waiting if not life.gone) if alike else life
-            with move_on_at(life.turn_began + timeout):
-                await final.wait_gone()
-        if not life.gone and current_time() >= life.turn_began + timeout:
-            await _cut_short(life, timeout)
-        while waiting and (waiting[-1].gone or waiting[-1].given_up):
-            failures += waiting.pop().report()
-    return failures
 
+    __slots__ = ("_changed", "_due", "_heap", "_ready", "_serial", "_shutting_down")
 
-async def _cut_short(life: Life, timeout: float) -> None:
-    """Cancel a ``shutdown()`` that takes too long, and give it up if that does not help."""
-    run = life.run
-    life.cut_short(f"its shutdown() ran longer than shutdown_timeout ({timeout:g} s)")
-    with move_on_after(_LAST_RESORT):
-        await life.wait_left(run)
-    if not life.has_left(run):
-        what = f"it ignores its cancellation {_LAST_RESORT:g} s after shutdown_timeout ({timeout:g}"
-        life.note_stuck(
-            f"{what} s); the others are shut down without it", TimeoutError("shutdown_timeout")
-        )
-        life.give_up()
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, Run]] = []  # by rank, the highest first
+        self._serial = 0  # makes each entry of the heap unique
+        self._ready: set[Run] = set()  # those with which nothing else is to end first
+        self._shutting_down: set[Run] = set()
+        self._due = inf  # when `watch` looks again, in seconds on the event loop's clock
+        self._changed = Wakeup()
 
+    def enter(self, runs: Iterable[Run]) -> None:
+        """Add runs that are being stopped: those that started before them wait for them."""
+        for run in runs:
+            if not run.is_down:
+                self._serial += 1
+                heappush(self._heap, (-run.host.rank, self._serial, run))
 
-async def guard_shutdown(life: Life, run: RunInfo) -> bool:
-    """See to it that a ``shutdown()`` on which nobody waits ends within its bounds.
+    def allow(self, runs: Iterable[Run]) -> None:
+        """Let runs shut down when it is their turn: all that ends with them is over."""
+        self._ready.update(run for run in runs if not run.is_down)
+        self.advance()
 
-    :param life: one that restarts itself
-    :param run: its run that has failed
-    :return: whether it has ended
-    """
-    if life.has_left(run):
+    def sort(self) -> None:
+        """Look at the ranks again: they have changed."""
+        self._heap = [(-run.host.rank, serial, run) for _, serial, run in self._heap]
+        heapify(self._heap)
+
+    def advance(self) -> None:
+        """Have whoever may have the turn now ask for it."""
+        heap = self._heap
+        while heap and heap[0][2].is_down:
+            run = heappop(heap)[2]
+            self._ready.discard(run)
+            self._shutting_down.discard(run)
+        if heap:
+            heap[0][2].look_at_turn()
+        elif self._due < inf:
+            self._changed.notify_all()  # nothing is due any more
+
+    def take(self, run: Run) -> bool:
+        """Return whether it is the turn of a run; then its ``shutdown()`` begins at once."""
+        if run.is_stuck:
+            return True  # it ends after all, and nobody waits for it
+        if run not in self._ready or self._heap[0][2] is not run:
+            return False
+        timeout = run.host.entry.metadata.shutdown_timeout
+        run.deadline = current_time() + (_LAST_RESORT if run.is_cut_short else timeout)
+        self._shutting_down.add(run)
+        if run.deadline < self._due:
+            self._changed.notify_all()
         return True
-    timeout = life.entry.metadata.shutdown_timeout
-    with move_on_at(life.turn_began + timeout):
-        await life.wait_left(run)
-    if not life.has_left(run):
-        await _cut_short(life, timeout)
-    return life.has_left(run)
+
+    async def watch(self) -> None:
+        """See to it that each ``shutdown()`` ends within its bounds, until this is cancelled."""
+        while True:
+            self._shutting_down = {run for run in self._shutting_down if not run.is_down}
+            self._due = min((run.deadline for run in self._shutting_down), default=inf)
+            with move_on_at(self._due):
+                await self._changed.wait()
+                continue
+            now = current_time()
+            for run in [run for run in self._shutting_down if run.deadline <= now]:
+                if not run.is_down:
+                    self._overdue(run)
+
+    def _overdue(self, run: Run) -> None:
+        timeout = run.host.entry.metadata.shutdown_timeout
+        if run.is_cut_short:
+            what = f"it ignores its cancellation {_LAST_RESORT:g} s after shutdown_timeout"
+            run.abandon(
+                f"{what} ({timeout:g} s); the others are shut down without it", "shutdown_timeout"
+            )
+        else:
+            run.cancel_shutdown(f"its shutdown() ran longer than shutdown_timeout ({timeout:g} s)")
+            run.deadline = current_time() + _LAST_RESORT
+
+    def force(self, runs: Iterable[Run], why: str) -> None:
+        """Cancel the work and the ``shutdown()`` of runs at once.
+
+        :param runs: which
+        :param why: what happened, for the error
+        """
+        for run in runs:
+            if run.phase is not Phase.ENDED:
+                run.cancel()
+                run.cancel_shutdown(why)
+                run.deadline = current_time() + _LAST_RESORT
+        self._changed.notify_all()

@@ -1,63 +1,70 @@
-"""The keeper: owns the lives of all tasks, and starts, restarts and stops them in order.
+"""The supervisor: brings what is to what is wanted, for all tasks of a scheduler.
 
-One task of the event loop, in which all lives run in a task group that nothing outside can cancel.
-It takes commands from a queue: launch this life, retire that one, stop. So whatever happens, an
-outside cancellation included, every stop goes the same way:
+Commands, policies and the stop of everything say what is *wanted* of a worker. From that, and from
+the phase of its run, follows what is done: `Supervisor._start_run` is the one place where a run
+begins, and `stopping.end` is the one way in which it ends. What a failure means, the rules of the
+`tree` say.
 
-1. background tasks are asked to stop and cancelled: nothing is produced any more;
-2. event tasks handle what was already published, up to their ``drain_timeout``;
-3. ``shutdown()`` of each task, in reverse order of start, shielded, up to ``shutdown_timeout``.
+Who owns what, from the outside in:
 
-What a failure means, the rules of `supervision` say: a restart, which is for `recovery` to do, or
-the end of the run.
+    the task that entered the scheduler
+     └─ the block's task group        cancelled from outside, or when a task failed unheard
+         └─ Supervisor.run            shielded: nothing outside cancels what is below; bounded by
+             │                        the time-outs of the tasks, it always stops in the same way
+             └─ watch group           Turns.watch; cancelled when the group below has ended
+                 └─ task group        never cancelled as a whole: no exception leaves what is in it
+                     ├─ Run.live      one for each run, in a cancel scope of its own, which `Run`
+                     │   │            alone cancels: to end the work
+                     │   └─ shutdown  shielded; `Run.cancel_shutdown` cancels it, on a time-out
+                     ├─ stopping.end  one for each stop or restart; nobody cancels it
+                     └─ watch         one for each run with a watchdog; ends with it
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
+from contextlib import contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass, replace
 from enum import Enum, auto
-from math import inf
-from typing import Generic, Literal, cast, final
+from functools import partial
+from typing import Generic, cast, final
 
-from anyio import (
-    CancelScope,
-    Event,
-    create_memory_object_stream,
-    create_task_group,
-    current_time,
-    get_cancelled_exc_class,
-    move_on_after,
-)
+from anyio import CancelScope, Event, create_task_group, current_time, get_cancelled_exc_class
 from anyio.abc import TaskGroup, TaskStatus
 from anyio.lowlevel import checkpoint
-from anyio.streams.memory import MemoryObjectSendStream
 from typing_extensions import TypeVar
 
 from .._broadcast.bus import EventBus
-from .._model.errors import LifecycleError, TaskShutdownError
+from .._model.errors import (
+    LifecycleError,
+    SchedulerError,
+    TaskExecutionError,
+    TaskNotFoundError,
+    TaskShutdownError,
+)
 from .._model.settings import Strategy
 from .._model.snapshots import TaskId
 from .._tasks.context import Services, current_run
 from .._tasks.events import DEAD_LETTERS, TASK_EVENTS, DeadLetter, Publisher, TaskEvent, TaskFailed
 from .._tasks.registry import TaskRegistry
+from .._workers.run import FORCED, Outcome, Phase, Run
 from .._workers.tree import Branch, Failure, Node
-from .._workers.worker import Life
-from .dependencies import Dependencies, lives_below
-from .restarts import Recoveries
-from .stopping import HURRY, drain, end, held, shut_down
+from .._workers.worker import Wanted, Worker
+from .dependencies import Dependencies, workers_below
+from .outcome import RunOutcome
+from .restarts import Restarts
+from .stopping import Turns, ask_to_end, end
 from .watchdog import needs_watching, watch
 
-__all__ = ["Command", "Keeper", "Phase"]
+__all__ = ["Stage", "Supervisor"]
 
 E = TypeVar("E", bound=Hashable, default=Hashable)
 
 logger: logging.Logger = logging.getLogger("orchestrio")
 
 
-class Phase(Enum):
+class Stage(Enum):
     """Where a scheduler stands in its one life."""
 
     NEW = auto()  # made, not entered
@@ -69,21 +76,8 @@ class Phase(Enum):
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Command:
-    """What the keeper is told to do, and with which life."""
-
-    what: Literal["launch", "retire", "restart", "remove", "stop"]
-    life: Life | None = None
-    #: whether the life's own task asks, which must not be waited for
-    own: bool = False
-    #: set when it has been done
-    done: Event | None = None
-
-
-@final
-class Keeper(Generic[E]):
-    """Owns the lives of one scheduler's tasks."""
+class Supervisor(Generic[E]):
+    """Owns the tasks of one scheduler."""
 
     def __init__(
         self,
@@ -101,289 +95,527 @@ class Keeper(Generic[E]):
         self.root: Branch = Branch("scheduler", None, strategy)
         #: groups by name
         self.groups: dict[str, Branch] = {}
-        self.phase: Phase = Phase.NEW
-        #: all lives, in order of registration
-        self.lives: dict[TaskId, Life] = {}
+        self.stage: Stage = Stage.NEW
+        #: all tasks, in the order of registration
+        self.workers: dict[TaskId, Worker] = {}
         #: set when there is nothing more to run for, or a stop was asked for
         self.finished: Event = Event()
         #: set when a stop begins, whoever asked for it
         self.stopping: Event = Event()
         #: set when everything has stopped
         self.stopped: Event = Event()
-        #: what ended the run and has not been raised yet
-        self.failures: list[BaseException] = []
-        #: what went wrong after the work and has not been raised yet
-        self.shutdown_failures: list[TaskShutdownError] = []
+        #: what went wrong, and has not been raised yet
+        self.outcome: RunOutcome = RunOutcome()
         self.task_events: Publisher[TaskEvent] = Publisher(bus, TASK_EVENTS)
         self.services: Services = Services(bus, self.task_events)
         self.dead_letters: Publisher[DeadLetter] = Publisher(bus, DEAD_LETTERS)
-        self._started: dict[TaskId, Life] = {}  # in order of start
-        self._ranks = 0  # how many were ever started
-        self._dependencies = Dependencies(registry.get_by_name, self.lives, self.groups)
-        self._recoveries = Recoveries(self, self._dependencies, self._launch, self._end_the_run)
+        self._dependencies = Dependencies(registry.get_by_name, self.workers, self.groups)
+        self._restarts = Restarts(self._dependencies, self._start_run)
+        self._turns = Turns()
+        self._number = 0  # how many tasks have got a place in the order of registration
+        self._starting: list[Worker] = []  # those that belong to the start
+        self._beginning = 0  # how many of them are to be initialised yet
         self._all_initialized = Event()  # or never will be
         self._go = Event()  # set once all tasks are initialised
-        self._working = {"background": 0, "event": 0}
+        self._busy: dict[str, set[Worker]] = {"background": set(), "event": set()}
+        self._on_their_way: set[Worker] = set()  # event tasks that are to work, and do not yet
         self._produced = False  # whether a background task ever worked
-        self._hurried = False
-        self._patience: CancelScope | None = None
-        self._commands: MemoryObjectSendStream[Command] | None = None
-        self._tasks: TaskGroup | None = None  # around all lives
+        self._tasks: TaskGroup | None = None  # around all runs
 
     @property
     def is_stopping(self) -> bool:
         """Whether a stop was asked for, or is over."""
-        return self.phase in (Phase.STOPPING, Phase.STOPPED)
+        return self.stage in (Stage.STOPPING, Stage.STOPPED)
 
     @property
     def is_live(self) -> bool:
         """Whether it has not stopped, and no task ignores its cancellation."""
-        return self.phase is not Phase.STOPPED and not any(
-            life.stuck for life in self.lives.values()
+        return self.stage is not Stage.STOPPED and not any(
+            worker.run is not None and worker.run.is_stuck for worker in self.workers.values()
         )
 
     @property
     def takes_part(self) -> bool:
-        """Whether a life that comes now begins at once."""
-        return self.phase in (Phase.STARTING, Phase.RUNNING)
+        """Whether a task that comes now begins at once."""
+        return self.stage in (Stage.STARTING, Stage.RUNNING)
 
-    def own_life(self) -> Life | None:
-        """The life of the task that is running, if it is one of ours."""
-        run = current_run.get()
-        if run is not None:
-            life = self.lives.get(run.task_id)
-            if life is not None and life.run is run:
-                return life
+    def own_worker(self) -> Worker | None:
+        """The task that is running, if it is one of ours."""
+        info = current_run.get()
+        if info is not None:
+            worker = self.workers.get(info.task_id)
+            if worker is not None and worker.run is not None and worker.run.info is info:
+                return worker
         return None
 
     # -- the one task --------------------------------------------------------------------------
 
-    async def keep(self, *, task_status: TaskStatus[None]) -> None:
-        """Own all lives, obey commands, and stop everything in the end, whatever happens."""
-        send, commands = create_memory_object_stream[Command](inf)
-        with CancelScope(shield=True), send, commands:
-            self._commands = send
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        """Own all runs until a stop is asked for, and stop everything then, whatever happens."""
+        with CancelScope(shield=True):
             try:
-                async with create_task_group() as self._tasks:
-                    self.phase = Phase.OPEN
-                    task_status.started()
-                    try:
-                        async for command in commands:
-                            if command.what == "stop":
-                                break
-                            self._tasks.start_soon(self._obey, command)
-                    finally:
-                        with CancelScope(shield=True):
-                            await self._stop_all()
+                async with create_task_group() as watching:
+                    watching.start_soon(self._turns.watch)
+                    async with create_task_group() as self._tasks:
+                        self.stage = Stage.OPEN
+                        task_status.started()
+                        await self.stopping.wait()
+                        await self._stop_everything()
+                    watching.cancel_scope.cancel()
             finally:
                 self._bus.close()
-                for life in self._started.values():
-                    self.shutdown_failures += life.report()  # of those that ended after all
-                for life in self.lives.values():
-                    life.skip()
-                self.phase = Phase.STOPPED
+                self.stage = Stage.STOPPED
+                for worker in self.workers.values():
+                    if worker.run is not None:
+                        self.outcome.shutdown_errors += worker.run.report()
                 self.stopped.set()
-
-    def _tell_keeper(self, command: Command) -> None:
-        assert self._commands is not None
-        self._commands.send_nowait(command)
 
     def ask_to_stop(self) -> None:
         """Have everything stop, once; nobody is waited for."""
         if not self.is_stopping:
-            self.phase = Phase.STOPPING
+            self.stage = Stage.STOPPING
+            self._restarts.drop_all()
+            for worker in self.workers.values():
+                if worker.wanted is not Wanted.REMOVE:
+                    worker.want(Wanted.STOP)
+            self._turns.enter(_runs(self.workers.values()))
             self.stopping.set()
             self.finished.set()
             self._all_initialized.set()
-            self._tell_keeper(Command("stop"))
 
-    async def order(self, command: Command) -> None:
-        """Have the keeper do something with one life, and wait for it."""
-        life = command.life
-        assert life is not None
-        own = life is self.own_life()
+    async def _stop_everything(self) -> None:
+        runs = _runs(self.workers.values())
+        await self._end(runs, drain=True)
+        await _wait_down(runs)
+
+    def force_stop(self) -> None:
+        """Stop at once: no waiting for what is left, and no time for ``shutdown()``."""
+        self._turns.force(_runs(self.workers.values()), FORCED)
+
+    # -- commands ------------------------------------------------------------------------------
+
+    async def stop_tasks(self, workers: Sequence[Worker], *, remove: bool = False) -> None:
+        """Stop tasks, and forget them if that is wished for; see `Scheduler.stop_task`.
+
+        :raises TaskShutdownError: if one ``shutdown()`` fails
+        :raises ExceptionGroup: if several do
+        """
+        own = self.own_worker()
         await checkpoint()
         if self.takes_part:
-            done = Event()
-            restart = command.what == "restart"
-            if not restart:
-                self._recoveries.retire(life)
-            life.keep_subscription = restart
-            if own and restart:
-                life.end()
-            elif own:
-                life.finish()
-            self._tell_keeper(replace(command, done=done, own=own))
-            if own:
+            self._stop(workers, Wanted.REMOVE if remove else Wanted.STOP, own)
+            if own in workers:
                 return
-            await done.wait()
-        elif self.phase is Phase.STOPPING:
-            if own:
+            await self._wait_and_raise(workers)
+        elif self.stage is Stage.STOPPING:
+            for worker in workers:
+                if remove and not worker.is_gone:
+                    worker.want(Wanted.REMOVE)
+            if own in workers:
                 return
-            await self.stopped.wait()
-            if command.what == "remove":
-                self._forget(life)
-        elif command.what == "remove":
-            self._forget(life)
-        for error in self.shutdown_failures:
-            if error.task_id == life.entry.task_id:
-                self.shutdown_failures.remove(error)
-                raise error
+            await self._wait_and_raise(workers)
+        if remove:
+            for worker in workers:
+                self._forget(worker)
 
-    async def _obey(self, command: Command) -> None:
-        life = command.life
-        assert life is not None
+    async def restart_tasks(self, workers: Sequence[Worker], branch: Branch | None = None) -> None:
+        """Stop tasks and start them again, be they up or not; see `Scheduler.restart_task`.
+
+        :param branch: the group that they are all of
+        :raises LifecycleError: if the scheduler does not run, or one is stopped meanwhile
+        :raises InvalidChannelError: if the event of one has no channel any more
+        :raises TaskNotFoundError: if one is removed
+        :raises TaskShutdownError: if one ``shutdown()`` fails
+        """
+        self._see_that_they_may_run(workers)
+        own = self.own_worker()
+        await checkpoint()
+        self._see_that_they_may_run(workers)
+        for worker in workers:
+            if worker.is_done:
+                worker.subscribe()  # from now on it misses nothing
+        before = [worker.run for worker in workers]
+        restart = self._restarts.by_hand(workers, branch)
+        self._bring_down(restart.concerned, own, drain=True)
+        self._restarts.go_on(restart)
+        if own in restart.concerned:
+            return
+        with self._waiting_for(workers) as errors:
+            for worker, run in zip(workers, before, strict=True):
+                await worker.wait_until(partial(_is_back, worker, run))
+        _raise_shutdown_errors(errors)
+        for worker, run in zip(workers, before, strict=True):
+            if worker.run is run or worker.run is None or worker.run.outcome is Outcome.STOPPED:
+                raise LifecycleError(f"{worker.title} was stopped while it was being restarted")
+
+    def _see_that_they_may_run(self, workers: Iterable[Worker]) -> None:
+        if self.stage is not Stage.RUNNING:
+            raise LifecycleError("only a running scheduler can restart a task")
+        for worker in workers:
+            if worker.is_gone or worker.wanted is Wanted.REMOVE:
+                raise TaskNotFoundError(
+                    f"{worker.title} has been removed, or is being removed", worker.entry.task_id
+                )
+            self._see_that_groups_run(worker.parent, f"{worker.title} cannot be restarted")
+
+    def _see_that_groups_run(self, branch: Branch | None, what: str) -> None:
+        while branch is not None:
+            if branch.has_ended:
+                raise LifecycleError(f"{what}: {branch.title} has ended. Restart the group first.")
+            branch = branch.parent
+
+    async def stop_group(self, branch: Branch, *, remove: bool = False) -> None:
+        """Stop a group; see `Group.stop` and `Group.remove`."""
+        for one in branch.branches():
+            one.has_ended = True
+        await self.stop_tasks(list(workers_below(branch)), remove=remove)
+        if remove:
+            self._forget_group(branch)
+
+    async def restart_group(self, branch: Branch) -> None:
+        """Stop a group and start all of it again; see `Group.restart`."""
+        self._see_that_groups_run(branch.parent, f"{branch.title} cannot be restarted")
+        if self.stage is not Stage.RUNNING:
+            raise LifecycleError("only a running scheduler can restart a group")
+        for one in branch.branches():
+            one.has_ended = False
+        await self.restart_tasks(
+            [one for one in workers_below(branch) if one.wanted is not Wanted.REMOVE], branch
+        )
+
+    def _stop(self, workers: Iterable[Worker], wanted: Wanted, own: Worker | None = None) -> None:
+        """Say that tasks are wanted down, and see to it."""
+        workers = list(workers)
+        for worker in workers:
+            self._restarts.drop(worker)
+            if not worker.is_gone and worker.wanted is not Wanted.REMOVE:
+                worker.want(wanted)
+        self._bring_down(workers, own, drain=True)
+        for worker in workers:
+            if worker.wanted is Wanted.REMOVE and worker.is_down:
+                self._forget(worker)
+        self._look_whether_finished()
+
+    def _bring_down(self, workers: list[Worker], own: Worker | None, *, drain: bool) -> None:
+        """End the runs of tasks that are not wanted as they are.
+
+        :param own: the task that asks, which must not be waited for
+        :param drain: whether event tasks handle what was published
+        """
+        assert self._tasks is not None
+        for worker in workers:
+            self._note(worker)
+        runs = _runs(workers)
+        self._turns.enter(runs)
+        if own in workers and own.run is not None and not own.run.is_over:
+            runs.remove(own.run)
+            ask_to_end(own.run, finish=True)  # it is to get no other message, starting now
+            self._tasks.start_soon(self._end, [own.run], False)
+        if all(run.is_over for run in runs):
+            self._turns.allow(runs)
+        else:
+            self._tasks.start_soon(self._end, runs, drain)
+
+    async def _end(self, runs: list[Run], drain: bool) -> None:
+        """Bring the work of runs to its end, and let them shut down."""
+        await end(runs, drain)
+        self._turns.allow(runs)
+
+    async def _wait_and_raise(self, workers: Sequence[Worker]) -> None:
+        with self._waiting_for(workers) as errors:
+            await _wait_down(_runs(workers))
+        _raise_shutdown_errors(errors)
+
+    @contextmanager
+    def _waiting_for(self, workers: Sequence[Worker]) -> Generator[list[TaskShutdownError]]:
+        """Raise what goes wrong in a ``shutdown()``, as long as somebody waits for that.
+
+        :return: the errors, when the block has been left
+        """
+        errors: list[TaskShutdownError] = []
+        runs = [worker.run for worker in workers]
+        for worker in workers:
+            worker.waiters += 1
         try:
-            if command.what == "launch":
-                await self._launch_after_dependencies(life)
-            elif command.what == "restart":
-                recovery = self._recoveries.schedule_by_hand(life)
-                failed = await self._recoveries.recover_by_hand(recovery)
-                self.shutdown_failures += failed
-                await life.wait_initialized()
-            else:
-                await self._retire(life, own=command.own)
-                self._look_whether_finished()
-                if command.what == "remove":
-                    self._forget(life)
+            yield errors
+            for run in runs:
+                if run is not None:
+                    errors += run.report()
         finally:
-            if command.done is not None:
-                command.done.set()
+            for worker, run in zip(workers, runs, strict=True):
+                worker.waiters -= 1
+                if run is not None:
+                    self._say_what_went_wrong(worker, run)
 
-    def _forget(self, life: Life) -> None:
-        task_id = life.entry.task_id
-        if self.lives.pop(task_id, None) is not None:
-            self.registry.remove(task_id)
-            self._started.pop(task_id, None)
-            self._dependencies.remove(life)
-            if life.parent is not None:
-                life.parent.children.pop(life, None)
-            life.skip()
+    def _say_what_went_wrong(self, worker: Worker, run: Run) -> None:
+        """Log what nobody waits for; at the stop of everything, it is raised in the end."""
+        if worker.waiters:
+            return
+        errors = run.report()
+        if self.is_stopping:
+            self.outcome.shutdown_errors += errors
+            return
+        for error in errors:
+            logger.error("%s", error, exc_info=error, extra=worker.extra())
 
     # -- starting ------------------------------------------------------------------------------
 
-    def adopt(self, life: Life, parent: Branch) -> None:
-        """Take a life over: now it waits for the start, or after the start, begins at once.
+    def adopt(self, worker: Worker, parent: Branch) -> None:
+        """Take a task over: now it waits for the start, or after the start, begins at once.
 
-        :raises LifecycleError: if a dependency is not registered (after the start)
+        :raises LifecycleError: if its group has ended, or a dependency is not registered or leads
+            in a circle (after the start)
         :raises InvalidChannelError: if its event has no channel (after the start)
         """
+        self._see_that_groups_run(parent, f"{worker.title} cannot be registered")
         if self.takes_part:
-            self._dependencies.resolve(life)
-            life.subscribe()
-            self._tell_keeper(Command("launch", life))
-        self.lives[life.entry.task_id] = life
-        parent.children[life] = None
-        self._dependencies.add(life)
+            self._dependencies.check(worker)
+            worker.subscribe()
+        self.workers[worker.entry.task_id] = worker
+        parent.children[worker] = None
+        self._dependencies.add(worker)
+        if self.takes_part:
+            self._number += 1
+            worker.number = self._number
+            try:
+                if self._dependencies.place_late(worker):
+                    self._turns.sort()
+            except LifecycleError:
+                worker.unsubscribe()
+                del self.workers[worker.entry.task_id], parent.children[worker]
+                self._dependencies.remove(worker)
+                raise
+            if self.stage is Stage.STARTING:
+                self._starting.append(worker)
+                self._beginning += 1
+                self._start_run(worker, begun=self._one_has_begun)
+            else:
+                self._start_run(worker)
 
     async def start(self) -> None:
-        """Start all lives, in order; see `Scheduler.start`."""
-        lives = self._dependencies.in_order_of_start(self.root)
+        """Start all tasks, in order; see `Scheduler.start`."""
+        workers = list(workers_below(self.root))
+        for self._number, worker in enumerate(workers, 1):
+            worker.number = self._number
+        workers = self._dependencies.in_order_of_start(workers)
         try:
-            for life in lives:
-                life.subscribe()
+            for worker in workers:
+                worker.subscribe()
         except BaseException:
-            for life in lives:
-                life.unsubscribe()
+            for worker in workers:
+                worker.unsubscribe()
             raise
-        self.phase = Phase.STARTING
+        self.stage = Stage.STARTING
+        self._starting = list(workers)
+        for worker in workers:
+            self._note(worker)
         try:
             ambient = copy_context()
-            # Each launches the next when it is initialised: nobody in between has to be woken.
-            remaining = iter(lives)
+            # Each starts the next when it is initialised: nobody in between has to be woken.
+            remaining = iter(workers)
 
-            def launch_next() -> None:
-                life = next((life for life in remaining if not life.over), None)
-                if life is None or self.is_stopping:
-                    self._all_initialized.set()
+            def start_next() -> None:
+                worker = next((one for one in remaining if one.wanted is Wanted.RUN), None)
+                if worker is None or self.is_stopping:
+                    self._one_has_begun()
                 else:
-                    life.adopt(ambient)
-                    self._launch(life, launch_next)
+                    worker.adopt(ambient)
+                    self._start_run(worker, begun=start_next)
 
-            launch_next()
+            self._beginning += 1
+            start_next()
             await self._all_initialized.wait()
             if not self.is_stopping:
-                self.phase = Phase.RUNNING
-                self._go.set()
-                for life in list(self._started.values()):
-                    life.let_work()
-                self._look_whether_finished()
-                for life in lives:
-                    if not life.is_ready:  # it says so itself, or depends on one that does
-                        await life.wait_ready()
+                self._let_work()
+                for worker in self._starting:
+                    await worker.wait_until(partial(_need_not_be_waited_for, worker))
             if self.is_stopping:
                 await self.stopped.wait()
         except get_cancelled_exc_class():
             self.ask_to_stop()
             raise
+        finally:
+            self._starting = []
         if self.is_stopping:
-            self.raise_failures()
+            self.outcome.raise_failures()
             raise LifecycleError("the scheduler was stopped while it was starting")
 
-    def _launch(self, life: Life, then: Callable[[], None] | None = None) -> None:
-        """Let a life begin, in the context it was registered in."""
-        assert self._tasks is not None
-        entry = life.entry
-        if not life.rank:
-            self._ranks = life.rank = self._ranks + 1
-        self._started[entry.task_id] = life
-        self._produced |= entry.kind == "background"
-        life.gone = False
-        life.handle = self._tasks.create_task(
-            life.live(self._go, then), name=entry.name, context=life.context
-        )
-        self._begins(life)
+    def _one_has_begun(self) -> None:
+        """Note that one of those that belong to the start is initialised, or never will be."""
+        self._beginning -= 1
+        if not self._beginning:
+            self._all_initialized.set()
 
-    def _begins(self, life: Life) -> None:
-        assert self._tasks is not None
-        self._working[life.entry.kind] += 1
-        if needs_watching(life.entry.metadata):
-            self._tasks.start_soon(watch, life, self._end_the_run)
-
-    def life_begins_again(self, life: Life) -> None:
-        """Prepare the next run of a life that goes on by itself."""
-        self._recoveries.begin_again(life)
-        self._begins(life)
-
-    async def _launch_after_dependencies(self, life: Life) -> None:
-        for dependency in life.dependencies:
-            await dependency.wait_initialized()
-        if self.is_stopping:
-            life.skip()
-        elif not life.over:
-            self._launch(life)
-
-    # -- what an end means ---------------------------------------------------------------------
-
-    def life_ended(self, life: Life) -> None:
-        """Decide what the end of one task's work means for it and for the others."""
-        self._working[life.entry.kind] -= 1
-        failure = life.failure
-        if failure is not None and self.task_events.wanted:
-            self.task_events.publish(TaskFailed(error=failure, **life.identity()))
-        if failure is not None and not isinstance(failure, Exception):
-            self._end_the_run(failure)  # KeyboardInterrupt and its like are nobody's to mend
-        elif life.recovering or self.is_stopping or life.stop_asked:
-            if failure is not None:
-                self._failed_while_stopping(life, failure)
-        elif failure is None:
-            if life.policy is not None and life.policy.mode == "always":
-                self._failed(life, life.execution_error(": its work has ended"))
-            else:
-                self._ended(life)
-        elif self.phase is Phase.STARTING and not life.initialized and life.starts <= 1:
-            self._end_the_run(failure)
-        elif life.fatal:
-            self._failed(life, cast("Failure", failure))
-        else:
-            self._left_alone(life, failure)
+    def _let_work(self) -> None:
+        self.stage = Stage.RUNNING
+        self._go.set()
+        now = current_time()
+        for worker in self._starting:
+            if worker.run is not None:
+                worker.run.begin_work(now)
         self._look_whether_finished()
 
-    def life_is_back(self, life: Life) -> None:
-        """Tell those that depend on a task that was restarted, unless they are restarted too."""
-        for dependant in self._dependencies.dependants_of(life):
-            if not dependant.recovering:
-                dependant.run.tell_restarted(life.entry.name)
+    def _start_run(
+        self,
+        worker: Worker,
+        *,
+        not_before: float = 0.0,
+        begun: Callable[[], None] | None = None,
+    ) -> None:
+        """Start the next run of a task: the one place where a run begins.
+
+        There is none while the scheduler stops, and none beside one that has not ended. It waits by
+        itself for its time, and for what it depends on.
+
+        :param not_before: when it may begin, in seconds on the event loop's clock
+        :param begun: called when it is initialised, or never will be
+        """
+        assert self._tasks is not None
+        assert self.takes_part
+        if worker.run is not None:  # or it is subscribed already
+            try:
+                worker.subscribe()
+            except SchedulerError as error:  # its event has ended: there is nothing to run for
+                logger.warning("%s stays stopped: %s", worker.title, error, extra=worker.extra())
+                worker.want(Wanted.STOP)
+                self._note(worker)
+                if begun is not None:
+                    begun()
+                return
+        run = worker.new_run(self._go, not_before, begun)
+        if worker.wanted is not Wanted.RUN:
+            worker.want(Wanted.RUN)
+        # A context of its own: what one run sets, the next one does not see.
+        run.handle = self._tasks.create_task(
+            run.live(), name=worker.entry.name, context=worker.context.copy()
+        )
+        self._produced |= worker.entry.kind == "background"
+        self._note(worker)
+
+    # -- what a run tells ----------------------------------------------------------------------
+
+    def dependencies_of(self, worker: Worker) -> list[Worker]:
+        """Return what a task depends on, as the names stand now."""
+        return self._dependencies.of(worker)
+
+    def work_began(self, worker: Worker) -> None:
+        """Watch the work of a run, if it has deadlines."""
+        if worker.entry.kind == "event":
+            self._note(worker)
+        if needs_watching(worker.entry.metadata):
+            assert self._tasks is not None
+            assert worker.run is not None
+            self._tasks.start_soon(watch, worker, worker.run, self._end_the_run)
+
+    def is_ready(self, worker: Worker) -> None:
+        """Tell those that depend on a task that was restarted, unless they begin anew as well."""
+        if worker.runs > 1:
+            for dependant in self._dependencies.dependants_of(worker):
+                if dependant.run is not None and dependant.run.is_working:
+                    dependant.run.info.tell_restarted(worker.entry.name)
+
+    def work_ended(self, worker: Worker, run: Run) -> None:
+        """Decide what the end of one task's work means for it and for the others."""
+        failure = run.failure
+        if failure is not None and self.task_events.wanted:
+            self.task_events.publish(TaskFailed(error=failure, **worker.identity()))
+        if failure is None:
+            if worker.wanted is Wanted.RUN and run.outcome is Outcome.RETURNED:
+                self._returned(worker)
+        elif not isinstance(failure, Exception):
+            self._end_the_run(failure)  # SystemExit and its like are nobody's to mend
+        elif worker.wanted is not Wanted.RUN or self.is_stopping or run.is_stuck:
+            self._failed_while_stopping(worker, run, failure)
+        elif self.stage is Stage.STARTING:
+            self._end_the_run(failure)
+        elif run.spares_others:
+            self._left_alone(worker, failure)
+        else:
+            self._failed(worker, cast("Failure", failure))
+        self._note(worker)
+        if worker.wanted is not Wanted.RUN:
+            self._turns.advance()
+        self._look_whether_finished()
+
+    def may_shut_down(self, run: Run) -> bool:
+        """Whether it is the turn of a run to shut down; then it does so at once."""
+        return self._turns.take(run)
+
+    def run_ended(self, worker: Worker, run: Run) -> None:
+        """Decide what follows when nothing is left of a run."""
+        self._say_what_went_wrong(worker, run)
+        self._turns.advance()
+        if worker.wanted is Wanted.REMOVE:
+            self._forget(worker)
+        else:
+            self._restarts.advance(worker)
+        self._look_whether_finished()
+
+    def run_abandoned(self, worker: Worker, run: Run) -> None:
+        """Go on without a task that ignores its cancellation; where it stands is in the log."""
+        if worker.wanted is Wanted.RESTART:
+            what = " cannot be restarted: it was cancelled, and does not end"
+            self._end_the_run(worker.execution_error(what))
+        elif worker.wanted is Wanted.REMOVE:
+            self._forget(worker)
+        if self.is_stopping:  # otherwise it is in the log, and is raised in the end
+            self._say_what_went_wrong(worker, run)
+        self._turns.advance()
+        self._restarts.advance(worker)
+        self._note(worker)
+        self._look_whether_finished()
+
+    def process_ends(self, error: BaseException) -> None:
+        """End the run, since a hook meant the end of the process."""
+        self._end_the_run(error)
+
+    def _note(self, worker: Worker) -> None:
+        """Keep count of those for which it is worth running."""
+        kind = worker.entry.kind
+        busy = self._busy[kind]
+        if worker.is_done or worker.is_gone:
+            busy.discard(worker)
+            self._on_their_way.discard(worker)
+            return
+        busy.add(worker)
+        if kind == "event":
+            if worker.run is not None and worker.run.is_working:
+                self._on_their_way.discard(worker)
+            else:
+                self._on_their_way.add(worker)
+
+    def _look_whether_finished(self) -> None:
+        if (
+            self.stage is Stage.RUNNING
+            and not self._busy["background"]
+            and (self._produced or not self._busy["event"])
+            # Who is to work soon handles what was published for it.
+            and all(worker.is_drained for worker in self._on_their_way)
+        ):
+            self.finished.set()
+
+    def _forget(self, worker: Worker) -> None:
+        task_id = worker.entry.task_id
+        if self.workers.pop(task_id, None) is not None:
+            self.registry.remove(task_id)
+            self._dependencies.remove(worker)
+            self._restarts.drop(worker)
+            if worker.parent is not None:
+                worker.parent.children.pop(worker, None)
+            worker.is_gone = True
+            if worker.wanted is not Wanted.REMOVE:
+                worker.want(Wanted.REMOVE)
+            worker.changed.notify_all()
+            self._note(worker)
+
+    def _forget_group(self, branch: Branch) -> None:
+        for one in list(branch.branches()):
+            if self.groups.get(one.name) is one:
+                del self.groups[one.name]
+        if branch.parent is not None:
+            branch.parent.children.pop(branch, None)
+
+    # -- what a failure means ------------------------------------------------------------------
 
     def _failed(self, node: Node, failure: Failure) -> None:
         """Do what the policy of a task or group says to a failure of it."""
@@ -396,14 +628,13 @@ class Keeper(Generic[E]):
             self._left_alone(node, failure)
         else:
             now = current_time()
-            up_for = now - node.works_since if isinstance(node, Life) else 0.0
-            delay = restarts.next_delay(failure, now, up_for, self.random)
+            delay = restarts.next_delay(failure, now, now - node.up_since, self.random)
             if delay is None:
                 self._escalate(node.parent, restarts.give_up(node.title, failure))
             else:
-                assert self._tasks is not None
-                recovery = self._recoveries.schedule(node, node.parent, failure, delay)
-                self._tasks.start_soon(self._recoveries.recover, recovery)
+                restart = self._restarts.schedule(node, node.parent, failure, delay)
+                self._bring_down(restart.concerned, None, drain=False)
+                self._restarts.go_on(restart)
 
     def _escalate(self, branch: Branch, failure: Failure) -> None:
         if branch.parent is not None:
@@ -412,13 +643,24 @@ class Keeper(Generic[E]):
 
     def _end_the_run(self, failure: BaseException) -> None:
         """Stop everything, and raise this to whoever waits for the run."""
-        self.failures.append(failure)
+        self.outcome.failures.append(failure)
         self.ask_to_stop()
         self._alarm()
 
-    def _failed_while_stopping(self, life: Life, failure: Exception) -> None:
-        if life.recovering or life.policy is not None or life.stuck or not life.fatal:
-            logger.error("%s, while it was stopping", failure, exc_info=failure, extra=life.extra())
+    def _failed_while_stopping(self, worker: Worker, run: Run, failure: Exception) -> None:
+        """Log the failure of a task that was to end anyway, or raise it if nothing guards it."""
+        node: Node | None = worker
+        while node is not None and node.policy is None:
+            node = node.parent
+        if (
+            node is not None
+            or worker.wanted is Wanted.RESTART
+            or run.outcome is Outcome.ABANDONED
+            or run.spares_others
+        ):
+            logger.error(
+                "%s, while it was stopping", failure, exc_info=failure, extra=worker.extra()
+            )
         else:
             self._end_the_run(failure)
 
@@ -428,111 +670,76 @@ class Keeper(Generic[E]):
             node.title,
             failure,
             exc_info=failure,
-            extra=node.extra() if isinstance(node, Life) else {"task_group": node.title},
+            extra=node.extra() if isinstance(node, Worker) else {"task_group": node.title},
         )
         if isinstance(node, Branch):
-            self._stop_group(node)
-        self._ended(node)
+            self._end_group(node)
+        if node.significant:
+            self._ended(node, _has_ended(node, cast("Failure", failure)))
 
-    def _ended(self, node: Node) -> None:
-        """End the group of a significant task or group that has ended."""
+    def _returned(self, worker: Worker) -> None:
+        """Do what the policies say when a task has come to its end by itself."""
+        if worker.policy is not None and worker.policy.mode == "always":
+            self._failed(worker, worker.execution_error(": its work has ended"))
+        elif worker.significant:
+            self._ended(worker, worker.execution_error(" has ended"))
+
+    def _ended(self, node: Node, why: Failure) -> None:
+        """End the group of a significant task or group that has ended, or run it again.
+
+        :param why: what that is to the policy of the group
+        """
         branch = node.parent
-        if branch is None or not node.significant:
-            return
+        assert branch is not None
         if branch.parent is None:
             self.ask_to_stop()
+        elif branch.policy is not None and branch.policy.mode == "always":
+            self._failed(branch, why)
         else:
-            self._stop_group(branch)
-            self._ended(branch)
+            self._end_group(branch)
+            if branch.significant:
+                self._ended(branch, _has_ended(branch, why))
 
-    def _look_whether_finished(self) -> None:
-        if (
-            self.phase is Phase.RUNNING
-            and not self._recoveries
-            and not self._working["background"]
-            and (self._produced or not self._working["event"])
-        ):
-            self.finished.set()
+    def _end_group(self, branch: Branch) -> None:
+        """Stop the tasks of one group; the others go on, and nothing in it is started any more."""
+        for one in branch.branches():
+            one.has_ended = True
+        self._stop(workers_below(branch), Wanted.STOP)
 
-    # -- stopping ------------------------------------------------------------------------------
 
-    def _stop_group(self, branch: Branch) -> None:
-        """Stop the tasks of one group, in order; the others go on."""
-        lives = [life for life in lives_below(branch) if life.recovering or not life.gone]
-        for life in lives:
-            self._recoveries.retire(life)
-            life.skip()
-        assert self._tasks is not None
-        lives.sort(key=lambda life: life.rank)
-        self._tasks.start_soon(self._stop_lives, lives)
+def _has_ended(node: Node, why: Failure) -> Failure:
+    """Say that a task or group has ended, as what ends its group; why, is in the log already."""
+    return TaskExecutionError(f"{node.title} has ended", why.task_id, why.task_name)
 
-    async def _stop_lives(self, lives: list[Life]) -> None:
-        with held(lives) as up:
-            await end(life for life in up if life.entry.kind == "background")
-            await drain(life for life in up if life.entry.kind == "event")
-            await end(up)
-            failed = await shut_down(up)
-            self.shutdown_failures += failed
 
-    async def _stop_all(self) -> None:
-        self.phase = Phase.STOPPING
-        self.stopping.set()
-        self.finished.set()
-        self._recoveries.give_up_all()
-        lives = sorted(self._started.values(), key=lambda life: life.rank)
-        with CancelScope() as self._patience:
-            if self._hurried:
-                self._patience.cancel()
-            await end(life for life in lives if life.entry.kind == "background")
-            await drain(life for life in lives if life.entry.kind == "event")
-        for life in lives:
-            life.end()
-        await end(lives)
-        failed = await shut_down(lives)
-        self.shutdown_failures += failed
+def _is_back(worker: Worker, before: Run | None) -> bool:
+    """Whether a task has been restarted, or will not be."""
+    run = worker.run
+    return (
+        (run is not before and run is not None and run.is_initialized)
+        or worker.is_done
+        or worker.is_gone
+    )
 
-    async def _retire(self, life: Life, *, own: bool) -> None:
-        """Stop one life in the order of a whole stop; end when it is gone."""
-        if life.gone:
-            life.skip()
-            return
-        with held([life]):
-            if own:
-                with move_on_after(life.entry.metadata.stop_timeout):
-                    await life.wait_over()
-            else:
-                await drain([life])
-            await end([life])
-            failed = await shut_down([life])
-            self.shutdown_failures += failed
 
-    def hurry(self) -> None:
-        """Stop at once: no waiting for what is left, and no time for ``shutdown()``."""
-        self._hurried = True
-        if self._patience is not None:
-            self._patience.cancel()
-        for life in self._started.values():
-            life.cut_short(HURRY)
+def _need_not_be_waited_for(worker: Worker) -> bool:
+    """Whether a task is ready, or never will be."""
+    return worker.is_ready or worker.is_done or worker.is_gone
 
-    # -- raising -------------------------------------------------------------------------------
 
-    def raise_failures(self) -> None:
-        """Raise what ended the run, once."""
-        failures, self.failures = self.failures, []
-        if len(failures) == 1:
-            raise failures[0]
-        if failures:
-            raise BaseExceptionGroup("several tasks failed", failures)
+def _runs(workers: Iterable[Worker]) -> list[Run]:
+    """Return the runs of tasks that have not ended."""
+    return [one.run for one in workers if one.run is not None and one.run.phase is not Phase.ENDED]
 
-    def raise_outcome(self, error: BaseException | None) -> None:
-        """Raise `error` and all that went wrong and was not reported yet, alone or as a group."""
-        failures, self.failures = self.failures, []
-        shutdown_failures, self.shutdown_failures = self.shutdown_failures, []
-        if error is not None:
-            failures.insert(0, error)
-        if shutdown_failures and not failures:
-            raise ExceptionGroup("tasks did not shut down well", shutdown_failures)
-        if len(failures) == 1 and not shutdown_failures:
-            raise failures[0]
-        if failures:
-            raise BaseExceptionGroup("the scheduler stopped", [*failures, *shutdown_failures])
+
+async def _wait_down(runs: Iterable[Run]) -> None:
+    # Whoever started first is down last: most need not be waited for.
+    for run in sorted(runs, key=lambda run: run.host.rank):
+        await run.wait_down()
+
+
+def _raise_shutdown_errors(errors: list[TaskShutdownError]) -> None:
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise ExceptionGroup("tasks did not shut down well", errors)

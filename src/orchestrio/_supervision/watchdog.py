@@ -9,8 +9,8 @@ from anyio import current_time, move_on_at
 from anyio.lowlevel import checkpoint
 
 from .._model.settings import TaskMetadata
-from .._model.snapshots import TaskState
-from .._workers.worker import Life
+from .._workers.run import Run
+from .._workers.worker import Worker
 from .stopping import wait_cancelled
 
 __all__ = ["needs_watching", "watch"]
@@ -21,47 +21,45 @@ def needs_watching(metadata: TaskMetadata) -> bool:
     return metadata.watchdog < inf or (metadata.reports_ready and metadata.start_timeout < inf)
 
 
-async def watch(life: Life, end_the_run: Callable[[BaseException], None]) -> None:
-    """Watch one run of a task until it is over; one that misses a deadline fails.
+async def watch(worker: Worker, run: Run, cannot_end: Callable[[BaseException], None]) -> None:
+    """Watch one run of a task that works until it is over; one that misses a deadline fails.
 
-    :param life: its life
-    :param end_the_run: called with the failure of a task that does not even end when cancelled
+    :param worker: the task
+    :param run: its run
+    :param cannot_end: called with the failure of a task that does not even end when cancelled
     """
-    run = life.run
 
     async def until(true: Callable[[], bool], deadline: float) -> bool:
         """Wait until something holds or the run is over; return whether in time."""
         with move_on_at(deadline):
-            await life.wait_until(lambda: true() or life.over or life.run is not run)
+            await worker.wait_until(lambda: true() or run.is_over)
             return True
         return False
 
-    metadata = life.entry.metadata
-    await until(lambda: life.state is TaskState.RUNNING, inf)
+    async def fail(why: str) -> None:
+        run.fail(TimeoutError(why))
+        await wait_cancelled(run, current_time())
+        if run.is_stuck:  # nothing but a new process helps
+            what = f" failed: {why}; it was cancelled, and ignores it"
+            cannot_end(worker.execution_error(what))
+
+    metadata = worker.entry.metadata
     timeout = metadata.start_timeout
-    if metadata.reports_ready and not await until(lambda: run.is_ready, life.works_since + timeout):
-        await _kill(life, f"it was not ready within start_timeout ({timeout:g} s)", end_the_run)
-        return
-    while not life.over and life.run is run and metadata.watchdog < inf:
-        due = life.last_beat() + metadata.watchdog
+    if metadata.reports_ready:
+        in_time = await until(lambda: run.info.is_ready, run.works_since + timeout)
+        if not in_time:
+            await fail(f"it was not ready within start_timeout ({timeout:g} s)")
+            return
+    while not run.is_over and metadata.watchdog < inf:
+        due = worker.last_beat() + metadata.watchdog
         if await until(lambda: False, due):
             return
         await checkpoint()  # after a jump of the clock, many wake at once: let them beat first
-        if life.over or life.run is not run:
+        if run.is_over:
             return
         if current_time() >= due + metadata.watchdog:
             # Nobody could beat: the clock has jumped, or something blocked the whole event loop.
-            run.last_beat = current_time()
-        elif life.last_beat() + metadata.watchdog <= current_time():
-            what = f"it gave no sign of life for {metadata.watchdog:g} s, its watchdog"
-            await _kill(life, what, end_the_run)
+            run.info.last_beat = current_time()
+        elif worker.last_beat() + metadata.watchdog <= current_time():
+            await fail(f"it gave no sign of life for {metadata.watchdog:g} s, its watchdog")
             return
-
-
-async def _kill(life: Life, why: str, end_the_run: Callable[[BaseException], None]) -> None:
-    """Cancel a task as a failure; if it ignores that, nothing but a new process helps."""
-    run = life.run
-    life.kill(TimeoutError(why))
-    await wait_cancelled(life, current_time())
-    if life.stuck and life.run is run:
-        end_the_run(life.execution_error(f" failed: {why}; it was cancelled, and ignores it"))

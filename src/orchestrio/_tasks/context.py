@@ -51,13 +51,23 @@ class Services:
         self.leases: Leases | None = None
 
 
+class RunOwner(Protocol):
+    """Whom a run tells what its task has said."""
+
+    def run_is_ready(self) -> None:
+        """Hear that those that depend on the task may work."""
+
+    def extra(self) -> dict[str, object]:
+        """What a log record about the task carries beside the text."""
+        ...
+
+
 @final
 class RunInfo:
     """What one run of a task said and was told, from ``initialize()`` to ``shutdown()``."""
 
     __slots__ = (
-        "_notify",
-        "extra",
+        "_owner",
         "fencing_token",
         "is_ready",
         "last_beat",
@@ -77,8 +87,7 @@ class RunInfo:
         task_id: TaskId,
         task_name: str,
         services: Services,
-        notify: Callable[[], None],
-        extra: Callable[[], dict[str, object]],
+        owner: RunOwner,
     ) -> None:
         self.task_id: TaskId = task_id
         self.task_name: str = task_name
@@ -92,17 +101,20 @@ class RunInfo:
         self.resting: bool = False
         #: made when the task first asks for it: whoever does not ask is cancelled at once
         self.stopping: Event | None = None
-        self.restarted: dict[str, None] = {}  # dependencies that are back, in order
-        self.told: Wakeup = Wakeup()  # that another one is back
-        #: returns what a log record about the task carries
-        self.extra: Callable[[], dict[str, object]] = extra
-        self._notify = notify  # wakes those who wait for a change
+        # Few tasks ask for these, and ten thousand are not unusual:
+        self.restarted: dict[str, None] | None = None  # dependencies that are back, in order
+        self.told: Wakeup | None = None  # that another one is back
+        self._owner = owner
+
+    def extra(self) -> dict[str, object]:
+        """What a log record about the task carries beside the text."""
+        return self._owner.extra()
 
     def become_ready(self) -> None:
         """Note that the task is ready, and tell those who wait for it."""
         if not self.is_ready:
             self.is_ready = True
-            self._notify()
+            self._owner.run_is_ready()
 
     def ask_to_stop(self) -> None:
         """Tell the task that it is to stop, if it listens."""
@@ -112,8 +124,11 @@ class RunInfo:
 
     def tell_restarted(self, dependency: str) -> None:
         """Tell the task that one it depends on is back, if it listens or will."""
+        if self.restarted is None:
+            self.restarted = {}
         self.restarted[dependency] = None
-        self.told.notify_all()
+        if self.told is not None:
+            self.told.notify_all()
 
 
 current_run: Final[ContextVar[RunInfo | None]] = ContextVar("orchestrio_current_run", default=None)
@@ -204,6 +219,8 @@ class TaskContext:
         """
         await checkpoint()
         run = self._run
+        if run.told is None:
+            run.told = Wakeup()
         while not run.restarted:
             await run.told.wait()
         name = next(iter(run.restarted))

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from .._model.settings import TaskMetadata
 from .context import current_run
+from .failures import failure_in
 from .retries import with_retries
 from .task import BackgroundTask, name_of
 from .timetables import Timetable
@@ -59,7 +60,10 @@ class PeriodicTask(BackgroundTask):
             run.resting = False
             try:
                 await self._call(None)
-            except Exception as error:
+            except BaseException as raised:
+                error = failure_in(raised)
+                if error is None:
+                    raise
                 self.failed += 1
                 if self._on_error != "skip":
                     raise

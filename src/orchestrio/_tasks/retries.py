@@ -10,6 +10,7 @@ from typing import TypeVar
 from anyio import move_on_after, sleep
 
 from .._model.settings import TaskMetadata
+from .failures import failure_in, in_words
 
 __all__ = ["with_retries"]
 
@@ -48,7 +49,10 @@ def with_retries(
         for number in range(1, retries + 1):
             try:
                 await attempt(message)
-            except Exception as error:
+            except BaseException as raised:
+                error = failure_in(raised)
+                if error is None:
+                    raise
                 delay = metadata.retry_backoff.delay(number, random())
                 logger.info(
                     "attempt %d of %d failed, the next in %g s: %s: %s",
@@ -56,8 +60,8 @@ def with_retries(
                     retries + 1,
                     delay,
                     type(error).__name__,
-                    error,
-                    extra=extra() | {"attempt": number, "delay": delay},
+                    in_words(error),
+                    extra=extra() | {"attempt": number, "delay": delay, "error": error},
                 )
                 await sleep(delay)
             else:

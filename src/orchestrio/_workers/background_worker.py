@@ -1,4 +1,4 @@
-"""The life of a background task: its work is one call, of a task that may tick."""
+"""The worker of a background task: its work is one call, of a task that may tick."""
 
 from __future__ import annotations
 
@@ -12,24 +12,29 @@ from .._model.errors import LifecycleError
 from .._tasks.periodic import PeriodicTask
 from .._tasks.registry import RegisteredTask
 from .._tasks.task import BackgroundTask
+from .run import Run
 from .tree import Branch
-from .worker import Life, Supervisor
+from .worker import Supervision, Worker
 
-__all__ = ["BackgroundLife"]
+__all__ = ["BackgroundWorker"]
 
 logger: logging.Logger = logging.getLogger("orchestrio")
 
 
 @final
-class BackgroundLife(Life):
-    """The life of a background task."""
+class BackgroundWorker(Worker):
+    """The worker of a background task."""
 
     __slots__ = ("_task",)
 
     def __init__(
-        self, entry: RegisteredTask, task: BackgroundTask, parent: Branch, supervisor: Supervisor
+        self,
+        entry: RegisteredTask,
+        task: BackgroundTask,
+        parent: Branch,
+        supervision: Supervision,
     ) -> None:
-        super().__init__(entry, parent, supervisor)
+        super().__init__(entry, parent, supervision)
         self._task = task
 
     @property
@@ -45,7 +50,7 @@ class BackgroundLife(Life):
 
     async def _work_alone(self) -> None:
         """Work while no other process of the cluster does, again and again if the lease is lost."""
-        leases = self._supervisor.services.leases
+        leases = self.supervision.services.leases
         if leases is None:
             raise LifecycleError(
                 "singleton=True needs to know of the other processes: register a RedisBridge"
@@ -58,7 +63,9 @@ class BackgroundLife(Life):
             )
 
     async def _work_under(self, token: int) -> None:
-        self.run.fencing_token = token
+        assert self.run is not None
+        info = self.run.info
+        info.fencing_token = token
         logger.info(
             "task %r has the lease, with fencing token %d",
             self.entry.name,
@@ -68,13 +75,12 @@ class BackgroundLife(Life):
         try:
             await self._task.execute()
         finally:
-            self.run.fencing_token = None
+            info.fencing_token = None
 
     @override
-    def _fail(self, error: BaseException) -> None:
-        super()._fail(error)
-        if self.entry.metadata.on_error == "stop" and self.initialized:
-            self.fatal = False
+    def release(self, run: Run) -> None:
+        # What fails before the work is a failure of the start, whatever is said of the work.
+        run.spares_others = self.entry.metadata.on_error == "stop" and run.came_to_work
 
     @override
     def facts(self) -> dict[str, Any]:

@@ -1,10 +1,9 @@
-"""The life of an event task: its work is a delivery, and a rule for what goes wrong."""
+"""The worker of an event task: its work is a delivery, and a rule for what goes wrong."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from math import inf
 from typing import Any, Generic, TypeVar, cast, final
 
 from anyio import ClosedResourceError, EndOfStream, current_time
@@ -12,18 +11,19 @@ from anyio.lowlevel import checkpoint
 from typing_extensions import override
 
 from .._broadcast.acknowledgements import Reader
-from .._broadcast.delivery import Delivery, Workers
+from .._broadcast.delivery import Delivery, Pool
 from .._broadcast.streams import BroadcastReceiveStream, cursor_of
 from .._model.errors import LaggedError
-from .._model.snapshots import TaskState
 from .._tasks.events import DEAD_LETTERS, DeadLetter, TaskLagged
+from .._tasks.failures import failure_in, raised
 from .._tasks.registry import RegisteredTask
 from .._tasks.retries import with_retries
 from .._tasks.task import EventTask
+from .run import Run
 from .tree import Branch
-from .worker import Life, Supervisor, reason
+from .worker import Supervision, Wanted, Worker
 
-__all__ = ["EventLife"]
+__all__ = ["EventWorker"]
 
 T = TypeVar("T")
 
@@ -31,8 +31,8 @@ logger: logging.Logger = logging.getLogger("orchestrio")
 
 
 @final
-class EventLife(Life, Generic[T]):
-    """The life of an event task: a delivery is kept from run to run, with what is in hand."""
+class EventWorker(Worker, Generic[T]):
+    """The worker of an event task: a delivery is kept from run to run, with what is in hand."""
 
     __slots__ = (
         "_accounted",
@@ -41,14 +41,14 @@ class EventLife(Life, Generic[T]):
         "_gave_up",
         "_handle",
         "_left",
-        "_pausing",
+        "_pool",
         "_progress",
         "_reader",
         "_skipped",
         "_stream",
         "_subscribe",
         "_task",
-        "_workers",
+        "_within",
     )
 
     def __init__(
@@ -57,40 +57,41 @@ class EventLife(Life, Generic[T]):
         task: EventTask[T],
         subscribe: Callable[[], BroadcastReceiveStream[T]],
         parent: Branch,
-        supervisor: Supervisor,
+        supervision: Supervision,
     ) -> None:
-        super().__init__(entry, parent, supervisor)
+        super().__init__(entry, parent, supervision)
         self._task = task
         self._subscribe = subscribe
         self._handle = task.handler
         self._stream: BroadcastReceiveStream[T] | None = None  # kept, or it would warn
         self._delivery: Delivery[T] | None = None
-        self._workers: Workers[T] | None = None
+        self._pool: Pool[T] | None = None
         self._failed = 0  # messages whose handler raised or was cancelled
         self._skipped = 0  # those of them after which it went on
         self._left = 0  # messages that nobody will handle any more
         self._gave_up = False  # whether a handler's error ended the work
         self._accounted = False  # whether what is in hand is counted as failed already
-        self._pausing = False  # whether it ends after the message in hand
         self._reader: Reader | None = None  # as whom it acknowledges what it has handled
         self._progress = 0  # how far it had come when the watchdog last looked
+        self._within = "handle_event()"  # the hook that it is in
 
     @property
     @override
     def doing(self) -> str:
-        return "handle_event()"
+        return self._within
 
     @override
     def subscribe(self) -> None:
-        self._gave_up = self._accounted = self._pausing = False
+        self._gave_up = self._accounted = False
         self._handle = with_retries(
-            self._task.handler, self.entry.metadata, self._supervisor.random, self.extra
+            self._task.handler, self.entry.metadata, self.supervision.random, self.extra
         )
         if self._delivery is None or self._delivery.cursor.closed:
             self._stream = self._subscribe()
             self._delivery = Delivery(cursor_of(self._stream))
             count = self.entry.metadata.concurrency
-            self._workers = Workers(self._delivery, count) if count > 1 else None
+            patience = self.entry.metadata.stop_timeout
+            self._pool = Pool(self._delivery, count, patience) if count > 1 else None
             self._failed = self._skipped = self._left = 0
         else:
             self._delivery.resume()
@@ -107,7 +108,7 @@ class EventLife(Life, Generic[T]):
                 self._reader = None
             if self._stream is not None:
                 self._stream.close()
-            if self._left and self.state is not TaskState.REGISTERED:
+            if self._left and self.run is not None:
                 logger.warning(
                     "task %r ended with %d messages unhandled",
                     self.entry.name,
@@ -116,35 +117,30 @@ class EventLife(Life, Generic[T]):
                 )
 
     @override
-    def pause(self) -> None:
-        delivery = self._delivery
-        if delivery is not None and self.is_working:
-            self._pausing = True
-            delivery.pause()
+    def finish_current(self) -> bool:
+        if self.run is not None and self.run.is_working:
+            if self.wanted is Wanted.RESTART:
+                assert self._delivery is not None
+                self._delivery.pause()
+            else:
+                self.unsubscribe()
+        return True
 
     @property
     @override
-    def heeds_stopping(self) -> bool:
-        return self._pausing or super().heeds_stopping
-
-    @property
-    @override
-    def settled(self) -> bool:
+    def is_drained(self) -> bool:
         delivery = self._delivery
         assert delivery is not None
-        return delivery.is_drained and (self._workers is None or not self._workers.in_hand)
+        return delivery.is_drained and (self._pool is None or not self._pool.in_hand)
 
     @override
-    async def wait_settled(self) -> None:
+    async def wait_drained(self) -> None:
         delivery = self._delivery
+        run = self.run
         assert delivery is not None
-        while not (self.over or self.settled):
+        assert run is not None
+        while not (run.is_over or self.is_drained):
             await delivery.drained.wait()
-
-    @override
-    def finish(self) -> None:
-        self.end_asked = True
-        self.unsubscribe()
 
     @override
     def work(self) -> Awaitable[None]:
@@ -153,55 +149,52 @@ class EventLife(Life, Generic[T]):
         acknowledgements = delivery.cursor.channel.acknowledgements
         if acknowledgements is not None and self._reader is None:
             self._reader = acknowledgements.join()
-        if self._workers is not None:
-            return self._work_in_pool(self._workers)
+        if self._pool is not None:
+            return self._work_in_pool(self._pool)
         handle = self._handle if self._reader is None else self._handle_and_acknowledge
         return delivery.run(handle, self._go_on_after)
 
     async def _handle_and_acknowledge(self, item: T) -> None:
         assert self._delivery is not None
-        number = self._delivery.number
-        self._begin(number)
+        await self._handle_as_reader(item, self._delivery.number)
+
+    async def _handle_as_reader(self, item: T, number: int) -> None:
+        """Handle a message, and tell a bridge, if there is one, what became of it."""
+        delivery = self._delivery
+        assert delivery is not None
+        acknowledgements = delivery.cursor.channel.acknowledgements
+        if self._reader is None or acknowledgements is None:
+            await self._handle(item)
+            return
+        reader = self._reader
+        acknowledgements.begun(number)
         try:
             await self._handle(item)
         except BaseException as error:
-            self._acknowledge(number, error)
+            acknowledgements.settle(reader, number, error)
             raise
-        self._acknowledge(number)
+        acknowledgements.settle(reader, number, None)
 
-    def _begin(self, number: int) -> None:
-        """Tell a bridge, if there is one, that a message is about to be handled in this task."""
-        delivery = self._delivery
-        if self._reader is not None and delivery is not None:
-            acknowledgements = delivery.cursor.channel.acknowledgements
-            assert acknowledgements is not None
-            acknowledgements.begun(number)
-
-    def _acknowledge(self, number: int, error: BaseException | None = None) -> None:
-        """Tell a bridge, if there is one, whether a message has been handled."""
-        delivery = self._delivery
-        if self._reader is not None and delivery is not None:
-            acknowledgements = delivery.cursor.channel.acknowledgements
-            assert acknowledgements is not None
-            acknowledgements.settle(self._reader, number, error)
-
-    async def _work_in_pool(self, workers: Workers[T]) -> None:
+    async def _work_in_pool(self, pool: Pool[T]) -> None:
         while True:
             try:
-                await workers.run(self._handle_in_pool)
+                await pool.run(self._handle_in_pool)
             except Exception as error:
                 if self._gave_up:
-                    raise  # one of the workers did
+                    raise  # one of the handlers did
                 if not await self._go_on_after(error, None):
                     return
 
-    async def _go_on_after(self, error: Exception, item: T | None) -> bool:
+    async def _go_on_after(self, error: BaseException, item: T | None) -> bool:
         """Find out what an error of the delivery or of the handler means: go on, end, or raise."""
         delivery = self._delivery
         assert delivery is not None
-        if self._workers is None and delivery.in_hand:
+        if self._pool is None and delivery.in_hand:
+            failure = failure_in(error)
+            if failure is None:
+                raise error
             self._accounted = True
-            self._handler_raised(error, cast("T", item))
+            self._handler_raised(failure, cast("T", item))
             await checkpoint()  # or a handler that always raises would let nobody run
             self._accounted = False
             return True
@@ -213,24 +206,20 @@ class EventLife(Life, Generic[T]):
         raise error
 
     async def _handle_in_pool(self, item: T, number: int) -> None:
-        self._begin(number)
         try:
-            await self._handle(item)
-        except Exception as error:
-            self._acknowledge(number, error)
-            self._handler_raised(error, item)
+            await self._handle_as_reader(item, number)
         except BaseException as error:
-            self._acknowledge(number, error)
-            raise
-        else:
-            self._acknowledge(number)
+            failure = failure_in(error)
+            if failure is None:
+                raise
+            self._handler_raised(failure, item)
 
     def _handler_raised(self, error: Exception, item: T) -> None:
         """Apply ``on_error``: return to go on with the next message, or raise."""
         self._failed += 1
         metadata = self.entry.metadata
         if self._task.subscribed_event != DEAD_LETTERS:  # or it would feed itself
-            self._supervisor.dead_letters.publish(
+            self.supervision.dead_letters.publish(
                 DeadLetter(
                     task_id=self.entry.task_id,
                     task_name=self.entry.name,
@@ -246,13 +235,12 @@ class EventLife(Life, Generic[T]):
             logger.error(
                 "task %r skipped a message: its handler %s",
                 self.entry.name,
-                reason(error),
+                raised(error),
                 exc_info=error,
                 extra=self.extra(attempts=metadata.retries + 1),
             )
             return
         self._gave_up = True
-        self.fatal: bool = metadata.on_error != "stop"
         raise error
 
     async def _lagged(self, missed: int) -> None:
@@ -262,38 +250,46 @@ class EventLife(Life, Generic[T]):
             missed,
             extra=self.extra(missed=missed),
         )
-        publisher = self._supervisor.task_events
+        publisher = self.supervision.task_events
         if publisher.wanted:
             publisher.publish(TaskLagged(missed=missed, **self.identity()))
+        self._within = "handle_lag()"
         await self._task.handle_lag(missed)
+        self._within = "handle_event()"
 
     @override
-    def release(self) -> None:
+    def release(self, run: Run) -> None:
         delivery = self._delivery
-        if delivery is not None:
-            began = self.works_since < inf  # or what is in hand is still that of the run before
-            if began and self._workers is None and delivery.in_hand and not self._accounted:
-                self._failed += 1  # cancelled while it was being handled
-                logger.warning(
-                    "task %r was cancelled while it handled a message",
-                    self.entry.name,
-                    extra=self.extra(),
-                )
-            if not self.keep_subscription:
-                self.unsubscribe()
-            delivery.drained.notify_all()
+        run.spares_others = self._gave_up and self.entry.metadata.on_error == "stop"
+        self._within = "handle_event()"
+        if delivery is None or not run.came_to_work:
+            return  # what is in hand is still that of the run before
+        if self._pool is not None:
+            cut = self._pool.cut_off()
+        else:
+            cut = 1 if delivery.in_hand and not self._accounted else 0
+        if cut:
+            self._failed += cut
+            logger.warning(
+                "task %r was cancelled while it handled %s",
+                self.entry.name,
+                "a message" if cut == 1 else f"{cut} messages",
+                extra=self.extra(),
+            )
+        delivery.drained.notify_all()
 
     @override
     def last_beat(self) -> float:
         delivery = self._delivery
         assert delivery is not None
+        assert self.run is not None
         progress = delivery.started
-        if self._workers is not None:
-            progress += self._workers.finished
-        if progress != self._progress or self.settled:
+        if self._pool is not None:
+            progress += self._pool.finished
+        if progress != self._progress or self.is_drained:
             self._progress = progress
-            self.run.last_beat = current_time()
-        return self.run.last_beat
+            self.run.info.last_beat = current_time()
+        return self.run.info.last_beat
 
     @override
     def facts(self) -> dict[str, Any]:
@@ -302,11 +298,12 @@ class EventLife(Life, Generic[T]):
         delivery = self._delivery
         if delivery is not None:
             started = delivery.started
-            if self._workers is not None:
-                in_hand = self._workers.in_hand if self.is_working else 0
-                handled = self._workers.finished - self._skipped
+            works = self.run is not None and self.run.is_working
+            if self._pool is not None:
+                in_hand = self._pool.in_hand
+                handled = self._pool.finished - self._skipped
             else:
-                in_hand = 1 if self.is_working and delivery.in_hand and not self._accounted else 0
+                in_hand = 1 if works and delivery.in_hand and not self._accounted else 0
                 handled = started - self._failed - in_hand
             facts["handled"] = handled
             facts["failed"] = started - handled - in_hand

@@ -1,6 +1,6 @@
 """The rules of supervision: a tree of tasks and groups, and what a policy makes of failures.
 
-Nothing in here waits or runs anything; the keeper does what these rules say. They are those of the
+Nothing in here waits or runs anything; the supervisor does what these rules say. They are those of the
 supervisors of Erlang/OTP (https://www.erlang.org/doc/system/sup_princ.html), with one difference:
 OTP counts the restarts of all children of a supervisor together, here each child has its own count.
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import final
 
 from .._model.errors import TaskExecutionError, TaskInitializationError
@@ -36,6 +37,11 @@ class Restarts:
         self.policy: RestartPolicy = policy
         self._attempt = 0  # restarts since the back-off was reset
         self._recent: deque[tuple[float, Failure]] = deque()  # in the window, with what led to them
+
+    def refresh(self) -> None:
+        """Begin anew, as if nothing had failed yet."""
+        self._attempt = 0
+        self._recent.clear()
 
     def next_delay(
         self, failure: Failure, now: float, up_for: float, random: Callable[[], float]
@@ -68,7 +74,7 @@ class Restarts:
         :param failure: the one that was too much
         """
         history = [*(earlier for _, earlier in self._recent), failure]
-        self._recent.clear()
+        self.refresh()
         policy = self.policy
         error = TaskExecutionError(
             f"{title} failed {len(history)} times: max_restarts={policy.max_restarts} within"
@@ -98,12 +104,17 @@ class Node:
         #: whether its group ends when it does
         self.significant: bool = significant
 
+    @property
+    def up_since(self) -> float:
+        """When it began to work after its last start, in seconds; infinity if it has not."""
+        raise NotImplementedError
+
 
 @final
 class Branch(Node):
     """A group: children in the order of registration, and who is restarted with whom."""
 
-    __slots__ = ("children", "name", "path", "strategy")
+    __slots__ = ("children", "has_ended", "name", "path", "restarted", "strategy", "up")
 
     def __init__(
         self,
@@ -123,6 +134,31 @@ class Branch(Node):
             parent.children[self] = None
         #: in order; a dictionary, so that removing one of many is quick
         self.children: dict[Node, None] = {}
+        #: whether it has been ended as a whole, so that nothing in it is started any more
+        self.has_ended: bool = False
+        #: how often it was restarted as a whole
+        self.restarted: int = 0
+        #: when all of it had begun, after its last start as a whole, in seconds of the clock
+        self.up: float = inf
+
+    @property
+    def up_since(self) -> float:
+        return self.up
+
+    def begin_anew(self) -> None:
+        """Forget all failures below, as for a supervisor of Erlang/OTP that was restarted."""
+        for child in self.children:
+            if child.restarts is not None:
+                child.restarts.refresh()
+            if isinstance(child, Branch):
+                child.begin_anew()
+
+    def branches(self) -> Iterator[Branch]:
+        """Iterate over this group and those within it."""
+        yield self
+        for child in list(self.children):
+            if isinstance(child, Branch):
+                yield from child.branches()
 
     def affected_by(self, child: Node) -> Iterator[Node]:
         """Return the leaves that are stopped and started together with a child, in order."""

@@ -200,7 +200,7 @@ def alone(error: BaseException) -> Iterator[BaseException]:
 #: The changes of a task's state that there are; all others are faults of the scheduler.
 TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
     TaskState.REGISTERED: frozenset(
-        {TaskState.INITIALIZING, TaskState.STOPPING, TaskState.STOPPED}
+        {TaskState.INITIALIZING, TaskState.STOPPING, TaskState.STOPPED, TaskState.FAILED}
     ),
     TaskState.INITIALIZING: frozenset({TaskState.READY, TaskState.STOPPING, TaskState.FAILED}),
     TaskState.READY: frozenset({TaskState.RUNNING, TaskState.STOPPING, TaskState.FAILED}),
@@ -211,7 +211,7 @@ TRANSITIONS: dict[TaskState, frozenset[TaskState]] = {
     ),
     TaskState.FAILED: frozenset({TaskState.STOPPED, TaskState.BACKING_OFF, TaskState.INITIALIZING}),
     TaskState.BACKING_OFF: frozenset(
-        {TaskState.INITIALIZING, TaskState.STOPPING, TaskState.STOPPED}
+        {TaskState.INITIALIZING, TaskState.STOPPING, TaskState.STOPPED, TaskState.FAILED}
     ),
-    TaskState.STOPPED: frozenset({TaskState.INITIALIZING}),
+    TaskState.STOPPED: frozenset({TaskState.INITIALIZING, TaskState.BACKING_OFF}),
 }

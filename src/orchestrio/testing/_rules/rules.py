@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
+from logging import LogRecord
 from math import inf
-from typing import Any, Final
+from typing import Final, cast
 
 from orchestrio import (
     DEAD_LETTERS,
@@ -208,7 +209,7 @@ def errors_told_once(ledger: Ledger) -> Iterator[str]:
     """Each error that a hook was made to raise is logged or raised, and once."""
     told: dict[int, list[str]] = {}
     for record in ledger.records:
-        for error in _told_by(record.args, record.exc_info):
+        for error in _told_by(record):
             owner = getattr(error, "task_name", None)
             if owner is not None and getattr(record, "task_name", owner) != owner:
                 continue  # of a task that is restarted with the one that failed
@@ -224,9 +225,11 @@ def errors_told_once(ledger: Ledger) -> Iterator[str]:
             yield f"{error} was told {len(times)} times{where}"
 
 
-def _told_by(args: Any, exc_info: Any) -> set[BaseException]:
-    found = {arg for arg in args or () if isinstance(arg, BaseException)}
-    return {exc_info[1]} if exc_info and exc_info[1] is not None else found
+def _told_by(record: LogRecord) -> set[BaseException]:
+    if record.exc_info and record.exc_info[1] is not None:
+        return {record.exc_info[1]}
+    carried = (*cast("tuple[object, ...]", record.args or ()), getattr(record, "error", None))
+    return {one for one in carried if isinstance(one, BaseException)}
 
 
 #: What faults may lead to, as the cause of an error: a task fails, or finds the bus closed.

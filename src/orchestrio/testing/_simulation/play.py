@@ -166,6 +166,7 @@ class Play:
         assert self._seen is not None
         name = self._seen.name_of(task)
         self._read_events()
+        self._note_stop()
         words = "" if message is None else f" {shown(message)}"
         visit = Visit(name, hook, message, ledger.say(f"{name}.{hook}(){words}"))
         ledger.visits.append(visit)
@@ -227,8 +228,8 @@ class Play:
     # -- the end -------------------------------------------------------------------------------
 
     def _note_stop(self) -> None:
-        """Note that everything is to stop, if this is the first to say so."""
-        if self.ledger.stop_asked is None:
+        """Note that everything is to stop, as soon as it is seen."""
+        if self.ledger.stop_asked is None and self._scheduler.stopping.is_set():
             self.ledger.stop_asked = self.ledger.say("all is to stop")
 
     @property
@@ -237,7 +238,6 @@ class Play:
         return any(isinstance(fault.what, Command) for fault in self._faults)
 
     def _interrupt(self) -> None:
-        self._note_stop()
         self._around.cancel()
 
     async def _drive_it(self, drive: Drive) -> None:
@@ -248,13 +248,12 @@ class Play:
             # What it asks of a scheduler that a fault has stopped, it does not get.
             for one in alone(error):
                 refused = isinstance(one, (SchedulerError, ClosedResourceError))
-                if not refused or (self.ledger.stop_asked is None and not self._is_meddled_with):
+                if not refused or not (self._scheduler.stopping.is_set() or self._is_meddled_with):
                     self.ledger.violate("drive", f"{type(one).__name__}: {in_words(one)}")
         except (KeyboardInterrupt, SystemExit) as error:
             # Raised here, it would end the event loop, and leave the rest of the run to itself.
             self.ledger.violate("drive", f"{type(error).__name__}: {in_words(error)}")
         self._driven = True
-        self._note_stop()
         await self._stop_it()
 
     async def _end_it(self) -> None:
@@ -353,7 +352,7 @@ class Play:
         for task in self._scheduler.status():
             if task.kind != "event" or task.event is None:
                 continue
-            if task.state in SUBSCRIBED or task.in_hand:
+            if task.state in SUBSCRIBED:  # of one that is being stopped, this cannot be told
                 unread.setdefault(task.event, []).append(task.unread)
             idle = task.state is TaskState.RUNNING and not task.in_hand
             if idle and task.unread and task.name not in handling:

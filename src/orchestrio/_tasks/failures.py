@@ -1,0 +1,81 @@
+"""What a hook raised: a failure, a cancellation that was asked for, or the end of the process.
+
+A cancellation that no scope around the hook asked for is an error like any other: a library that
+cancels a request of its own, and lets the `CancelledError` out, means nobody's end. One that was
+asked for is no error; but a clean-up may fail on the way, and then both arrive in one group.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import cast
+
+from anyio import current_effective_deadline, get_cancelled_exc_class
+
+__all__ = ["ForeignCancellationError", "error_in", "failure_in", "in_words", "raised"]
+
+
+class ForeignCancellationError(RuntimeError):
+    """What a cancellation is that nobody here asked for; the cancellation itself is its cause."""
+
+
+def error_in(error: BaseException) -> BaseException | None:
+    """Find what went wrong in what a hook raised; to be called where it was caught.
+
+    :param error: what it raised
+    :return: an `Exception` if it failed; `None` if it was only cancelled, as it was asked to be;
+        anything else, such as `SystemExit`, means the process
+    """
+    if isinstance(error, Exception):
+        return error
+    cancelled = get_cancelled_exc_class()
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        if (way_out := _way_out(group, cancelled)) is not None:
+            return way_out
+        # Without the cancellations, what is left are the errors of clean-ups.
+        rest = group.split(cancelled)[1]
+        if rest is not None:
+            return rest
+    elif not isinstance(error, cancelled):
+        return error
+    if current_effective_deadline() == -inf:  # a scope around it was cancelled
+        return None
+    foreign = ForeignCancellationError("it was cancelled by something other than its scheduler")
+    foreign.__cause__ = error
+    return foreign
+
+
+def failure_in(error: BaseException) -> Exception | None:
+    """Find the failure in what a hook raised, as `error_in` does; `None` if there is none."""
+    failure = error_in(error)
+    return failure if isinstance(failure, Exception) else None
+
+
+def _way_out(
+    group: BaseExceptionGroup[BaseException], cancelled: type[BaseException]
+) -> BaseException | None:
+    """Return what means the process in a group, such as `SystemExit`; it must not lose its code."""
+    for one in group.exceptions:
+        if isinstance(one, BaseExceptionGroup):
+            within = _way_out(cast("BaseExceptionGroup[BaseException]", one), cancelled)
+            if within is not None:
+                return within
+        elif not isinstance(one, (Exception, cancelled)):
+            return one
+    return None
+
+
+def in_words(error: BaseException) -> str:
+    """Return what an error says, also if its ``__str__`` raises."""
+    try:
+        return str(error)
+    except Exception as trouble:
+        return f"(its __str__ raised {type(trouble).__name__})"
+
+
+def raised(error: BaseException) -> str:
+    """Say what was raised, for the middle of a sentence."""
+    if isinstance(error, ForeignCancellationError):
+        return "was cancelled by something other than its scheduler"
+    return f"raised {type(error).__name__}: {in_words(error)}"

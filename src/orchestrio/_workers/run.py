@@ -1,0 +1,528 @@
+"""`Run`: one attempt of a task, from its first wait to the end of ``shutdown()``.
+
+A run is made anew each time and never used twice. It is one task of the event loop, in a cancel
+scope of its own that nobody but this module cancels:
+
+    PENDING ─▶ INITIALIZING ─▶ INITIALIZED ─▶ WORKING ─▶ STOPPING ─▶ SHUTTING_DOWN ─▶ ENDED
+       ╰──────────────╰──────────── nothing to shut down ────────────────────────────────▲
+
+It goes through its phases by itself, does what it is told (`ask`, `cancel`, `fail`), and says
+what became of it. What that means for others is its supervisor's to decide. Whatever a hook raises
+ends here: no exception, and no cancellation, leaves the task of the event loop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
+from enum import Enum, StrEnum, auto
+from math import inf
+from typing import Final, Protocol, final
+
+from anyio import CancelScope, Event, TaskHandle, current_time, fail_after, sleep_until
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from .._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
+from .._model.wakeup import Wakeup
+from .._tasks.context import RunInfo, Services, current_run
+from .._tasks.failures import error_in, raised
+from .._tasks.registry import RegisteredTask
+from .stack import task_stack
+
+__all__ = ["FORCED", "NEXT", "Host", "Outcome", "Phase", "Run"]
+
+logger: logging.Logger = logging.getLogger("orchestrio")
+
+#: Why a ``shutdown()`` was cut short when everything was told to stop at once.
+FORCED: Final = "its shutdown() was cut short by a second request to stop"
+
+
+class Phase(StrEnum):
+    """How far a run has come."""
+
+    PENDING = auto()
+    """Made; it waits for its time, and for what it depends on to be initialised."""
+    INITIALIZING = auto()
+    """Inside ``initialize()``."""
+    INITIALIZED = auto()
+    """It waits for those that start with it, and for what it depends on to be ready."""
+    WORKING = auto()
+    """Inside ``execute()``, or handling messages."""
+    STOPPING = auto()
+    """Its work is over; it waits for its turn to shut down."""
+    SHUTTING_DOWN = auto()
+    """Inside ``shutdown()``."""
+    ENDED = auto()
+    """Nothing is left of it but what is told of it."""
+
+
+NEXT: Final[Mapping[Phase, frozenset[Phase]]] = {
+    Phase.PENDING: frozenset({Phase.INITIALIZING, Phase.ENDED}),
+    Phase.INITIALIZING: frozenset({Phase.INITIALIZED, Phase.ENDED}),
+    Phase.INITIALIZED: frozenset({Phase.WORKING, Phase.STOPPING}),
+    Phase.WORKING: frozenset({Phase.STOPPING}),
+    Phase.STOPPING: frozenset({Phase.SHUTTING_DOWN}),
+    Phase.SHUTTING_DOWN: frozenset({Phase.ENDED}),
+    Phase.ENDED: frozenset(),
+}
+"""The phases that may follow each; all others are faults of the scheduler."""
+
+
+class Outcome(Enum):
+    """What became of the work of a run, set once; only what is abandoned is told later."""
+
+    RETURNED = auto()
+    """It came to its end by itself."""
+    STOPPED = auto()
+    """Its end was asked for."""
+    FAILED = auto()
+    """A hook raised, or a deadline was missed."""
+    ABANDONED = auto()
+    """It ignores its cancellation, and nobody waits for it any more."""
+
+
+class Host(Protocol):
+    """What a run asks of the worker that it is a run of."""
+
+    @property
+    def entry(self) -> RegisteredTask:
+        """The task, and what it was registered with."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        ...
+
+    @property
+    def rank(self) -> int:
+        """Its place in the order of start."""
+        ...
+
+    @property
+    def doing(self) -> str:
+        """Which hook does the work, for messages."""
+        ...
+
+    @property
+    def changed(self) -> Wakeup:
+        """Where those wait who want to know how it stands."""
+        ...
+
+    def work(self) -> Awaitable[None]:
+        """Do what the task is for, until it has ended or is cancelled."""
+        ...
+
+    def finish_current(self) -> bool:
+        """Have the work end after the message in hand; return whether there are messages."""
+        ...
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether all messages published so far have been handled."""
+        ...
+
+    async def wait_drained(self) -> None:
+        """Wait until `is_drained` holds or the work is over."""
+        ...
+
+    async def wait_for_dependencies(self) -> None:
+        """Wait until all that it depends on is initialised."""
+        ...
+
+    async def wait_until_dependencies_are_ready(self) -> None:
+        """Wait until all that it depends on is ready."""
+        ...
+
+    def are_dependencies_ready(self) -> bool:
+        """Whether it need not wait for that."""
+        ...
+
+    def tell(self) -> None:
+        """Tell how it stands now, if that has changed."""
+
+    def extra(self, **more: object) -> dict[str, object]:
+        """What a log record about it carries beside the text."""
+        ...
+
+    def run_initializes(self) -> int:
+        """Hear that ``initialize()`` is called; return which run this is."""
+        ...
+
+    def run_is_ready(self) -> None:
+        """Hear that those that depend on it may work."""
+
+    def run_works(self) -> None:
+        """Hear that the work begins."""
+
+    def may_shut_down(self, run: Run) -> bool:
+        """Whether it is its turn to shut down; then ``shutdown()`` is called at once."""
+        ...
+
+    def work_ended(self, run: Run) -> None:
+        """Hear that the work has ended, and decide what that means."""
+
+    def run_ended(self, run: Run) -> None:
+        """Hear that nothing is left of it, and decide what that means."""
+
+    def run_abandoned(self, run: Run) -> None:
+        """Hear that nobody waits any more for the end of what it does."""
+
+    def process_ends(self, error: BaseException) -> None:
+        """Hear that a hook meant the end of the process, as by `SystemExit`."""
+
+
+@final
+class Run:
+    """One run of a task."""
+
+    # Ten thousand runs are not unusual, and their dicts would make up half of their memory.
+    __slots__ = (
+        "_begun",
+        "_doom",
+        "_go",
+        "_not_before",
+        "_reported",
+        "_shutdown_scope",
+        "_turn",
+        "_why_cut",
+        "cancel_asked",
+        "deadline",
+        "failure",
+        "failure_before",
+        "handle",
+        "host",
+        "info",
+        "is_restart",
+        "outcome",
+        "phase",
+        "shutdown_errors",
+        "spares_others",
+        "works_since",
+    )
+
+    def __init__(
+        self,
+        host: Host,
+        services: Services,
+        go: Event,
+        *,
+        not_before: float = 0.0,
+        begun: Callable[[], None] | None = None,
+        is_restart: bool = False,
+        failure_before: BaseException | None = None,
+    ) -> None:
+        """Make a run.
+
+        :param host: the worker
+        :param services: what all tasks share
+        :param go: set when all tasks that start together are initialised
+        :param not_before: when it may begin, in seconds on the event loop's clock
+        :param begun: called when it is initialised, or never will be: it lets the next one begin
+        :param is_restart: whether it follows another one
+        :param failure_before: what ended the run before this one
+        """
+        entry = host.entry
+        #: the worker that it is a run of
+        self.host: Host = host
+        self._go = go
+        self._not_before = not_before
+        self._begun = begun
+        #: what the task sees of it
+        self.info: RunInfo = RunInfo(entry.task_id, entry.name, services, host)
+        self.phase: Phase = Phase.PENDING
+        self.outcome: Outcome | None = None
+        #: what ended the work, if something went wrong
+        self.failure: BaseException | None = None
+        self.is_restart: bool = is_restart
+        self.failure_before: BaseException | None = failure_before
+        #: what went wrong after the work
+        self.shutdown_errors: tuple[TaskShutdownError, ...] = ()
+        self._reported = 0  # how many of them have been told
+        #: whether its cancellation was asked for; any other cancellation is a failure
+        self.cancel_asked: bool = False
+        #: whether its failure concerns nobody else, as ``on_error="stop"`` says
+        self.spares_others: bool = False
+        #: when it began to work, in seconds on the event loop's clock
+        self.works_since: float = inf
+        #: when its ``shutdown()`` is to be over, in seconds on the event loop's clock
+        self.deadline: float = inf
+        #: the task of the event loop that it is
+        self.handle: TaskHandle[None] | None = None
+        self._doom: BaseException | None = None  # why it was cancelled, if that is a failure
+        self._turn: Event | None = None  # set when it may be its turn to shut down
+        self._shutdown_scope: CancelScope | None = None
+        self._why_cut: str | None = None  # why shutdown() may not finish
+
+    # -- how it stands -------------------------------------------------------------------------
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its work has come to its end, or nobody waits for that any more."""
+        return self.outcome is not None
+
+    @property
+    def is_down(self) -> bool:
+        """Whether all of it has come to its end, or nobody waits for that any more."""
+        return self.phase is Phase.ENDED or self.outcome is Outcome.ABANDONED
+
+    @property
+    def is_working(self) -> bool:
+        """Whether it is past its start, and its work is not over."""
+        return self.phase is Phase.WORKING and self.outcome is None
+
+    @property
+    def came_to_work(self) -> bool:
+        """Whether its work has begun, be it over or not."""
+        return self.works_since < inf
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether ``initialize()`` has returned and the work is not over."""
+        return self.outcome is None and self.phase in (Phase.INITIALIZED, Phase.WORKING)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it ignores its cancellation."""
+        return self.outcome is Outcome.ABANDONED and self.phase is not Phase.ENDED
+
+    @property
+    def listens(self) -> bool:
+        """Whether the task hears of a stop, so that it may end by itself."""
+        may_hear = self.phase in (Phase.INITIALIZING, Phase.WORKING)
+        return may_hear and self.info.stopping is not None and not self.info.resting
+
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether ``shutdown()`` may not finish."""
+        return self._why_cut is not None
+
+    @property
+    def stop_asked(self) -> bool:
+        """Whether its end was asked for, so that it is no surprise."""
+        return self.cancel_asked or self.info.stop_asked
+
+    async def wait_over(self) -> None:
+        """Wait until `is_over` holds."""
+        while self.outcome is None:
+            await self.host.changed.wait()
+
+    async def wait_down(self) -> None:
+        """Wait until `is_down` holds."""
+        while not self.is_down:
+            await self.host.changed.wait()
+
+    def where(self) -> str:
+        """Say which line of which function it awaits, outermost first, as a traceback does."""
+        return "" if self.handle is None else task_stack(self.handle.coro, without=__file__)
+
+    # -- what it is told -----------------------------------------------------------------------
+
+    def ask(self) -> None:
+        """Show that the work is to end, and tell the task if it listens."""
+        self.info.ask_to_stop()
+        self.host.tell()
+
+    def cancel(self) -> None:
+        """End the work, wherever it stands."""
+        if self.outcome is None and not self.cancel_asked:
+            self.cancel_asked = True
+            self.host.tell()
+            assert self.handle is not None
+            self.handle.cancel()
+
+    def fail(self, why: BaseException) -> None:
+        """Cancel the work, as a failure.
+
+        :param why: what the task did wrong
+        """
+        self._doom = why
+        self.cancel()
+
+    def look_at_turn(self) -> None:
+        """Have it ask whether it is its turn to shut down, if it waits for that."""
+        if self._turn is not None:
+            self._turn.set()
+
+    def cancel_shutdown(self, why: str) -> None:
+        """Cancel ``shutdown()`` at its next checkpoint.
+
+        :param why: what happened to it, for the error
+        """
+        if self._why_cut is None:
+            self._why_cut = why
+            if self._shutdown_scope is not None:
+                self._shutdown_scope.cancel()
+
+    def abandon(self, what: str, deadline: str) -> None:
+        """Wait no longer for one that ignores its cancellation, and say in the log where it stands.
+
+        :param what: what it does, for the error
+        :param deadline: the option whose time is up
+        """
+        self.outcome = Outcome.ABANDONED
+        error = self._note(what, TimeoutError(deadline))
+        stack = self.where()
+        error.add_note(f"It stands here:\n{stack}")
+        logger.warning("%s. It stands here:\n%s", error, stack, extra=self.host.extra(stack=stack))
+        self.host.tell()
+        self.host.run_abandoned(self)
+
+    def report(self) -> tuple[TaskShutdownError, ...]:
+        """Return what went wrong after the work, each error once."""
+        errors = self.shutdown_errors[self._reported :]
+        self._reported += len(errors)
+        return errors
+
+    # -- what it does --------------------------------------------------------------------------
+
+    async def live(self) -> None:
+        """Go through all phases; nothing escapes."""
+        current_run.set(self.info)
+        try:
+            if not self.cancel_asked:
+                await self._begin()
+                await self.host.work()
+            if self._doom is not None:
+                raise self._doom  # it has swallowed the cancellation
+        except BaseException as error:  # whatever it is, the supervisor is told
+            self._fail(error)
+        self._end_work()
+        if self.phase is Phase.STOPPING:
+            # Where the cancellation was not asked for, no scope has to be made.
+            with CancelScope(shield=True) if self.cancel_asked else nullcontext():
+                while not self.host.may_shut_down(self):
+                    self._turn = Event()
+                    await self._turn.wait()
+            await self._shut_down()
+        self._enter(Phase.ENDED)
+        self._shutdown_scope = self.handle = None
+        self.host.run_ended(self)
+
+    async def _begin(self) -> None:
+        """Come as far as the work."""
+        if self._not_before:
+            await sleep_until(self._not_before)  # a checkpoint at least
+        await self.host.wait_for_dependencies()
+        await self._see_whether_cancelled()
+        self.failure_before = None  # with its traceback, it would keep a whole run alive
+        self.info.number = self.host.run_initializes()
+        self._enter(Phase.INITIALIZING)
+        timeout = self.host.entry.metadata.start_timeout
+        with nullcontext() if timeout == inf else fail_after(timeout):
+            await self.host.entry.task.initialize()
+        self._enter(Phase.INITIALIZED)
+        self._tell_begun()
+        if not self._go.is_set():
+            await self._go.wait()
+        if self.phase is Phase.INITIALIZED:  # not let work with those that start together
+            if not self.host.are_dependencies_ready():
+                await self.host.wait_until_dependencies_are_ready()
+            await self._see_whether_cancelled()
+            self.begin_work(current_time())
+
+    async def _see_whether_cancelled(self) -> None:
+        """Begin nothing that is to end: what was waited for may have come with the cancellation."""
+        if self.cancel_asked:
+            await checkpoint_if_cancelled()
+
+    def begin_work(self, now: float) -> None:
+        """Show that nothing holds the work up any more; it begins when its task gets to run.
+
+        :param now: the present, in seconds on the event loop's clock
+        """
+        if self.phase is Phase.INITIALIZED and self.host.are_dependencies_ready():
+            self.works_since = self.info.last_beat = now
+            self._enter(Phase.WORKING)
+            self.host.run_works()
+            if not self.host.entry.metadata.reports_ready:
+                self.info.become_ready()
+
+    def _tell_begun(self) -> None:
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            begun()
+
+    def _enter(self, phase: Phase) -> None:
+        assert phase in NEXT[self.phase], f"{self.host.title}: {phase} after {self.phase}"
+        self.phase = phase
+        self.host.tell()
+
+    def _end_work(self) -> None:
+        if self.outcome is None:  # not abandoned meanwhile
+            if self.failure is not None:
+                self.outcome = Outcome.FAILED
+            else:
+                self.outcome = Outcome.STOPPED if self.stop_asked else Outcome.RETURNED
+        if self.phase in (Phase.INITIALIZED, Phase.WORKING):  # so a shutdown() is owed
+            self._enter(Phase.STOPPING)
+        else:
+            self.host.tell()
+        self.host.work_ended(self)
+        self._tell_begun()  # stopped or failed before it was initialised
+
+    async def _shut_down(self) -> None:
+        self._enter(Phase.SHUTTING_DOWN)
+        with CancelScope(shield=True) as scope:
+            self._shutdown_scope = scope
+            if self._why_cut is not None:
+                scope.cancel()
+            try:
+                await self.host.entry.task.shutdown()
+            except BaseException as error:
+                self._shutdown_failed(error)
+
+    def _shutdown_failed(self, raised_error: BaseException) -> None:
+        error = error_in(raised_error)
+        if error is None:
+            assert self._why_cut is not None
+            self._note(self._why_cut, TimeoutError(self._why_cut))
+        elif isinstance(error, Exception):
+            self._note(f"its shutdown() {raised(error)}", error)
+        else:
+            self.host.process_ends(error)
+
+    def _note(self, what: str, cause: BaseException) -> TaskShutdownError:
+        """Keep what went wrong after the work, to be told with the others'."""
+        entry = self.host.entry
+        error = TaskShutdownError(
+            f"{self.host.title} did not shut down well: {what}", entry.task_id, entry.name
+        )
+        error.__cause__ = cause
+        self.shutdown_errors += (error,)
+        return error
+
+    def _fail(self, raised_error: BaseException) -> None:
+        """Keep what ended the work, in the words of a task's failure."""
+        doom = self._doom
+        error = doom if raised_error is doom else error_in(raised_error)
+        if error is not None and not isinstance(error, Exception):
+            self.failure = error  # SystemExit and its like go out as they are
+            return
+        if doom is not None:
+            if error is not None and error is not doom:
+                doom.add_note(f"When it was cancelled for that, it {raised(error)}")
+            error = doom
+        if error is None or (error is doom and self.outcome is Outcome.ABANDONED):
+            return  # that was told when it was abandoned
+        host = self.host
+        entry = host.entry
+        timeout = entry.metadata.start_timeout
+        if error is doom or self.phase in (Phase.PENDING, Phase.INITIALIZED):
+            what = str(error)  # said here, and not by the task
+        else:
+            hook = host.doing if self.phase is Phase.WORKING else "initialize()"
+            what = f"its {hook} {raised(error)}"
+            if isinstance(error, TimeoutError) and hook == "initialize()" and timeout < inf:
+                what += f" (start_timeout is {timeout:g} s)"
+        if self.phase is Phase.WORKING and (self.info.is_ready or error is not doom):
+            failure: TaskExecutionError | TaskInitializationError = TaskExecutionError(
+                f"{host.title} failed: {what}", entry.task_id, entry.name
+            )
+        else:
+            failure = TaskInitializationError(
+                f"{host.title} could not start: {what}", entry.task_id, entry.name
+            )
+        failure.__cause__ = error
+        self.failure = failure
