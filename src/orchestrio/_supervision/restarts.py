@@ -135,7 +135,8 @@ class Restarts:
     ) -> Restart:
         concerned.sort(key=attrgetter("rank"))
         back.sort(key=attrgetter("rank"))
-        restart = Restart(concerned, back, current_time() + delay, branch)
+        not_before = current_time() + delay if delay else 0.0
+        restart = Restart(concerned, back, not_before, branch)
         older = [self._take_out(worker) for worker in concerned]
         for worker in concerned:
             self._of[worker] = restart

@@ -37,8 +37,8 @@ async def end(runs: Iterable[Run], drain: bool) -> None:
     if not drain:
         await _end_all(runs, finish=True)
         return
-    consumers = [run for run in runs if run.host.entry.kind == "event"]
-    await _end_all([run for run in runs if run.host.entry.kind == "background"])
+    consumers = [run for run in runs if run.host.kind == "event"]
+    await _end_all([run for run in runs if run.host.kind == "background"])
     if consumers:
         await _drain_and_end(consumers)
 
@@ -150,10 +150,16 @@ class Turns:
 
     def enter(self, runs: Iterable[Run]) -> None:
         """Add runs that are being stopped: those that started before them wait for them."""
+        entries: list[tuple[int, int, Run]] = []
         for run in runs:
             if not run.is_down:
                 self._serial += 1
-                heappush(self._heap, (-run.host.rank, self._serial, run))
+                entries.append((-run.host.rank, self._serial, run))
+        if len(entries) == 1:
+            heappush(self._heap, entries[0])
+        elif entries:
+            self._heap += entries
+            heapify(self._heap)
 
     def allow(self, runs: Iterable[Run]) -> None:
         """Let runs shut down when it is their turn: all that ends with them is over."""
@@ -183,10 +189,13 @@ class Turns:
             return True  # it ends after all, and nobody waits for it
         if run not in self._ready or self._heap[0][2] is not run:
             return False
+        if not run.has_hook:
+            return True
         timeout = run.host.entry.metadata.shutdown_timeout
         run.deadline = current_time() + (_LAST_RESORT if run.is_cut_short else timeout)
         self._shutting_down.add(run)
         if run.deadline < self._due:
+            self._due = run.deadline
             self._changed.notify_all()
         return True
 
@@ -194,7 +203,9 @@ class Turns:
         """See to it that each ``shutdown()`` ends within its bounds, until this is cancelled."""
         while True:
             self._shutting_down = {run for run in self._shutting_down if not run.is_down}
-            self._due = min((run.deadline for run in self._shutting_down), default=inf)
+            due = min((run.deadline for run in self._shutting_down), default=inf)
+            if due < inf or not self._heap or self._due <= current_time():
+                self._due = due  # otherwise the next one, which is not due before, wakes nobody
             with move_on_at(self._due):
                 await self._changed.wait()
                 continue

@@ -112,6 +112,7 @@ class Supervisor(Generic[E]):
         self._dependencies = Dependencies(registry.get_by_name, self.workers, self.groups)
         self._restarts = Restarts(self._dependencies, self._start_run)
         self._turns = Turns()
+        self.may_shut_down: Callable[[Run], bool] = self._turns.take
         self._number = 0  # how many tasks have got a place in the order of registration
         self._starting: list[Worker] = []  # those that belong to the start
         self._beginning = 0  # how many of them are to be initialised yet
@@ -407,8 +408,6 @@ class Supervisor(Generic[E]):
             raise
         self.stage = Stage.STARTING
         self._starting = list(workers)
-        for worker in workers:
-            self._note(worker)
         try:
             ambient = copy_context()
             # Each starts the next when it is initialised: nobody in between has to be woken.
@@ -479,17 +478,18 @@ class Supervisor(Generic[E]):
                 logger.warning("%s stays stopped: %s", worker.title, error, extra=worker.extra())
                 worker.want(Wanted.STOP)
                 self._note(worker)
+                self._look_whether_finished()
                 if begun is not None:
                     begun()
                 return
         run = worker.new_run(self._go, not_before, begun)
         if worker.wanted is not Wanted.RUN:
             worker.want(Wanted.RUN)
-        # A context of its own: what one run sets, the next one does not see.
+        # It gets a copy of the context: what one run sets, the next one does not see.
         run.handle = self._tasks.create_task(
-            run.live(), name=worker.entry.name, context=worker.context.copy()
+            run.live(), name=worker.entry.name, context=worker.context
         )
-        self._produced |= worker.entry.kind == "background"
+        self._produced |= worker.kind == "background"
         self._note(worker)
 
     # -- what a run tells ----------------------------------------------------------------------
@@ -500,7 +500,7 @@ class Supervisor(Generic[E]):
 
     def work_began(self, worker: Worker) -> None:
         """Watch the work of a run, if it has deadlines."""
-        if worker.entry.kind == "event":
+        if worker.kind == "event":
             self._note(worker)
         if needs_watching(worker.entry.metadata):
             assert self._tasks is not None
@@ -537,19 +537,15 @@ class Supervisor(Generic[E]):
             self._turns.advance()
         self._look_whether_finished()
 
-    def may_shut_down(self, run: Run) -> bool:
-        """Whether it is the turn of a run to shut down; then it does so at once."""
-        return self._turns.take(run)
-
     def run_ended(self, worker: Worker, run: Run) -> None:
         """Decide what follows when nothing is left of a run."""
-        self._say_what_went_wrong(worker, run)
+        if run.shutdown_errors:
+            self._say_what_went_wrong(worker, run)
         self._turns.advance()
         if worker.wanted is Wanted.REMOVE:
             self._forget(worker)
         else:
             self._restarts.advance(worker)
-        self._look_whether_finished()
 
     def run_abandoned(self, worker: Worker, run: Run) -> None:
         """Go on without a task that ignores its cancellation; where it stands is in the log."""
@@ -571,7 +567,7 @@ class Supervisor(Generic[E]):
 
     def _note(self, worker: Worker) -> None:
         """Keep count of those for which it is worth running."""
-        kind = worker.entry.kind
+        kind = worker.kind
         busy = self._busy[kind]
         if worker.is_done or worker.is_gone:
             busy.discard(worker)
@@ -735,7 +731,8 @@ def _runs(workers: Iterable[Worker]) -> list[Run]:
 async def _wait_down(runs: Iterable[Run]) -> None:
     # Whoever started first is down last: most need not be waited for.
     for run in sorted(runs, key=lambda run: run.host.rank):
-        await run.wait_down()
+        if not run.is_down:
+            await run.wait_down()
 
 
 def _raise_shutdown_errors(errors: list[TaskShutdownError]) -> None:

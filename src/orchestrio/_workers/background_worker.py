@@ -78,6 +78,10 @@ class BackgroundWorker(Worker):
             info.fencing_token = None
 
     @override
+    def settle_subscription(self) -> None:
+        pass  # it has none
+
+    @override
     def release(self, run: Run) -> None:
         # What fails before the work is a failure of the start, whatever is said of the work.
         run.spares_others = self.entry.metadata.on_error == "stop" and run.came_to_work

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import nullcontext
 from enum import Enum, StrEnum, auto
 from math import inf
 from typing import Final, Protocol, final
@@ -24,10 +23,12 @@ from anyio import CancelScope, Event, TaskHandle, current_time, fail_after, slee
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from .._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
+from .._model.snapshots import TaskKind
 from .._model.wakeup import Wakeup
 from .._tasks.context import RunInfo, Services, current_run
 from .._tasks.failures import error_in, raised
 from .._tasks.registry import RegisteredTask
+from .._tasks.task import Task
 from .stack import task_stack
 
 __all__ = ["FORCED", "NEXT", "Host", "Outcome", "Phase", "Run"]
@@ -96,6 +97,11 @@ class Host(Protocol):
         ...
 
     @property
+    def kind(self) -> TaskKind:
+        """Whether it runs in the background or handles events."""
+        ...
+
+    @property
     def rank(self) -> int:
         """Its place in the order of start."""
         ...
@@ -156,10 +162,6 @@ class Host(Protocol):
     def run_works(self) -> None:
         """Hear that the work begins."""
 
-    def may_shut_down(self, run: Run) -> bool:
-        """Whether it is its turn to shut down; then ``shutdown()`` is called at once."""
-        ...
-
     def work_ended(self, run: Run) -> None:
         """Hear that the work has ended, and decide what that means."""
 
@@ -182,6 +184,7 @@ class Run:
         "_begun",
         "_doom",
         "_go",
+        "_may_shut_down",
         "_not_before",
         "_reported",
         "_shutdown_scope",
@@ -207,6 +210,7 @@ class Run:
         host: Host,
         services: Services,
         go: Event,
+        may_shut_down: Callable[[Run], bool],
         *,
         not_before: float = 0.0,
         begun: Callable[[], None] | None = None,
@@ -218,6 +222,7 @@ class Run:
         :param host: the worker
         :param services: what all tasks share
         :param go: set when all tasks that start together are initialised
+        :param may_shut_down: returns whether it is the turn of a run to shut down
         :param not_before: when it may begin, in seconds on the event loop's clock
         :param begun: called when it is initialised, or never will be: it lets the next one begin
         :param is_restart: whether it follows another one
@@ -227,6 +232,7 @@ class Run:
         #: the worker that it is a run of
         self.host: Host = host
         self._go = go
+        self._may_shut_down = may_shut_down
         self._not_before = not_before
         self._begun = begun
         #: what the task sees of it
@@ -302,6 +308,11 @@ class Run:
     def stop_asked(self) -> bool:
         """Whether its end was asked for, so that it is no surprise."""
         return self.cancel_asked or self.info.stop_asked
+
+    @property
+    def has_hook(self) -> bool:
+        """Whether the task has a ``shutdown()`` of its own: a plain function has none."""
+        return type(self.host.entry.task).shutdown is not Task.shutdown
 
     async def wait_over(self) -> None:
         """Wait until `is_over` holds."""
@@ -390,9 +401,11 @@ class Run:
             self._fail(error)
         self._end_work()
         if self.phase is Phase.STOPPING:
-            # Where the cancellation was not asked for, no scope has to be made.
-            with CancelScope(shield=True) if self.cancel_asked else nullcontext():
-                while not self.host.may_shut_down(self):
+            if self.cancel_asked:
+                with CancelScope(shield=True):
+                    await self._wait_for_turn()
+            else:  # As `_wait_for_turn`: ten thousand may wait, and each frame costs.
+                while not self._may_shut_down(self):
                     self._turn = Event()
                     await self._turn.wait()
             await self._shut_down()
@@ -400,18 +413,30 @@ class Run:
         self._shutdown_scope = self.handle = None
         self.host.run_ended(self)
 
+    async def _wait_for_turn(self) -> None:
+        while not self._may_shut_down(self):
+            self._turn = Event()
+            await self._turn.wait()
+
     async def _begin(self) -> None:
         """Come as far as the work."""
+        metadata = self.host.entry.metadata
         if self._not_before:
-            await sleep_until(self._not_before)  # a checkpoint at least
-        await self.host.wait_for_dependencies()
-        await self._see_whether_cancelled()
+            await sleep_until(self._not_before)
+        if metadata.depends_on:
+            await self.host.wait_for_dependencies()
+        # Here and below, what was waited for may have come with the cancellation: to begin what is
+        # to end would call hooks in vain.
+        if self.cancel_asked:
+            await checkpoint_if_cancelled()
         self.failure_before = None  # with its traceback, it would keep a whole run alive
         self.info.number = self.host.run_initializes()
         self._enter(Phase.INITIALIZING)
-        timeout = self.host.entry.metadata.start_timeout
-        with nullcontext() if timeout == inf else fail_after(timeout):
+        if metadata.start_timeout == inf:
             await self.host.entry.task.initialize()
+        else:
+            with fail_after(metadata.start_timeout):
+                await self.host.entry.task.initialize()
         self._enter(Phase.INITIALIZED)
         self._tell_begun()
         if not self._go.is_set():
@@ -419,13 +444,9 @@ class Run:
         if self.phase is Phase.INITIALIZED:  # not let work with those that start together
             if not self.host.are_dependencies_ready():
                 await self.host.wait_until_dependencies_are_ready()
-            await self._see_whether_cancelled()
+            if self.cancel_asked:
+                await checkpoint_if_cancelled()
             self.begin_work(current_time())
-
-    async def _see_whether_cancelled(self) -> None:
-        """Begin nothing that is to end: what was waited for may have come with the cancellation."""
-        if self.cancel_asked:
-            await checkpoint_if_cancelled()
 
     def begin_work(self, now: float) -> None:
         """Show that nothing holds the work up any more; it begins when its task gets to run.
@@ -447,7 +468,8 @@ class Run:
     def _enter(self, phase: Phase) -> None:
         assert phase in NEXT[self.phase], f"{self.host.title}: {phase} after {self.phase}"
         self.phase = phase
-        self.host.tell()
+        if phase is not Phase.SHUTTING_DOWN:  # which shows nowhere
+            self.host.tell()
 
     def _end_work(self) -> None:
         if self.outcome is None:  # not abandoned meanwhile
@@ -464,6 +486,8 @@ class Run:
 
     async def _shut_down(self) -> None:
         self._enter(Phase.SHUTTING_DOWN)
+        if not self.has_hook:
+            return
         with CancelScope(shield=True) as scope:
             self._shutdown_scope = scope
             if self._why_cut is not None:

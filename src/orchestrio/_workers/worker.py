@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 from anyio import CancelScope, Event, current_time, sleep_forever
 
 from .._model.errors import LifecycleError, TaskExecutionError
-from .._model.snapshots import TaskSnapshot, TaskState
+from .._model.snapshots import TaskKind, TaskSnapshot, TaskState
 from .._model.wakeup import Wakeup
 from .._tasks.context import Services
 from .._tasks.events import DeadLetter, Publisher, StateChanged, TaskEvent
@@ -93,8 +93,9 @@ class Supervision(Protocol):
     def is_ready(self, worker: Worker) -> None:
         """Hear that a task is ready, so that those that depend on it may work."""
 
-    def may_shut_down(self, run: Run) -> bool:
-        """Whether it is the turn of a run to shut down; then it does so at once."""
+    @property
+    def may_shut_down(self) -> Callable[[Run], bool]:
+        """Tells whether it is the turn of a run to shut down; then it does so at once."""
         ...
 
     def work_ended(self, worker: Worker, run: Run) -> None:
@@ -120,6 +121,7 @@ class Worker(Node, ABC):
         "context",
         "entry",
         "is_gone",
+        "kind",
         "number",
         "rank",
         "run",
@@ -133,6 +135,7 @@ class Worker(Node, ABC):
         metadata = entry.metadata
         super().__init__(f"task {entry.name!r}", parent, metadata.policy, metadata.significant)
         self.entry: RegisteredTask = entry
+        self.kind: TaskKind = entry.kind
         self.supervision: Supervision = supervision
         self.wanted: Wanted = Wanted.RUN
         #: the run it is in, or was in last
@@ -186,6 +189,7 @@ class Worker(Node, ABC):
             self,
             self.supervision.services,
             go,
+            self.supervision.may_shut_down,
             not_before=not_before,
             begun=begun,
             is_restart=self.wanted is Wanted.RESTART,
@@ -278,8 +282,7 @@ class Worker(Node, ABC):
         :raises TimeoutError: if that takes longer than ``start_timeout``
         :raises LifecycleError: if one of them has failed before it was ready
         """
-        if self.entry.metadata.depends_on:
-            await self._wait_for(lambda one: one.run is not None and one.run.is_initialized)
+        await self._wait_for(lambda one: one.run is not None and one.run.is_initialized)
 
     async def wait_until_dependencies_are_ready(self) -> None:
         """Wait until all that it depends on is ready; see `wait_for_dependencies`."""
@@ -334,10 +337,6 @@ class Worker(Node, ABC):
         if self._changed is not None:
             self._changed.notify_all()
         self.supervision.is_ready(self)
-
-    def may_shut_down(self, run: Run) -> bool:
-        """Ask whether it is its turn to shut down."""
-        return self.supervision.may_shut_down(run)
 
     def work_ended(self, run: Run) -> None:
         """Pass on that the work has ended, and let go of what it needed."""
@@ -473,7 +472,7 @@ class Worker(Node, ABC):
         return {
             "task_id": self.entry.task_id,
             "name": self.entry.name,
-            "kind": self.entry.kind,
+            "kind": self.kind,
             "group": self.group,
             "state": state,
             "metadata": self.entry.metadata,
