@@ -38,6 +38,7 @@ from ._model.settings import (
     TaskOptions,
 )
 from ._model.snapshots import (
+    GroupSnapshot,
     HealthReport,
     TaskId,
     TaskKind,
@@ -76,6 +77,7 @@ __all__ = [
     "EventSendError",
     "EventTask",
     "Group",
+    "GroupSnapshot",
     "HealthReport",
     "InvalidChannelError",
     "LaggedError",

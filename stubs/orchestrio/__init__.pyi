@@ -47,6 +47,7 @@ __all__ = [
     "EventSendError",
     "EventTask",
     "Group",
+    "GroupSnapshot",
     "HealthReport",
     "InvalidChannelError",
     "LaggedError",
@@ -201,6 +202,17 @@ class TaskSnapshot(_Model, frozen=True):
     missed: int = 0
     unread: int = 0
     error: str | None = None
+
+class GroupSnapshot(_Model, frozen=True):
+    name: str
+    group: str | None = None
+    strategy: Strategy
+    restart: RestartPolicy | None = None
+    significant: bool = False
+    ended: bool = False
+    restarts: int = 0
+    tasks: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
 
 class HealthReport(_Model, frozen=True):
     live: bool
@@ -488,6 +500,9 @@ class Group(Generic[_E]):
         restart: RestartPolicy | None = None,
         significant: bool = False,
     ) -> Group[_E]: ...
+    async def stop(self) -> None: ...
+    async def restart(self) -> None: ...
+    async def remove(self) -> None: ...
     def register_background_task(
         self,
         task: BackgroundTask,
@@ -562,6 +577,8 @@ class Scheduler(AsyncContextManagerMixin, Group[_E]):
     @overload
     def status(self, task_id: TaskId) -> TaskSnapshot: ...
     def health(self) -> HealthReport: ...
+    @property
+    def groups(self) -> Mapping[str, GroupSnapshot]: ...
     async def wait_stopped(self, task_id: TaskId) -> TaskSnapshot: ...
     async def stop_task(self, task_id: TaskId) -> None: ...
     async def restart_task(self, task_id: TaskId) -> None: ...

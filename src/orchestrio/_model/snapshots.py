@@ -6,9 +6,9 @@ from typing import Any, Literal, TypeAlias, final
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from .settings import Model, TaskMetadata
+from .settings import Model, RestartPolicy, Strategy, TaskMetadata
 
-__all__ = ["HealthReport", "TaskId", "TaskKind", "TaskSnapshot", "TaskState"]
+__all__ = ["GroupSnapshot", "HealthReport", "TaskId", "TaskKind", "TaskSnapshot", "TaskState"]
 
 TaskKind: TypeAlias = Literal["background", "event"]
 """Background tasks run; event tasks get each message of the event they subscribe to."""
@@ -90,6 +90,29 @@ class TaskSnapshot(Model, frozen=True):
     """
     error: str | None = None
     """What ended it, in words; `None` if nothing did."""
+
+
+class GroupSnapshot(Model, frozen=True):
+    """How one group stands at one moment."""
+
+    name: str
+    """Its name."""
+    group: str | None = None
+    """The group around it, ``"outer/inner"`` if nested; `None` if that is the scheduler."""
+    strategy: Strategy
+    """Who is restarted with one of its tasks or groups."""
+    restart: RestartPolicy | None = None
+    """When the group as a whole is restarted."""
+    significant: bool = False
+    """Whether the group around it ends when this one does."""
+    ended: bool = False
+    """Whether it was stopped as a whole, so that nothing in it is started any more."""
+    restarts: int = 0
+    """How often it was restarted as a whole."""
+    tasks: tuple[str, ...] = ()
+    """The names of its own tasks, in the order of registration."""
+    groups: tuple[str, ...] = ()
+    """The names of the groups in it."""
 
 
 class HealthReport(Model, frozen=True):

@@ -92,16 +92,47 @@ class Group(Generic[E]):
             deal with by itself; `None`: never, and such a failure is one of the group around it
         :param significant: whether the group around it ends when this one does
         :return: the group
-        :raises LifecycleError: if the name is taken, or the scheduler is stopping
+        :raises LifecycleError: if the name is taken, this group has ended, or the scheduler is
+            stopping
         """
-        supervisor = self._supervisor
-        if name in supervisor.groups:
-            raise LifecycleError(f"a group named {name!r} exists already: give it another name")
-        if supervisor.is_stopping:
-            raise LifecycleError("the scheduler is stopping: it takes no new groups")
-        branch = Branch(name, self._branch, strategy, restart, significant)
-        supervisor.groups[name] = branch
-        return Group(branch, supervisor, self._bus)
+        branch = self._supervisor.add_group(name, self._branch, strategy, restart, significant)
+        return Group(branch, self._supervisor, self._bus)
+
+    async def stop(self) -> None:
+        """Stop all its tasks and groups, as `Scheduler.stop_task` does; the others go on.
+
+        Nothing in it is started any more, until `restart`: to register in it, or to restart one of
+        its tasks, is an error. A task of it that calls this asks for it and returns at once. If it
+        is cancelled, the stop goes on. Before the start, there is nothing to stop.
+
+        :raises LifecycleError: on the scheduler itself, which is stopped with ``shutdown()``
+        :raises TaskShutdownError: if one ``shutdown()`` fails
+        :raises ExceptionGroup: of the `TaskShutdownError` of each, if several do
+        """
+        await self._supervisor.stop_group(self._branch)
+
+    async def restart(self) -> None:
+        """Stop all its tasks and groups and start them again, as `Scheduler.restart_task` does.
+
+        All of them begin anew, also those that had ended or were stopped, and what had failed
+        before does not count any more.
+
+        :raises LifecycleError: on the scheduler itself, if the scheduler does not run, if the group
+            was removed or one around it has ended, or if it is stopped meanwhile
+        :raises InvalidChannelError: if an event has no channel any more
+        :raises TaskShutdownError: if one ``shutdown()`` fails; they are started again all the same
+        :raises ExceptionGroup: of the `TaskShutdownError` of each, if several do
+        """
+        await self._supervisor.restart_group(self._branch)
+
+    async def remove(self) -> None:
+        """Stop all its tasks and groups, as `stop` does, and forget them: the names are free again.
+
+        :raises LifecycleError: on the scheduler itself
+        :raises TaskShutdownError: if one ``shutdown()`` fails; all are removed all the same
+        :raises ExceptionGroup: of the `TaskShutdownError` of each, if several do
+        """
+        await self._supervisor.stop_group(self._branch, remove=True)
 
     def register_background_task(
         self,

@@ -6,17 +6,14 @@ This is what users talk to. What happens to the tasks, and in which order, is th
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 from collections.abc import (
     AsyncGenerator,
-    AsyncIterator,
     Callable,
     Generator,
     Hashable,
     Mapping,
 )
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from random import random as uniform
 from typing import Any, Literal, Self, cast, final, overload
 
@@ -28,7 +25,7 @@ from anyio import (
     create_task_group,
     get_cancelled_exc_class,
 )
-from anyio.abc import TaskGroup, TaskStatus
+from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 from typing_extensions import TypeVar, override
 
@@ -36,12 +33,14 @@ from .._broadcast.bus import EventBus
 from .._broadcast.streams import BroadcastReceiveStream, BroadcastSendStream
 from .._model.errors import LifecycleError
 from .._model.settings import ChannelConfig, Strategy
-from .._model.snapshots import HealthReport, TaskId, TaskSnapshot, TaskState
+from .._model.snapshots import GroupSnapshot, HealthReport, TaskId, TaskSnapshot, TaskState
 from .._model.topics import Topic
 from .._supervision.supervisor import Stage, Supervisor
 from .._tasks.registry import TaskRegistry
+from .._workers.tree import Branch
 from .._workers.worker import Worker
 from .group import Group
+from .process import feed_watchdog, watch_signals
 from .systemd import Notifier
 
 __all__ = ["Scheduler"]
@@ -267,7 +266,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         if self._supervisor.own_worker() is not None:
             raise LifecycleError("run() would wait for the very task that calls it")
         with self._listening():
-            signals = await self._block.start(self._watch_signals)
+            signals = await self._block.start(watch_signals, self._supervisor)
             try:
                 if self._supervisor.stage is Stage.OPEN:
                     try:
@@ -278,7 +277,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
                 with Notifier() as systemd:
                     if not self._supervisor.is_stopping:
                         systemd.ready()
-                    alive = await self._block.start(self._feed_watchdog, systemd)
+                    alive = await self._block.start(feed_watchdog, self._supervisor, systemd)
                     try:
                         await self._supervisor.finished.wait()
                         systemd.stopping()
@@ -354,6 +353,11 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
             tasks=tasks,
         )
 
+    @property
+    def groups(self) -> Mapping[str, GroupSnapshot]:
+        """How each group stands now, by name, in the order in which they were made."""
+        return {name: _snapshot(branch) for name, branch in self._supervisor.groups.items()}
+
     async def wait_stopped(self, task_id: TaskId) -> TaskSnapshot:
         """Wait until a task's work has ended for good: it returned, was stopped, or failed.
 
@@ -409,37 +413,6 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
     def _worker(self, task_id: TaskId) -> Worker:
         return self._supervisor.workers[self._registry.get(task_id).task_id]
 
-    async def _feed_watchdog(
-        self, systemd: Notifier, *, task_status: TaskStatus[CancelScope]
-    ) -> None:
-        """Tell systemd that the service is alive, for as long as no task is stuck."""
-        with CancelScope() as scope:
-            task_status.started(scope)
-            while systemd.enabled and systemd.watchdog_interval is not None:
-                if self._supervisor.is_live:
-                    systemd.watchdog()
-                await anyio.sleep(systemd.watchdog_interval)
-
-    async def _watch_signals(self, *, task_status: TaskStatus[CancelScope]) -> None:
-        with CancelScope() as scope, ExitStack() as stack:
-            signals: AsyncIterator[signal.Signals] | None = None
-            if threading.current_thread() is threading.main_thread():
-                # asyncio on Windows has no signal handlers: there, Ctrl-C cancels the run.
-                with suppress(NotImplementedError):
-                    signals = stack.enter_context(
-                        anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM)
-                    )
-            task_status.started(scope)
-            if signals is None:
-                return
-            async for signum in signals:
-                if self._supervisor.is_stopping:
-                    logger.warning("%s again: stopping at once", signum.name)
-                    self._supervisor.force_stop()
-                else:
-                    logger.info("%s: stopping; once more stops at once", signum.name)
-                    self._supervisor.ask_to_stop()
-
     @contextmanager
     def _listening(self) -> Generator[None]:
         """Say that the caller raises what goes wrong, so that the body need not be told."""
@@ -454,3 +427,19 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         """Cancel the body of the block if a task failed and nobody else will say so."""
         if self._supervisor.outcome.failures and not self._listeners and self._block is not None:
             self._block.cancel_scope.cancel()
+
+
+def _snapshot(branch: Branch) -> GroupSnapshot:
+    """Say how a group stands."""
+    assert branch.parent is not None
+    return GroupSnapshot(
+        name=branch.name,
+        group=branch.parent.path,
+        strategy=branch.strategy,
+        restart=branch.policy,
+        significant=branch.significant,
+        ended=branch.has_ended,
+        restarts=branch.restarted,
+        tasks=tuple(one.entry.name for one in branch.children if isinstance(one, Worker)),
+        groups=tuple(one.name for one in branch.children if isinstance(one, Branch)),
+    )

@@ -43,7 +43,7 @@ from .._model.errors import (
     TaskNotFoundError,
     TaskShutdownError,
 )
-from .._model.settings import Strategy
+from .._model.settings import RestartPolicy, Strategy
 from .._model.snapshots import TaskId
 from .._tasks.context import Services, current_run
 from .._tasks.events import DEAD_LETTERS, TASK_EVENTS, DeadLetter, Publisher, TaskEvent, TaskFailed
@@ -251,7 +251,7 @@ class Supervisor(Generic[E]):
 
     def _see_that_they_may_run(self, workers: Iterable[Worker]) -> None:
         if self.stage is not Stage.RUNNING:
-            raise LifecycleError("only a running scheduler can restart a task")
+            raise LifecycleError("only a running scheduler can restart its tasks")
         for worker in workers:
             if worker.is_gone or worker.wanted is Wanted.REMOVE:
                 raise TaskNotFoundError(
@@ -265,24 +265,46 @@ class Supervisor(Generic[E]):
                 raise LifecycleError(f"{what}: {branch.title} has ended. Restart the group first.")
             branch = branch.parent
 
+    def add_group(
+        self,
+        name: str,
+        parent: Branch,
+        strategy: Strategy,
+        restart: RestartPolicy | None,
+        significant: bool,
+    ) -> Branch:
+        """Make a group; see `Group.group`."""
+        if name in self.groups:
+            raise LifecycleError(f"a group named {name!r} exists already: give it another name")
+        if self.is_stopping:
+            raise LifecycleError("the scheduler is stopping: it takes no new groups")
+        self._see_that_groups_run(parent, f"group {name!r} cannot be made")
+        self.groups[name] = branch = Branch(name, parent, strategy, restart, significant)
+        return branch
+
     async def stop_group(self, branch: Branch, *, remove: bool = False) -> None:
         """Stop a group; see `Group.stop` and `Group.remove`."""
-        for one in branch.branches():
-            one.has_ended = True
-        await self.stop_tasks(list(workers_below(branch)), remove=remove)
-        if remove:
-            self._forget_group(branch)
+        _see_that_it_is_inside(branch)
+        if remove or self.takes_part:
+            for one in branch.branches():
+                one.has_ended = True
+        try:
+            await self.stop_tasks(list(workers_below(branch)), remove=remove)
+        finally:
+            if remove:
+                self._forget_group(branch)
 
     async def restart_group(self, branch: Branch) -> None:
         """Stop a group and start all of it again; see `Group.restart`."""
+        _see_that_it_is_inside(branch)
         self._see_that_groups_run(branch.parent, f"{branch.title} cannot be restarted")
-        if self.stage is not Stage.RUNNING:
-            raise LifecycleError("only a running scheduler can restart a group")
-        for one in branch.branches():
-            one.has_ended = False
-        await self.restart_tasks(
-            [one for one in workers_below(branch) if one.wanted is not Wanted.REMOVE], branch
-        )
+        if self.groups.get(branch.name) is not branch:
+            raise LifecycleError(f"{branch.title} has been removed: make a new one")
+        workers = [one for one in workers_below(branch) if one.wanted is not Wanted.REMOVE]
+        if self.stage is Stage.RUNNING:
+            for one in branch.branches():
+                one.has_ended = False
+        await self.restart_tasks(workers, branch)
 
     def _stop(self, workers: Iterable[Worker], wanted: Wanted, own: Worker | None = None) -> None:
         """Say that tasks are wanted down, and see to it."""
@@ -701,6 +723,11 @@ class Supervisor(Generic[E]):
         for one in branch.branches():
             one.has_ended = True
         self._stop(workers_below(branch), Wanted.STOP)
+
+
+def _see_that_it_is_inside(branch: Branch) -> None:
+    if branch.parent is None:
+        raise LifecycleError("the scheduler is no group of another: it is stopped with shutdown()")
 
 
 def _has_ended(node: Node, why: Failure) -> Failure:

@@ -51,12 +51,13 @@ class RegisteredTask:
 class TaskRegistry(Generic[E]):
     """The tasks of one scheduler, in the order of registration. `E` is as in `Scheduler`."""
 
-    __slots__ = ("_by_name", "_numbers", "_tasks")
+    __slots__ = ("_by_name", "_numbered", "_numbers", "_tasks")
 
     def __init__(self) -> None:
         self._tasks: dict[TaskId, RegisteredTask] = {}
         self._by_name: dict[str, RegisteredTask] = {}
         self._numbers: dict[str, int] = {}  # the last number given to each default name
+        self._numbered: dict[str, int] = {}  # how many tasks have such a name
 
     def add(self, task: Task, metadata: TaskMetadata | None = None) -> RegisteredTask:
         """Keep a task.
@@ -70,7 +71,7 @@ class TaskRegistry(Generic[E]):
         metadata = TaskMetadata() if metadata is None else metadata
         name = metadata.name
         if name is None:
-            name = self._free_name(task.default_name)
+            name = self._free_name(_base(task))
         elif name in self._by_name:
             raise LifecycleError(
                 f"a task named {name!r} is registered already: give this one another name, or"
@@ -90,6 +91,8 @@ class TaskRegistry(Generic[E]):
         """
         entry = self.get(task_id)
         del self._tasks[task_id], self._by_name[entry.name]
+        if entry.metadata.name is None:
+            self._give_up_name(_base(entry.task))
         return entry
 
     def get(self, task_id: TaskId) -> RegisteredTask:
@@ -142,7 +145,7 @@ class TaskRegistry(Generic[E]):
         return task_id in self._tasks
 
     def _free_name(self, base: str) -> str:
-        base = base[:180]
+        self._numbered[base] = self._numbered.get(base, 0) + 1
         number = self._numbers.get(base, 0)
         while True:
             number += 1
@@ -150,3 +153,14 @@ class TaskRegistry(Generic[E]):
             if name not in self._by_name:
                 self._numbers[base] = number
                 return name
+
+    def _give_up_name(self, base: str) -> None:
+        """Count from 1 again when the last task of a default name is gone."""
+        self._numbered[base] -= 1
+        if not self._numbered[base]:
+            del self._numbered[base], self._numbers[base]
+
+
+def _base(task: Task) -> str:
+    """Return what a task is called before it is numbered."""
+    return task.default_name[:180]

@@ -126,7 +126,7 @@ class Branch(Node):
     ) -> None:
         super().__init__(f"group {name!r}", parent, policy, significant)
         self.name: str = name
-        self.strategy = strategy
+        self.strategy: Strategy = strategy
         #: its name after those of the groups around it; `None` for the scheduler itself
         self.path: str | None = None
         if parent is not None:
