@@ -17,6 +17,7 @@ from .._model.errors import LifecycleError
 from .._model.settings import RestartPolicy, Strategy, TaskMetadata, TaskOptions
 from .._model.snapshots import TaskId
 from .._model.topics import Topic
+from .._supervision.commands import Commands
 from .._supervision.supervisor import Supervisor
 from .._tasks.periodic import PeriodicTask
 from .._tasks.registry import RegisteredTask, TaskRegistry
@@ -64,6 +65,7 @@ class Group(Generic[E]):
     def __init__(self, branch: Branch, supervisor: Supervisor[E], bus: EventBus[E]) -> None:
         self._branch = branch
         self._supervisor = supervisor
+        self._commands = Commands(supervisor)
         self._bus = bus
 
     def __repr__(self) -> str:
@@ -109,7 +111,7 @@ class Group(Generic[E]):
         :raises TaskShutdownError: if one ``shutdown()`` fails
         :raises ExceptionGroup: of the `TaskShutdownError` of each, if several do
         """
-        await self._supervisor.stop_group(self._branch)
+        await self._commands.stop_group(self._branch)
 
     async def restart(self) -> None:
         """Stop all its tasks and groups and start them again, as `Scheduler.restart_task` does.
@@ -123,7 +125,7 @@ class Group(Generic[E]):
         :raises TaskShutdownError: if one ``shutdown()`` fails; they are started again all the same
         :raises ExceptionGroup: of the `TaskShutdownError` of each, if several do
         """
-        await self._supervisor.restart_group(self._branch)
+        await self._commands.restart_group(self._branch)
 
     async def remove(self) -> None:
         """Stop all its tasks and groups, as `stop` does, and forget them: the names are free again.
@@ -132,7 +134,7 @@ class Group(Generic[E]):
         :raises TaskShutdownError: if one ``shutdown()`` fails; all are removed all the same
         :raises ExceptionGroup: of the `TaskShutdownError` of each, if several do
         """
-        await self._supervisor.stop_group(self._branch, remove=True)
+        await self._commands.stop_group(self._branch, remove=True)
 
     def register_background_task(
         self,

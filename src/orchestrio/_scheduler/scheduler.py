@@ -386,7 +386,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         :raises TaskNotFoundError: if there is no such task
         :raises TaskShutdownError: if its ``shutdown()`` fails
         """
-        await self._supervisor.stop_tasks([self._worker(task_id)])
+        await self._commands.stop_tasks([self._worker(task_id)])
 
     async def restart_task(self, task_id: TaskId) -> None:
         """Stop one task and start it again: ``shutdown()``, then ``initialize()``.
@@ -399,7 +399,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         :raises InvalidChannelError: if its event has no channel any more
         :raises TaskShutdownError: if its ``shutdown()`` fails; it is started again all the same
         """
-        await self._supervisor.restart_tasks([self._worker(task_id)])
+        await self._commands.restart_task(self._worker(task_id))
 
     async def remove_task(self, task_id: TaskId) -> None:
         """Stop one task, as `stop_task` does, and forget it; its name is free again.
@@ -408,7 +408,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         :raises TaskNotFoundError: if there is no such task
         :raises TaskShutdownError: if its ``shutdown()`` fails; it is removed all the same
         """
-        await self._supervisor.stop_tasks([self._worker(task_id)], remove=True)
+        await self._commands.stop_tasks([self._worker(task_id)], remove=True)
 
     def _worker(self, task_id: TaskId) -> Worker:
         return self._supervisor.workers[self._registry.get(task_id).task_id]

@@ -23,8 +23,7 @@ Who owns what, from the outside in:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable
 from contextvars import copy_context
 from enum import Enum, auto
 from functools import partial
@@ -32,16 +31,12 @@ from typing import Generic, cast, final
 
 from anyio import CancelScope, Event, create_task_group, current_time, get_cancelled_exc_class
 from anyio.abc import TaskGroup, TaskStatus
-from anyio.lowlevel import checkpoint
 from typing_extensions import TypeVar
 
 from .._broadcast.bus import EventBus
 from .._model.errors import (
     LifecycleError,
     SchedulerError,
-    TaskExecutionError,
-    TaskNotFoundError,
-    TaskShutdownError,
 )
 from .._model.settings import RestartPolicy, Strategy
 from .._model.snapshots import TaskId
@@ -52,6 +47,7 @@ from .._workers.run import FORCED, Outcome, Phase, Run
 from .._workers.tree import Branch, Failure, Node
 from .._workers.worker import Wanted, Worker
 from .dependencies import Dependencies, workers_below
+from .escalation import Escalation
 from .outcome import RunOutcome
 from .restarts import Restarts
 from .stopping import Turns, ask_to_end, end
@@ -110,7 +106,8 @@ class Supervisor(Generic[E]):
         self.services: Services = Services(bus, self.task_events)
         self.dead_letters: Publisher[DeadLetter] = Publisher(bus, DEAD_LETTERS)
         self._dependencies = Dependencies(registry.get_by_name, self.workers, self.groups)
-        self._restarts = Restarts(self._dependencies, self._start_run)
+        self.restarts = Restarts(self._dependencies, self._start_run)
+        self._escalation = Escalation(self)
         self._turns = Turns()
         self.may_shut_down: Callable[[Run], bool] = self._turns.take
         self._number = 0  # how many tasks have got a place in the order of registration
@@ -175,95 +172,23 @@ class Supervisor(Generic[E]):
         """Have everything stop, once; nobody is waited for."""
         if not self.is_stopping:
             self.stage = Stage.STOPPING
-            self._restarts.drop_all()
+            self.restarts.drop_all()
             for worker in self.workers.values():
                 if worker.wanted is not Wanted.REMOVE:
                     worker.want(Wanted.STOP)
-            self._turns.enter(_runs(self.workers.values()))
+            self._turns.enter(runs_of(self.workers.values()))
             self.stopping.set()
             self.finished.set()
             self._all_initialized.set()
 
     async def _stop_everything(self) -> None:
-        runs = _runs(self.workers.values())
+        runs = runs_of(self.workers.values())
         await self._end(runs, drain=True)
-        await _wait_down(runs)
+        await wait_down(runs)
 
     def force_stop(self) -> None:
         """Stop at once: no waiting for what is left, and no time for ``shutdown()``."""
-        self._turns.force(_runs(self.workers.values()), FORCED)
-
-    # -- commands ------------------------------------------------------------------------------
-
-    async def stop_tasks(self, workers: Sequence[Worker], *, remove: bool = False) -> None:
-        """Stop tasks, and forget them if that is wished for; see `Scheduler.stop_task`.
-
-        :raises TaskShutdownError: if one ``shutdown()`` fails
-        :raises ExceptionGroup: if several do
-        """
-        own = self.own_worker()
-        await checkpoint()
-        if self.takes_part:
-            self._stop(workers, Wanted.REMOVE if remove else Wanted.STOP, own)
-            if own in workers:
-                return
-            await self._wait_and_raise(workers)
-        elif self.stage is Stage.STOPPING:
-            for worker in workers:
-                if remove and not worker.is_gone:
-                    worker.want(Wanted.REMOVE)
-            if own in workers:
-                return
-            await self._wait_and_raise(workers)
-        if remove:
-            for worker in workers:
-                self._forget(worker)
-
-    async def restart_tasks(self, workers: Sequence[Worker], branch: Branch | None = None) -> None:
-        """Stop tasks and start them again, be they up or not; see `Scheduler.restart_task`.
-
-        :param branch: the group that they are all of
-        :raises LifecycleError: if the scheduler does not run, or one is stopped meanwhile
-        :raises InvalidChannelError: if the event of one has no channel any more
-        :raises TaskNotFoundError: if one is removed
-        :raises TaskShutdownError: if one ``shutdown()`` fails
-        """
-        self._see_that_they_may_run(workers)
-        own = self.own_worker()
-        await checkpoint()
-        self._see_that_they_may_run(workers)
-        for worker in workers:
-            if worker.is_done:
-                worker.subscribe()  # from now on it misses nothing
-        before = [worker.run for worker in workers]
-        restart = self._restarts.by_hand(workers, branch)
-        self._bring_down(restart.concerned, own, drain=True)
-        self._restarts.go_on(restart)
-        if own in restart.concerned:
-            return
-        with self._waiting_for(workers) as errors:
-            for worker, run in zip(workers, before, strict=True):
-                await worker.wait_until(partial(_is_back, worker, run))
-        _raise_shutdown_errors(errors)
-        for worker, run in zip(workers, before, strict=True):
-            if worker.run is run or worker.run is None or worker.run.outcome is Outcome.STOPPED:
-                raise LifecycleError(f"{worker.title} was stopped while it was being restarted")
-
-    def _see_that_they_may_run(self, workers: Iterable[Worker]) -> None:
-        if self.stage is not Stage.RUNNING:
-            raise LifecycleError("only a running scheduler can restart its tasks")
-        for worker in workers:
-            if worker.is_gone or worker.wanted is Wanted.REMOVE:
-                raise TaskNotFoundError(
-                    f"{worker.title} has been removed, or is being removed", worker.entry.task_id
-                )
-            self._see_that_groups_run(worker.parent, f"{worker.title} cannot be restarted")
-
-    def _see_that_groups_run(self, branch: Branch | None, what: str) -> None:
-        while branch is not None:
-            if branch.has_ended:
-                raise LifecycleError(f"{what}: {branch.title} has ended. Restart the group first.")
-            branch = branch.parent
+        self._turns.force(runs_of(self.workers.values()), FORCED)
 
     def add_group(
         self,
@@ -278,48 +203,26 @@ class Supervisor(Generic[E]):
             raise LifecycleError(f"a group named {name!r} exists already: give it another name")
         if self.is_stopping:
             raise LifecycleError("the scheduler is stopping: it takes no new groups")
-        self._see_that_groups_run(parent, f"group {name!r} cannot be made")
+        parent.see_that_it_runs(f"group {name!r} cannot be made")
         self.groups[name] = branch = Branch(name, parent, strategy, restart, significant)
         return branch
 
-    async def stop_group(self, branch: Branch, *, remove: bool = False) -> None:
-        """Stop a group; see `Group.stop` and `Group.remove`."""
-        _see_that_it_is_inside(branch)
-        if remove or self.takes_part:
-            for one in branch.branches():
-                one.has_ended = True
-        try:
-            await self.stop_tasks(list(workers_below(branch)), remove=remove)
-        finally:
-            if remove:
-                self._forget_group(branch)
+    # -- stopping ------------------------------------------------------------------------------
 
-    async def restart_group(self, branch: Branch) -> None:
-        """Stop a group and start all of it again; see `Group.restart`."""
-        _see_that_it_is_inside(branch)
-        self._see_that_groups_run(branch.parent, f"{branch.title} cannot be restarted")
-        if self.groups.get(branch.name) is not branch:
-            raise LifecycleError(f"{branch.title} has been removed: make a new one")
-        workers = [one for one in workers_below(branch) if one.wanted is not Wanted.REMOVE]
-        if self.stage is Stage.RUNNING:
-            for one in branch.branches():
-                one.has_ended = False
-        await self.restart_tasks(workers, branch)
-
-    def _stop(self, workers: Iterable[Worker], wanted: Wanted, own: Worker | None = None) -> None:
+    def stop(self, workers: Iterable[Worker], wanted: Wanted, own: Worker | None = None) -> None:
         """Say that tasks are wanted down, and see to it."""
         workers = list(workers)
         for worker in workers:
-            self._restarts.drop(worker)
+            self.restarts.drop(worker)
             if not worker.is_gone and worker.wanted is not Wanted.REMOVE:
                 worker.want(wanted)
-        self._bring_down(workers, own, drain=True)
+        self.bring_down(workers, own, drain=True)
         for worker in workers:
             if worker.wanted is Wanted.REMOVE and worker.is_down:
-                self._forget(worker)
+                self.forget(worker)
         self._look_whether_finished()
 
-    def _bring_down(self, workers: list[Worker], own: Worker | None, *, drain: bool) -> None:
+    def bring_down(self, workers: list[Worker], own: Worker | None, *, drain: bool) -> None:
         """End the runs of tasks that are not wanted as they are.
 
         :param own: the task that asks, which must not be waited for
@@ -328,7 +231,7 @@ class Supervisor(Generic[E]):
         assert self._tasks is not None
         for worker in workers:
             self._note(worker)
-        runs = _runs(workers)
+        runs = runs_of(workers)
         self._turns.enter(runs)
         if own in workers and own.run is not None and not own.run.is_over:
             runs.remove(own.run)
@@ -344,33 +247,7 @@ class Supervisor(Generic[E]):
         await end(runs, drain)
         self._turns.allow(runs)
 
-    async def _wait_and_raise(self, workers: Sequence[Worker]) -> None:
-        with self._waiting_for(workers) as errors:
-            await _wait_down(_runs(workers))
-        _raise_shutdown_errors(errors)
-
-    @contextmanager
-    def _waiting_for(self, workers: Sequence[Worker]) -> Generator[list[TaskShutdownError]]:
-        """Raise what goes wrong in a ``shutdown()``, as long as somebody waits for that.
-
-        :return: the errors, when the block has been left
-        """
-        errors: list[TaskShutdownError] = []
-        runs = [worker.run for worker in workers]
-        for worker in workers:
-            worker.waiters += 1
-        try:
-            yield errors
-            for run in runs:
-                if run is not None:
-                    errors += run.report()
-        finally:
-            for worker, run in zip(workers, runs, strict=True):
-                worker.waiters -= 1
-                if run is not None:
-                    self._say_what_went_wrong(worker, run)
-
-    def _say_what_went_wrong(self, worker: Worker, run: Run) -> None:
+    def say_what_went_wrong(self, worker: Worker, run: Run) -> None:
         """Log what nobody waits for; at the stop of everything, it is raised in the end."""
         if worker.waiters:
             return
@@ -390,7 +267,7 @@ class Supervisor(Generic[E]):
             in a circle (after the start)
         :raises InvalidChannelError: if its event has no channel (after the start)
         """
-        self._see_that_groups_run(parent, f"{worker.title} cannot be registered")
+        parent.see_that_it_runs(f"{worker.title} cannot be registered")
         if self.takes_part:
             self._dependencies.check(worker)
             worker.subscribe()
@@ -527,7 +404,7 @@ class Supervisor(Generic[E]):
         if needs_watching(worker.entry.metadata):
             assert self._tasks is not None
             assert worker.run is not None
-            self._tasks.start_soon(watch, worker, worker.run, self._end_the_run)
+            self._tasks.start_soon(watch, worker, worker.run, self.end_the_run)
 
     def is_ready(self, worker: Worker) -> None:
         """Tell those that depend on a task that was restarted, unless they begin anew as well."""
@@ -543,17 +420,17 @@ class Supervisor(Generic[E]):
             self.task_events.publish(TaskFailed(error=failure, **worker.identity()))
         if failure is None:
             if worker.wanted is Wanted.RUN and run.outcome is Outcome.RETURNED:
-                self._returned(worker)
+                self._escalation.returned(worker)
         elif not isinstance(failure, Exception):
-            self._end_the_run(failure)  # SystemExit and its like are nobody's to mend
+            self.end_the_run(failure)  # SystemExit and its like are nobody's to mend
         elif worker.wanted is not Wanted.RUN or self.is_stopping or run.is_stuck:
-            self._failed_while_stopping(worker, run, failure)
+            self._escalation.failed_while_stopping(worker, run, failure)
         elif self.stage is Stage.STARTING:
-            self._end_the_run(failure)
+            self.end_the_run(failure)
         elif run.spares_others:
-            self._left_alone(worker, failure)
+            self._escalation.left_alone(worker, failure)
         else:
-            self._failed(worker, cast("Failure", failure))
+            self._escalation.failed(worker, cast("Failure", failure))
         self._note(worker)
         if worker.wanted is not Wanted.RUN:
             self._turns.advance()
@@ -562,30 +439,57 @@ class Supervisor(Generic[E]):
     def run_ended(self, worker: Worker, run: Run) -> None:
         """Decide what follows when nothing is left of a run."""
         if run.shutdown_errors:
-            self._say_what_went_wrong(worker, run)
+            self.say_what_went_wrong(worker, run)
         self._turns.advance()
         if worker.wanted is Wanted.REMOVE:
-            self._forget(worker)
+            self.forget(worker)
         else:
-            self._restarts.advance(worker)
+            self.restarts.advance(worker)
 
     def run_abandoned(self, worker: Worker, run: Run) -> None:
         """Go on without a task that ignores its cancellation; where it stands is in the log."""
         if worker.wanted is Wanted.RESTART:
             what = " cannot be restarted: it was cancelled, and does not end"
-            self._end_the_run(worker.execution_error(what))
+            self.end_the_run(worker.execution_error(what))
         elif worker.wanted is Wanted.REMOVE:
-            self._forget(worker)
+            self.forget(worker)
         if self.is_stopping:  # otherwise it is in the log, and is raised in the end
-            self._say_what_went_wrong(worker, run)
+            self.say_what_went_wrong(worker, run)
         self._turns.advance()
-        self._restarts.advance(worker)
+        self.restarts.advance(worker)
         self._note(worker)
         self._look_whether_finished()
 
+    def forget_group(self, branch: Branch) -> None:
+        for one in list(branch.branches()):
+            if self.groups.get(one.name) is one:
+                del self.groups[one.name]
+        if branch.parent is not None:
+            branch.parent.children.pop(branch, None)
+
+    # -- what a failure leads to ---------------------------------------------------------------
+
+    def restart(self, node: Node, failure: Failure, delay: float) -> None:
+        """Restart a task or group that failed, and whom its group's strategy adds to it."""
+        assert node.parent is not None
+        restart = self.restarts.schedule(node, node.parent, failure, delay)
+        self.bring_down(restart.concerned, None, drain=False)
+        self.restarts.go_on(restart)
+
+    def end_group(self, branch: Branch) -> None:
+        """Stop the tasks of one group; the others go on, and nothing in it is started any more."""
+        branch.end()
+        self.stop(workers_below(branch), Wanted.STOP)
+
+    def end_the_run(self, failure: BaseException) -> None:
+        """Stop everything, and raise this to whoever waits for the run."""
+        self.outcome.failures.append(failure)
+        self.ask_to_stop()
+        self._alarm()
+
     def process_ends(self, error: BaseException) -> None:
         """End the run, since a hook meant the end of the process."""
-        self._end_the_run(error)
+        self.end_the_run(error)
 
     def _note(self, worker: Worker) -> None:
         """Keep count of those for which it is worth running."""
@@ -612,12 +516,12 @@ class Supervisor(Generic[E]):
         ):
             self.finished.set()
 
-    def _forget(self, worker: Worker) -> None:
+    def forget(self, worker: Worker) -> None:
         task_id = worker.entry.task_id
         if self.workers.pop(task_id, None) is not None:
             self.registry.remove(task_id)
             self._dependencies.remove(worker)
-            self._restarts.drop(worker)
+            self.restarts.drop(worker)
             if worker.parent is not None:
                 worker.parent.children.pop(worker, None)
             worker.is_gone = True
@@ -626,144 +530,19 @@ class Supervisor(Generic[E]):
             worker.changed.notify_all()
             self._note(worker)
 
-    def _forget_group(self, branch: Branch) -> None:
-        for one in list(branch.branches()):
-            if self.groups.get(one.name) is one:
-                del self.groups[one.name]
-        if branch.parent is not None:
-            branch.parent.children.pop(branch, None)
-
-    # -- what a failure means ------------------------------------------------------------------
-
-    def _failed(self, node: Node, failure: Failure) -> None:
-        """Do what the policy of a task or group says to a failure of it."""
-        restarts = node.restarts
-        if node.parent is None:
-            self._end_the_run(failure)
-        elif restarts is None:
-            self._escalate(node.parent, failure)
-        elif restarts.policy.mode == "never":
-            self._left_alone(node, failure)
-        else:
-            now = current_time()
-            delay = restarts.next_delay(failure, now, now - node.up_since, self.random)
-            if delay is None:
-                self._escalate(node.parent, restarts.give_up(node.title, failure))
-            else:
-                restart = self._restarts.schedule(node, node.parent, failure, delay)
-                self._bring_down(restart.concerned, None, drain=False)
-                self._restarts.go_on(restart)
-
-    def _escalate(self, branch: Branch, failure: Failure) -> None:
-        if branch.parent is not None:
-            failure.add_note(f"It was too much for {branch.title}.")
-        self._failed(branch, failure)
-
-    def _end_the_run(self, failure: BaseException) -> None:
-        """Stop everything, and raise this to whoever waits for the run."""
-        self.outcome.failures.append(failure)
-        self.ask_to_stop()
-        self._alarm()
-
-    def _failed_while_stopping(self, worker: Worker, run: Run, failure: Exception) -> None:
-        """Log the failure of a task that was to end anyway, or raise it if nothing guards it."""
-        node: Node | None = worker
-        while node is not None and node.policy is None:
-            node = node.parent
-        if (
-            node is not None
-            or worker.wanted is Wanted.RESTART
-            or run.outcome is Outcome.ABANDONED
-            or run.spares_others
-        ):
-            logger.error(
-                "%s, while it was stopping", failure, exc_info=failure, extra=worker.extra()
-            )
-        else:
-            self._end_the_run(failure)
-
-    def _left_alone(self, node: Node, failure: Exception) -> None:
-        logger.error(
-            "%s stopped, the others go on: %s",
-            node.title,
-            failure,
-            exc_info=failure,
-            extra=node.extra() if isinstance(node, Worker) else {"task_group": node.title},
-        )
-        if isinstance(node, Branch):
-            self._end_group(node)
-        if node.significant:
-            self._ended(node, _has_ended(node, cast("Failure", failure)))
-
-    def _returned(self, worker: Worker) -> None:
-        """Do what the policies say when a task has come to its end by itself."""
-        if worker.policy is not None and worker.policy.mode == "always":
-            self._failed(worker, worker.execution_error(": its work has ended"))
-        elif worker.significant:
-            self._ended(worker, worker.execution_error(" has ended"))
-
-    def _ended(self, node: Node, why: Failure) -> None:
-        """End the group of a significant task or group that has ended, or run it again.
-
-        :param why: what that is to the policy of the group
-        """
-        branch = node.parent
-        assert branch is not None
-        if branch.parent is None:
-            self.ask_to_stop()
-        elif branch.policy is not None and branch.policy.mode == "always":
-            self._failed(branch, why)
-        else:
-            self._end_group(branch)
-            if branch.significant:
-                self._ended(branch, _has_ended(branch, why))
-
-    def _end_group(self, branch: Branch) -> None:
-        """Stop the tasks of one group; the others go on, and nothing in it is started any more."""
-        for one in branch.branches():
-            one.has_ended = True
-        self._stop(workers_below(branch), Wanted.STOP)
-
-
-def _see_that_it_is_inside(branch: Branch) -> None:
-    if branch.parent is None:
-        raise LifecycleError("the scheduler is no group of another: it is stopped with shutdown()")
-
-
-def _has_ended(node: Node, why: Failure) -> Failure:
-    """Say that a task or group has ended, as what ends its group; why, is in the log already."""
-    return TaskExecutionError(f"{node.title} has ended", why.task_id, why.task_name)
-
-
-def _is_back(worker: Worker, before: Run | None) -> bool:
-    """Whether a task has been restarted, or will not be."""
-    run = worker.run
-    return (
-        (run is not before and run is not None and run.is_initialized)
-        or worker.is_done
-        or worker.is_gone
-    )
-
 
 def _need_not_be_waited_for(worker: Worker) -> bool:
     """Whether a task is ready, or never will be."""
     return worker.is_ready or worker.is_done or worker.is_gone
 
 
-def _runs(workers: Iterable[Worker]) -> list[Run]:
+def runs_of(workers: Iterable[Worker]) -> list[Run]:
     """Return the runs of tasks that have not ended."""
     return [one.run for one in workers if one.run is not None and one.run.phase is not Phase.ENDED]
 
 
-async def _wait_down(runs: Iterable[Run]) -> None:
+async def wait_down(runs: Iterable[Run]) -> None:
     # Whoever started first is down last: most need not be waited for.
     for run in sorted(runs, key=lambda run: run.host.rank):
         if not run.is_down:
             await run.wait_down()
-
-
-def _raise_shutdown_errors(errors: list[TaskShutdownError]) -> None:
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise ExceptionGroup("tasks did not shut down well", errors)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from math import inf
 from typing import final
 
-from .._model.errors import TaskExecutionError, TaskInitializationError
+from .._model.errors import LifecycleError, TaskExecutionError, TaskInitializationError
 from .._model.settings import RestartPolicy, Strategy
 
 __all__ = ["Branch", "Failure", "Node", "Restarts", "leaves"]
@@ -152,6 +152,28 @@ class Branch(Node):
                 child.restarts.refresh()
             if isinstance(child, Branch):
                 child.begin_anew()
+
+    def end(self) -> None:
+        """Note that nothing in it is started any more, nor in the groups within it."""
+        for branch in self.branches():
+            branch.has_ended = True
+
+    def revive(self) -> None:
+        """Note that things may be started in it again."""
+        for branch in self.branches():
+            branch.has_ended = False
+
+    def see_that_it_runs(self, what: str) -> None:
+        """Refuse to start something in a group that has ended.
+
+        :param what: what is refused, such as ``task 'web' cannot be registered``
+        :raises LifecycleError: if this group has ended, or one around it
+        """
+        branch: Branch | None = self
+        while branch is not None:
+            if branch.has_ended:
+                raise LifecycleError(f"{what}: {branch.title} has ended. Restart the group first.")
+            branch = branch.parent
 
     def branches(self) -> Iterator[Branch]:
         """Iterate over this group and those within it."""

@@ -1,0 +1,186 @@
+"""Commands: what users ask for, one task or one group at a time, and what they hear of it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Hashable, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Generic, final
+
+from anyio.lowlevel import checkpoint
+from typing_extensions import TypeVar
+
+from .._model.errors import LifecycleError, TaskNotFoundError, TaskShutdownError
+from .._workers.run import Outcome, Run
+from .._workers.tree import Branch
+from .._workers.worker import Wanted, Worker
+from .dependencies import workers_below
+from .supervisor import Stage, Supervisor, runs_of, wait_down
+
+__all__ = ["Commands"]
+
+E = TypeVar("E", bound=Hashable, default=Hashable)
+
+
+@final
+class Commands(Generic[E]):
+    """Says what is wanted of tasks and groups, and waits until it is so.
+
+    A task that gives a command that concerns itself is not waited for.
+    """
+
+    def __init__(self, supervisor: Supervisor[E]) -> None:
+        self._supervisor = supervisor
+
+    async def stop_tasks(self, workers: Sequence[Worker], *, remove: bool = False) -> None:
+        """Stop tasks, and forget them if that is wished for; see `Scheduler.stop_task`.
+
+        :raises TaskShutdownError: if one ``shutdown()`` fails
+        :raises ExceptionGroup: if several do
+        """
+        supervisor = self._supervisor
+        own = supervisor.own_worker()
+        await checkpoint()
+        if supervisor.takes_part:
+            supervisor.stop(workers, Wanted.REMOVE if remove else Wanted.STOP, own)
+            if own in workers:
+                return
+            await self._wait_and_raise(workers)
+        elif supervisor.stage is Stage.STOPPING:
+            for worker in workers:
+                if remove and not worker.is_gone:
+                    worker.want(Wanted.REMOVE)
+            if own in workers:
+                return
+            await self._wait_and_raise(workers)
+        if remove:
+            for worker in workers:
+                supervisor.forget(worker)
+
+    async def restart_task(self, worker: Worker) -> None:
+        """Stop a task and start it again, be it up or not; see `Scheduler.restart_task`.
+
+        :raises LifecycleError: if the scheduler does not run, its group has ended, or it is stopped
+            meanwhile
+        :raises InvalidChannelError: if its event has no channel any more
+        :raises TaskNotFoundError: if it is removed
+        :raises TaskShutdownError: if its ``shutdown()`` fails
+        """
+
+        def see_that_it_may_run() -> None:
+            self._see_that_scheduler_runs()
+            if worker.is_gone or worker.wanted is Wanted.REMOVE:
+                raise TaskNotFoundError(
+                    f"{worker.title} has been removed, or is being removed", worker.entry.task_id
+                )
+            if worker.parent is not None:
+                worker.parent.see_that_it_runs(f"{worker.title} cannot be restarted")
+
+        see_that_it_may_run()
+        own = self._supervisor.own_worker()
+        await checkpoint()
+        see_that_it_may_run()
+        await self._restart([worker], None, own)
+
+    async def restart_group(self, branch: Branch) -> None:
+        """Stop a group and start all of it again; see `Group.restart`."""
+
+        def see_that_it_may_run() -> None:
+            if branch.parent is None:
+                raise _not_inside()
+            self._see_that_scheduler_runs()
+            if self._supervisor.groups.get(branch.name) is not branch:
+                raise LifecycleError(f"{branch.title} has been removed: make a new one")
+            branch.parent.see_that_it_runs(f"{branch.title} cannot be restarted")
+
+        see_that_it_may_run()
+        own = self._supervisor.own_worker()
+        await checkpoint()
+        see_that_it_may_run()
+        branch.revive()
+        workers = [one for one in workers_below(branch) if one.wanted is not Wanted.REMOVE]
+        await self._restart(workers, branch, own)
+
+    def _see_that_scheduler_runs(self) -> None:
+        if self._supervisor.stage is not Stage.RUNNING:
+            raise LifecycleError("only a running scheduler can restart its tasks")
+
+    async def _restart(
+        self, workers: Sequence[Worker], branch: Branch | None, own: Worker | None
+    ) -> None:
+        supervisor = self._supervisor
+        for worker in workers:
+            if worker.is_done:
+                worker.subscribe()  # from now on it misses nothing
+        before = [worker.run for worker in workers]
+        restart = supervisor.restarts.by_hand(workers, branch)
+        supervisor.bring_down(restart.concerned, own, drain=True)
+        supervisor.restarts.go_on(restart)
+        if own in restart.concerned:
+            return
+        with self._waiting_for(workers) as errors:
+            for worker, run in zip(workers, before, strict=True):
+                await worker.wait_until(partial(_is_back, worker, run))
+        _raise_shutdown_errors(errors)
+        for worker, run in zip(workers, before, strict=True):
+            if worker.run is run or worker.run is None or worker.run.outcome is Outcome.STOPPED:
+                raise LifecycleError(f"{worker.title} was stopped while it was being restarted")
+
+    async def stop_group(self, branch: Branch, *, remove: bool = False) -> None:
+        """Stop a group; see `Group.stop` and `Group.remove`."""
+        if branch.parent is None:
+            raise _not_inside()
+        if remove or self._supervisor.takes_part:
+            branch.end()
+        try:
+            await self.stop_tasks(list(workers_below(branch)), remove=remove)
+        finally:
+            if remove:
+                self._supervisor.forget_group(branch)
+
+    async def _wait_and_raise(self, workers: Sequence[Worker]) -> None:
+        with self._waiting_for(workers) as errors:
+            await wait_down(runs_of(workers))
+        _raise_shutdown_errors(errors)
+
+    @contextmanager
+    def _waiting_for(self, workers: Sequence[Worker]) -> Generator[list[TaskShutdownError]]:
+        """Raise what goes wrong in a ``shutdown()``, as long as somebody waits for that.
+
+        :return: the errors, when the block has been left
+        """
+        errors: list[TaskShutdownError] = []
+        runs = [worker.run for worker in workers]
+        for worker in workers:
+            worker.waiters += 1
+        try:
+            yield errors
+            for run in runs:
+                if run is not None:
+                    errors += run.report()
+        finally:
+            for worker, run in zip(workers, runs, strict=True):
+                worker.waiters -= 1
+                if run is not None:
+                    self._supervisor.say_what_went_wrong(worker, run)
+
+
+def _not_inside() -> LifecycleError:
+    return LifecycleError("the scheduler is no group of another: it is stopped with shutdown()")
+
+
+def _is_back(worker: Worker, before: Run | None) -> bool:
+    """Whether a task has been restarted, or will not be."""
+    run = worker.run
+    return (
+        (run is not before and run is not None and run.is_initialized)
+        or worker.is_done
+        or worker.is_gone
+    )
+
+
+def _raise_shutdown_errors(errors: list[TaskShutdownError]) -> None:
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise ExceptionGroup("tasks did not shut down well", errors)

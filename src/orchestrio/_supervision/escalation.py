@@ -1,0 +1,133 @@
+"""What a failure means: a restart, the end of the task alone, a failure of its group, or of all.
+
+The rules are those of the `tree`; what they ask for, the supervisor does.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol, cast, final
+
+from anyio import current_time
+
+from .._model.errors import TaskExecutionError
+from .._workers.run import Outcome, Run
+from .._workers.tree import Branch, Failure, Node
+from .._workers.worker import Wanted, Worker
+
+__all__ = ["Escalation"]
+
+logger: logging.Logger = logging.getLogger("orchestrio")
+
+
+class Measures(Protocol):
+    """What can be done about a failure."""
+
+    @property
+    def random(self) -> Callable[[], float]:
+        """The source of randomness for delays."""
+        ...
+
+    def restart(self, node: Node, failure: Failure, delay: float) -> None:
+        """Restart a task or group that failed, and whom its group's strategy adds to it."""
+
+    def end_group(self, branch: Branch) -> None:
+        """Stop the tasks of one group."""
+
+    def end_the_run(self, failure: BaseException) -> None:
+        """Stop everything, and raise this to whoever waits for the run."""
+
+    def ask_to_stop(self) -> None:
+        """Have everything stop, without an error."""
+
+
+@final
+class Escalation:
+    """Decides what is done about the failures and the ends of tasks and groups."""
+
+    __slots__ = ("_measures",)
+
+    def __init__(self, measures: Measures) -> None:
+        self._measures = measures
+
+    def failed(self, node: Node, failure: Failure) -> None:
+        """Do what the policy of a task or group says to a failure of it."""
+        restarts = node.restarts
+        if node.parent is None:
+            self._measures.end_the_run(failure)
+        elif restarts is None:
+            self._escalate(node.parent, failure)
+        elif restarts.policy.mode == "never":
+            self.left_alone(node, failure)
+        else:
+            now = current_time()
+            delay = restarts.next_delay(failure, now, now - node.up_since, self._measures.random)
+            if delay is None:
+                self._escalate(node.parent, restarts.give_up(node.title, failure))
+            else:
+                self._measures.restart(node, failure, delay)
+
+    def _escalate(self, branch: Branch, failure: Failure) -> None:
+        if branch.parent is not None:
+            failure.add_note(f"It was too much for {branch.title}.")
+        self.failed(branch, failure)
+
+    def failed_while_stopping(self, worker: Worker, run: Run, failure: Exception) -> None:
+        """Log the failure of a task that was to end anyway, or raise it if nothing guards it."""
+        node: Node | None = worker
+        while node is not None and node.policy is None:
+            node = node.parent
+        if (
+            node is not None
+            or worker.wanted is Wanted.RESTART
+            or run.outcome is Outcome.ABANDONED
+            or run.spares_others
+        ):
+            logger.error(
+                "%s, while it was stopping", failure, exc_info=failure, extra=worker.extra()
+            )
+        else:
+            self._measures.end_the_run(failure)
+
+    def left_alone(self, node: Node, failure: Exception) -> None:
+        """Log what ends one task or group alone, and see what its end means to its group."""
+        logger.error(
+            "%s stopped, the others go on: %s",
+            node.title,
+            failure,
+            exc_info=failure,
+            extra=node.extra() if isinstance(node, Worker) else {"task_group": node.title},
+        )
+        if isinstance(node, Branch):
+            self._measures.end_group(node)
+        if node.significant:
+            self._ended(node, _has_ended(node, cast("Failure", failure)))
+
+    def returned(self, worker: Worker) -> None:
+        """Do what the policies say when a task has come to its end by itself."""
+        if worker.policy is not None and worker.policy.mode == "always":
+            self.failed(worker, worker.execution_error(": its work has ended"))
+        elif worker.significant:
+            self._ended(worker, worker.execution_error(" has ended"))
+
+    def _ended(self, node: Node, why: Failure) -> None:
+        """End the group of a significant task or group that has ended, or run it again.
+
+        :param why: what that is to the policy of the group
+        """
+        branch = node.parent
+        assert branch is not None
+        if branch.parent is None:
+            self._measures.ask_to_stop()
+        elif branch.policy is not None and branch.policy.mode == "always":
+            self.failed(branch, why)
+        else:
+            self._measures.end_group(branch)
+            if branch.significant:
+                self._ended(branch, _has_ended(branch, why))
+
+
+def _has_ended(node: Node, why: Failure) -> Failure:
+    """Say that a task or group has ended, as what ends its group; why, is in the log already."""
+    return TaskExecutionError(f"{node.title} has ended", why.task_id, why.task_name)
