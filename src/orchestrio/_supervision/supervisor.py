@@ -52,6 +52,7 @@ from .outcome import RunOutcome
 from .restarts import Restarts
 from .stopping import Turns, ask_to_end, end
 from .watchdog import needs_watching, watch
+from .workload import Workload
 
 __all__ = ["Stage", "Supervisor"]
 
@@ -115,9 +116,7 @@ class Supervisor(Generic[E]):
         self._beginning = 0  # how many of them are to be initialised yet
         self._all_initialized = Event()  # or never will be
         self._go = Event()  # set once all tasks are initialised
-        self._busy: dict[str, set[Worker]] = {"background": set(), "event": set()}
-        self._on_their_way: set[Worker] = set()  # event tasks that are to work, and do not yet
-        self._produced = False  # whether a background task ever worked
+        self._workload = Workload()
         self._tasks: TaskGroup | None = None  # around all runs
 
     @property
@@ -230,7 +229,7 @@ class Supervisor(Generic[E]):
         """
         assert self._tasks is not None
         for worker in workers:
-            self._note(worker)
+            self._workload.note(worker)
         runs = runs_of(workers)
         self._turns.enter(runs)
         if own in workers and own.run is not None and not own.run.is_over:
@@ -376,7 +375,7 @@ class Supervisor(Generic[E]):
             except SchedulerError as error:  # its event has ended: there is nothing to run for
                 logger.warning("%s stays stopped: %s", worker.title, error, extra=worker.extra())
                 worker.want(Wanted.STOP)
-                self._note(worker)
+                self._workload.note(worker)
                 self._look_whether_finished()
                 if begun is not None:
                     begun()
@@ -388,8 +387,7 @@ class Supervisor(Generic[E]):
         run.handle = self._tasks.create_task(
             run.live(), name=worker.entry.name, context=worker.context
         )
-        self._produced |= worker.kind == "background"
-        self._note(worker)
+        self._workload.note(worker)
 
     # -- what a run tells ----------------------------------------------------------------------
 
@@ -400,7 +398,7 @@ class Supervisor(Generic[E]):
     def work_began(self, worker: Worker) -> None:
         """Watch the work of a run, if it has deadlines."""
         if worker.kind == "event":
-            self._note(worker)
+            self._workload.note(worker)
         if needs_watching(worker.entry.metadata):
             assert self._tasks is not None
             assert worker.run is not None
@@ -431,7 +429,7 @@ class Supervisor(Generic[E]):
             self._escalation.left_alone(worker, failure)
         else:
             self._escalation.failed(worker, cast("Failure", failure))
-        self._note(worker)
+        self._workload.note(worker)
         if worker.wanted is not Wanted.RUN:
             self._turns.advance()
         self._look_whether_finished()
@@ -457,7 +455,7 @@ class Supervisor(Generic[E]):
             self.say_what_went_wrong(worker, run)
         self._turns.advance()
         self.restarts.advance(worker)
-        self._note(worker)
+        self._workload.note(worker)
         self._look_whether_finished()
 
     def forget_group(self, branch: Branch) -> None:
@@ -466,6 +464,10 @@ class Supervisor(Generic[E]):
                 del self.groups[one.name]
         if branch.parent is not None:
             branch.parent.children.pop(branch, None)
+
+    def _look_whether_finished(self) -> None:
+        if self.stage is Stage.RUNNING and self._workload.is_done:
+            self.finished.set()
 
     # -- what a failure leads to ---------------------------------------------------------------
 
@@ -491,31 +493,6 @@ class Supervisor(Generic[E]):
         """End the run, since a hook meant the end of the process."""
         self.end_the_run(error)
 
-    def _note(self, worker: Worker) -> None:
-        """Keep count of those for which it is worth running."""
-        kind = worker.kind
-        busy = self._busy[kind]
-        if worker.is_done or worker.is_gone:
-            busy.discard(worker)
-            self._on_their_way.discard(worker)
-            return
-        busy.add(worker)
-        if kind == "event":
-            if worker.run is not None and worker.run.is_working:
-                self._on_their_way.discard(worker)
-            else:
-                self._on_their_way.add(worker)
-
-    def _look_whether_finished(self) -> None:
-        if (
-            self.stage is Stage.RUNNING
-            and not self._busy["background"]
-            and (self._produced or not self._busy["event"])
-            # Who is to work soon handles what was published for it.
-            and all(worker.is_drained for worker in self._on_their_way)
-        ):
-            self.finished.set()
-
     def forget(self, worker: Worker) -> None:
         task_id = worker.entry.task_id
         if self.workers.pop(task_id, None) is not None:
@@ -528,7 +505,7 @@ class Supervisor(Generic[E]):
             if worker.wanted is not Wanted.REMOVE:
                 worker.want(Wanted.REMOVE)
             worker.changed.notify_all()
-            self._note(worker)
+            self._workload.note(worker)
 
 
 def _need_not_be_waited_for(worker: Worker) -> bool:
