@@ -154,14 +154,14 @@ class EventBus(Generic[E]):
         return self._sender(event).subscribe()
 
     @overload
-    def publish_nowait(self, event: Topic[T], message: T) -> int: ...
+    def publish_nowait(self, event: Topic[T], item: T) -> int: ...
     @overload
-    def publish_nowait(self, event: E, message: str) -> int: ...
-    def publish_nowait(self, event: object, message: object) -> int:
+    def publish_nowait(self, event: E, item: str) -> int: ...
+    def publish_nowait(self, event: object, item: object) -> int:
         """Publish one message without waiting.
 
         :param event: the key
-        :param message: the payload
+        :param item: the payload, a message
         :return: how many receivers it went to; 0 if ``overflow="drop_newest"`` dropped it
         :raises InvalidChannelError: if the event has no channel
         :raises LifecycleError: if the bus has been closed
@@ -169,20 +169,20 @@ class EventBus(Generic[E]):
         :raises EventSendError: if the channel refused the message, or it is not valid
         """
         sender = self._sender(event)
-        sender.send_nowait(message)
+        sender.send_nowait(item)
         return reached(sender)
 
     @overload
-    async def publish(self, event: Topic[T], message: T) -> int: ...
+    async def publish(self, event: Topic[T], item: T) -> int: ...
     @overload
-    async def publish(self, event: E, message: str) -> int: ...
-    async def publish(self, event: object, message: object) -> int:
+    async def publish(self, event: E, item: str) -> int: ...
+    async def publish(self, event: object, item: object) -> int:
         """Publish one message, waiting for room if ``overflow="block"``.
 
         If this is cancelled, the message was not sent.
 
         :param event: the key
-        :param message: the payload
+        :param item: the payload, a message
         :return: how many receivers it went to; 0 if ``overflow="drop_newest"`` dropped it
         :raises InvalidChannelError: if the event has no channel
         :raises LifecycleError: if the bus has been closed
@@ -190,7 +190,7 @@ class EventBus(Generic[E]):
         :raises EventSendError: if the channel refused the message, or it is not valid
         """
         sender = self._sender(event)
-        await sender.send(message)
+        await sender.send(item)
         return reached(sender)
 
     @overload

@@ -171,23 +171,23 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         return self._bus.subscribe(event)
 
     @overload
-    async def publish(self, event: Topic[T], message: T) -> int: ...
+    async def publish(self, event: Topic[T], item: T) -> int: ...
     @overload
-    async def publish(self, event: E, message: str) -> int: ...
-    async def publish(self, event: Topic[T] | E, message: T | str) -> int:
+    async def publish(self, event: E, item: str) -> int: ...
+    async def publish(self, event: Topic[T] | E, item: T | str) -> int:
         """Publish one message, waiting for room if ``overflow="block"``.
 
         If this is cancelled, the message was not sent.
 
         :param event: the key
-        :param message: the payload
+        :param item: the payload, a message
         :return: how many receivers it went to; 0 if ``overflow="drop_newest"`` dropped it
         :raises InvalidChannelError: if the event has no channel
         :raises LifecycleError: if the scheduler has stopped
         :raises ~anyio.ClosedResourceError: if the channel is removed while this waits for room
         :raises EventSendError: if the channel refused the message, or it is not valid
         """
-        return await self._bus.publish(event, cast("Any", message))
+        return await self._bus.publish(event, cast("Any", item))
 
     # -- lifecycle -----------------------------------------------------------------------------
 
