@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Sequence
+from collections.abc import Generator, Hashable, Iterable, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Generic, final
@@ -78,9 +78,10 @@ class Commands(Generic[E]):
 
         see_that_it_may_run()
         own = self._supervisor.own_worker()
-        await checkpoint()
-        see_that_it_may_run()
-        await self._restart([worker], None, own)
+        with _subscribed([worker]):
+            await checkpoint()
+            see_that_it_may_run()
+            await self._restart([worker], None, own)
 
     async def restart_group(self, branch: Branch) -> None:
         """Stop a group and start all of it again; see `Group.restart`."""
@@ -95,11 +96,12 @@ class Commands(Generic[E]):
 
         see_that_it_may_run()
         own = self._supervisor.own_worker()
-        await checkpoint()
-        see_that_it_may_run()
-        branch.revive()
-        workers = [one for one in workers_below(branch) if one.wanted is not Wanted.REMOVE]
-        await self._restart(workers, branch, own)
+        with _subscribed(workers_below(branch)):
+            await checkpoint()
+            see_that_it_may_run()
+            branch.revive()
+            workers = [one for one in workers_below(branch) if one.wanted is not Wanted.REMOVE]
+            await self._restart(workers, branch, own)
 
     def _see_that_scheduler_runs(self) -> None:
         if self._supervisor.stage is not Stage.RUNNING:
@@ -109,9 +111,6 @@ class Commands(Generic[E]):
         self, workers: Sequence[Worker], branch: Branch | None, own: Worker | None
     ) -> None:
         supervisor = self._supervisor
-        for worker in workers:
-            if worker.is_done:
-                worker.subscribe()  # from now on it misses nothing
         before = [worker.run for worker in workers]
         restart = supervisor.restarts.by_hand(workers, branch)
         supervisor.bring_down(restart.concerned, own, drain=True)
@@ -163,6 +162,19 @@ class Commands(Generic[E]):
                 worker.waiters -= 1
                 if run is not None:
                     self._supervisor.say_what_went_wrong(worker, run)
+
+
+@contextmanager
+def _subscribed(workers: Iterable[Worker]) -> Generator[None]:
+    """Have tasks that are done miss nothing from now on, if they are restarted in the block."""
+    workers = [one for one in workers if one.is_done and one.wanted is not Wanted.REMOVE]
+    try:
+        for worker in workers:
+            worker.subscribe()
+        yield
+    finally:
+        for worker in workers:
+            worker.settle_subscription()
 
 
 def _not_inside() -> LifecycleError:
