@@ -113,7 +113,7 @@ def takes_or_refuses(name: str) -> bool:
 
 
 #: Parameters for which no value is wrong.
-ANYTHING_GOES = {"item", "message"}
+ANYTHING_GOES = {"item"}
 
 _MADE_INSIDE = "made by the library alone; users read it, or ask for one by a call that is here"
 _HOOK = "a hook: users write it, and the library calls it"
@@ -359,11 +359,11 @@ _EVENT_CALLS: dict[str, Arguments] = {
     "add_channel": {"event": "another"},
     "clone_sender": {"event": NEWS},
     "subscribe": {"event": NEWS},
-    "publish": {"event": NEWS, "message": "news"},
+    "publish": {"event": NEWS, "item": "news"},
 }
 _BUS_CALLS = _EVENT_CALLS | {
     "remove_channel": {"event": NEWS},
-    "publish_nowait": {"event": NEWS, "message": "news"},
+    "publish_nowait": {"event": NEWS, "item": "news"},
     "wait_for": {"event": NEWS},
 }
 _BUS_WRONG: dict[str, dict[str, Kinds]] = {
@@ -381,8 +381,8 @@ def event_calls(
         wrong = _BUS_WRONG.get(method, {"event": UNKNOWN_KEY})
         yield Call(f"{owner}.{method}", places, right, wrong)
         if method.startswith("publish"):
-            checked: Arguments = {"event": CHECKED, "message": 1}
-            yield Call(f"{owner}.{method}", places, checked, {"message": _NO_INTEGER})
+            checked: Arguments = {"event": CHECKED, "item": 1}
+            yield Call(f"{owner}.{method}", places, checked, {"item": _NO_INTEGER})
 
 
 BUS = [
