@@ -126,6 +126,7 @@ LEFT_OUT = {
     "ChannelStatistics": _MADE_INSIDE,
     "DeadLetter": _MADE_INSIDE,
     "Group": _MADE_INSIDE,
+    "GroupSnapshot": _MADE_INSIDE,
     "HealthReport": _MADE_INSIDE,
     "ReceiverStatistics": _MADE_INSIDE,
     "RegisteredTask": _MADE_INSIDE,
@@ -486,6 +487,11 @@ GROUPS = [
         misuse="the event has no channel",
     ),
     Call("Group.group", (a_new_group,), {"name": "inner"}, misuse="the name is taken"),
+    *(
+        Call(f"Group.{method}", (a_running_scheduler,), misuse="it is the scheduler itself")
+        for method in ("stop", "restart", "remove")
+    ),
+    Call("Group.restart", (a_new_group,), misuse="the scheduler does not run"),
     Call(
         "Group.register_background_task",
         (a_running_scheduler,),
