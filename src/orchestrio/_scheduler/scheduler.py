@@ -379,8 +379,9 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         """Stop one task gracefully: an event task handles what was published, then ``shutdown()``.
 
         Stopping a stopped task does nothing. A task that stops itself is not waited for: a
-        background task is cancelled at its next checkpoint, a handler finishes its message and
-        gets no other. If this is cancelled, the stop goes on.
+        background task is cancelled at its next checkpoint, unless it listens to
+        ``context.stopping``; a handler finishes its message and gets no other. If this is
+        cancelled, the stop goes on.
 
         :param task_id: the identity
         :raises TaskNotFoundError: if there is no such task
@@ -391,11 +392,14 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
     async def restart_task(self, task_id: TaskId) -> None:
         """Stop one task and start it again: ``shutdown()``, then ``initialize()``.
 
-        An event task handles what was published, and what is published meanwhile waits for it.
+        An event task handles what was published, and what is published meanwhile waits for it. A
+        task that restarts itself is not waited for, as by `stop_task`. If this is cancelled, the
+        restart goes on.
 
         :param task_id: the identity
-        :raises TaskNotFoundError: if there is no such task
-        :raises LifecycleError: if the scheduler does not run
+        :raises TaskNotFoundError: if there is no such task, or it is being removed
+        :raises LifecycleError: if the scheduler does not run, the task's group has ended, or the
+            task is stopped before it is initialised again
         :raises InvalidChannelError: if its event has no channel any more
         :raises TaskShutdownError: if its ``shutdown()`` fails; it is started again all the same
         """
