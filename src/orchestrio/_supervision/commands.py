@@ -11,9 +11,11 @@ from anyio.lowlevel import checkpoint
 from typing_extensions import TypeVar
 
 from .._model.errors import LifecycleError, TaskNotFoundError, TaskShutdownError
-from .._workers.run import Outcome, Run
+from .._workers.phases import Outcome
+from .._workers.run import Run
 from .._workers.tree import Branch
-from .._workers.worker import Wanted, Worker
+from .._workers.wanted import Wanted
+from .._workers.worker import Worker
 from .dependencies import workers_below
 from .supervisor import Stage, Supervisor, runs_of, wait_down
 

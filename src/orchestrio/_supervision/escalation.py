@@ -12,9 +12,11 @@ from typing import Protocol, cast, final
 from anyio import current_time
 
 from .._model.errors import TaskExecutionError
-from .._workers.run import Outcome, Run
+from .._workers.phases import Outcome
+from .._workers.run import Run
 from .._workers.tree import Branch, Failure, Node
-from .._workers.worker import Wanted, Worker
+from .._workers.wanted import Wanted
+from .._workers.worker import Worker
 
 __all__ = ["Escalation"]
 

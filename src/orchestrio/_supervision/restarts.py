@@ -16,7 +16,8 @@ from anyio import current_time
 
 from .._tasks.events import RestartScheduled
 from .._workers.tree import Branch, Failure, Node
-from .._workers.worker import Wanted, Worker
+from .._workers.wanted import Wanted
+from .._workers.worker import Worker
 from .dependencies import Dependencies, workers_below
 
 __all__ = ["Restart", "Restarts"]

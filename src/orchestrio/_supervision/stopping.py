@@ -15,7 +15,8 @@ from anyio import create_task_group, current_time, move_on_at
 from anyio.lowlevel import checkpoint
 
 from .._model.wakeup import Wakeup
-from .._workers.run import Phase, Run
+from .._workers.phases import Phase
+from .._workers.run import Run
 
 __all__ = ["Turns", "ask_to_end", "end", "wait_cancelled"]
 

@@ -43,9 +43,11 @@ from .._model.snapshots import TaskId
 from .._tasks.context import Services, current_run
 from .._tasks.events import DEAD_LETTERS, TASK_EVENTS, DeadLetter, Publisher, TaskEvent, TaskFailed
 from .._tasks.registry import TaskRegistry
-from .._workers.run import FORCED, Outcome, Phase, Run
+from .._workers.phases import Outcome, Phase
+from .._workers.run import FORCED, Run
 from .._workers.tree import Branch, Failure, Node
-from .._workers.worker import Wanted, Worker
+from .._workers.wanted import Wanted
+from .._workers.worker import Worker
 from .dependencies import Dependencies, workers_below
 from .escalation import Escalation
 from .outcome import RunOutcome

@@ -21,7 +21,8 @@ from .._tasks.retries import with_retries
 from .._tasks.task import EventTask
 from .run import Run
 from .tree import Branch
-from .worker import Supervision, Wanted, Worker
+from .wanted import Wanted
+from .worker import Supervision, Worker
 
 __all__ = ["EventWorker"]
 

@@ -14,165 +14,27 @@ ends here: no exception, and no cancellation, leaves the task of the event loop.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from enum import Enum, StrEnum, auto
+from collections.abc import Callable
 from math import inf
-from typing import Final, Protocol, final
+from typing import Final, final
 
 from anyio import CancelScope, Event, TaskHandle, current_time, fail_after, sleep_until
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from .._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
-from .._model.snapshots import TaskKind
-from .._model.wakeup import Wakeup
 from .._tasks.context import RunInfo, Services, current_run
 from .._tasks.failures import error_in, raised
-from .._tasks.registry import RegisteredTask
 from .._tasks.task import Task
+from .host import Host
+from .phases import NEXT, Outcome, Phase
 from .stack import task_stack
 
-__all__ = ["FORCED", "NEXT", "Host", "Outcome", "Phase", "Run"]
+__all__ = ["FORCED", "Run"]
 
 logger: logging.Logger = logging.getLogger("orchestrio")
 
 #: Why a ``shutdown()`` was cut short when everything was told to stop at once.
 FORCED: Final = "its shutdown() was cut short by a second request to stop"
-
-
-class Phase(StrEnum):
-    """How far a run has come."""
-
-    PENDING = auto()
-    """Made; it waits for its time, and for what it depends on to be initialised."""
-    INITIALIZING = auto()
-    """Inside ``initialize()``."""
-    INITIALIZED = auto()
-    """It waits for those that start with it, and for what it depends on to be ready."""
-    WORKING = auto()
-    """Inside ``execute()``, or handling messages."""
-    STOPPING = auto()
-    """Its work is over; it waits for its turn to shut down."""
-    SHUTTING_DOWN = auto()
-    """Inside ``shutdown()``."""
-    ENDED = auto()
-    """Nothing is left of it but what is told of it."""
-
-
-NEXT: Final[Mapping[Phase, frozenset[Phase]]] = {
-    Phase.PENDING: frozenset({Phase.INITIALIZING, Phase.ENDED}),
-    Phase.INITIALIZING: frozenset({Phase.INITIALIZED, Phase.ENDED}),
-    Phase.INITIALIZED: frozenset({Phase.WORKING, Phase.STOPPING}),
-    Phase.WORKING: frozenset({Phase.STOPPING}),
-    Phase.STOPPING: frozenset({Phase.SHUTTING_DOWN}),
-    Phase.SHUTTING_DOWN: frozenset({Phase.ENDED}),
-    Phase.ENDED: frozenset(),
-}
-"""The phases that may follow each; all others are faults of the scheduler."""
-
-
-class Outcome(Enum):
-    """What became of the work of a run, set once; only what is abandoned is told later."""
-
-    RETURNED = auto()
-    """It came to its end by itself."""
-    STOPPED = auto()
-    """Its end was asked for."""
-    FAILED = auto()
-    """A hook raised, or a deadline was missed."""
-    ABANDONED = auto()
-    """It ignores its cancellation, and nobody waits for it any more."""
-
-
-class Host(Protocol):
-    """What a run asks of the worker that it is a run of."""
-
-    @property
-    def entry(self) -> RegisteredTask:
-        """The task, and what it was registered with."""
-        ...
-
-    @property
-    def title(self) -> str:
-        """What messages call it."""
-        ...
-
-    @property
-    def kind(self) -> TaskKind:
-        """Whether it runs in the background or handles events."""
-        ...
-
-    @property
-    def rank(self) -> int:
-        """Its place in the order of start."""
-        ...
-
-    @property
-    def doing(self) -> str:
-        """Which hook does the work, for messages."""
-        ...
-
-    @property
-    def changed(self) -> Wakeup:
-        """Where those wait who want to know how it stands."""
-        ...
-
-    def work(self) -> Awaitable[None]:
-        """Do what the task is for, until it has ended or is cancelled."""
-        ...
-
-    def finish_current(self) -> bool:
-        """Have the work end after the message in hand; return whether there are messages."""
-        ...
-
-    @property
-    def is_drained(self) -> bool:
-        """Whether all messages published so far have been handled."""
-        ...
-
-    async def wait_drained(self) -> None:
-        """Wait until `is_drained` holds or the work is over."""
-        ...
-
-    async def wait_for_dependencies(self) -> None:
-        """Wait until all that it depends on is initialised."""
-        ...
-
-    async def wait_until_dependencies_are_ready(self) -> None:
-        """Wait until all that it depends on is ready."""
-        ...
-
-    def are_dependencies_ready(self) -> bool:
-        """Whether it need not wait for that."""
-        ...
-
-    def tell(self) -> None:
-        """Tell how it stands now, if that has changed."""
-
-    def extra(self, **more: object) -> dict[str, object]:
-        """What a log record about it carries beside the text."""
-        ...
-
-    def run_initializes(self) -> int:
-        """Hear that ``initialize()`` is called; return which run this is."""
-        ...
-
-    def run_is_ready(self) -> None:
-        """Hear that those that depend on it may work."""
-
-    def run_works(self) -> None:
-        """Hear that the work begins."""
-
-    def work_ended(self, run: Run) -> None:
-        """Hear that the work has ended, and decide what that means."""
-
-    def run_ended(self, run: Run) -> None:
-        """Hear that nothing is left of it, and decide what that means."""
-
-    def run_abandoned(self, run: Run) -> None:
-        """Hear that nobody waits any more for the end of what it does."""
-
-    def process_ends(self, error: BaseException) -> None:
-        """Hear that a hook meant the end of the process, as by `SystemExit`."""
 
 
 @final
@@ -378,7 +240,7 @@ class Run:
         error.add_note(f"It stands here:\n{stack}")
         logger.warning("%s. It stands here:\n%s", error, stack, extra=self.host.extra(stack=stack))
         self.host.tell()
-        self.host.run_abandoned(self)
+        self.host.run_abandoned()
 
     def report(self) -> tuple[TaskShutdownError, ...]:
         """Return what went wrong after the work, each error once."""
@@ -411,7 +273,7 @@ class Run:
             await self._shut_down()
         self._enter(Phase.ENDED)
         self._shutdown_scope = self.handle = None
-        self.host.run_ended(self)
+        self.host.run_ended()
 
     async def _wait_for_turn(self) -> None:
         while not self._may_shut_down(self):
@@ -481,7 +343,7 @@ class Run:
             self._enter(Phase.STOPPING)
         else:
             self.host.tell()
-        self.host.work_ended(self)
+        self.host.work_ended()
         self._tell_begun()  # stopped or failed before it was initialised
 
     async def _shut_down(self) -> None:

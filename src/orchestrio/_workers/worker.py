@@ -8,11 +8,10 @@ supervisor's to do.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context, copy_context
-from enum import StrEnum, auto
 from math import inf
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from anyio import CancelScope, Event, current_time, sleep_forever
 
@@ -23,41 +22,12 @@ from .._tasks.context import Services
 from .._tasks.events import DeadLetter, Publisher, StateChanged, TaskEvent
 from .._tasks.failures import in_words
 from .._tasks.registry import RegisteredTask
-from .run import Outcome, Phase, Run
+from .phases import Outcome, Phase
+from .run import Run
 from .tree import Branch, Node
+from .wanted import MAY_FOLLOW, WITHOUT_RUN, Wanted
 
-__all__ = ["MAY_FOLLOW", "Supervision", "Wanted", "Worker"]
-
-
-class Wanted(StrEnum):
-    """What is to become of a task: the desired state, which its run is brought to."""
-
-    RUN = auto()
-    """It is to work for as long as it has work."""
-    STOP = auto()
-    """It is to end, and to stay down."""
-    RESTART = auto()
-    """It is to end, and then to begin again."""
-    REMOVE = auto()
-    """It is to end, and then to be forgotten."""
-
-
-MAY_FOLLOW: Final[Mapping[Wanted, frozenset[Wanted]]] = {
-    Wanted.RUN: frozenset({Wanted.STOP, Wanted.RESTART, Wanted.REMOVE}),
-    Wanted.STOP: frozenset({Wanted.STOP, Wanted.RUN, Wanted.RESTART, Wanted.REMOVE}),
-    Wanted.RESTART: frozenset({Wanted.RUN, Wanted.STOP, Wanted.RESTART, Wanted.REMOVE}),
-    Wanted.REMOVE: frozenset({Wanted.REMOVE}),
-}
-"""What may be wanted after what: who is to be removed is not wanted back."""
-
-
-#: How a task stands that has no run: it has not begun, or will not.
-_WITHOUT_RUN: Final[Mapping[Wanted, TaskState]] = {
-    Wanted.RUN: TaskState.REGISTERED,
-    Wanted.STOP: TaskState.STOPPED,
-    Wanted.RESTART: TaskState.BACKING_OFF,
-    Wanted.REMOVE: TaskState.STOPPED,
-}
+__all__ = ["Supervision", "Worker"]
 
 
 class Supervision(Protocol):
@@ -204,7 +174,7 @@ class Worker(Node, ABC):
         """How it stands, for users: it follows from what is wanted and how far its run is."""
         run = self.run
         if run is None:
-            return _WITHOUT_RUN[self.wanted]
+            return WITHOUT_RUN[self.wanted]
         if run.phase is Phase.ENDED:
             if self.wanted is Wanted.RESTART:
                 return TaskState.BACKING_OFF
@@ -338,20 +308,23 @@ class Worker(Node, ABC):
             self._changed.notify_all()
         self.supervision.is_ready(self)
 
-    def work_ended(self, run: Run) -> None:
+    def work_ended(self) -> None:
         """Pass on that the work has ended, and let go of what it needed."""
-        self.release(run)
-        self.supervision.work_ended(self, run)
+        assert self.run is not None
+        self.release(self.run)
+        self.supervision.work_ended(self, self.run)
         self.settle_subscription()
 
-    def run_ended(self, run: Run) -> None:
+    def run_ended(self) -> None:
         """Pass on that nothing is left of a run."""
-        self.supervision.run_ended(self, run)
+        assert self.run is not None
+        self.supervision.run_ended(self, self.run)
 
-    def run_abandoned(self, run: Run) -> None:
+    def run_abandoned(self) -> None:
         """Pass on that it ignores its cancellation."""
+        assert self.run is not None
         self.settle_subscription()
-        self.supervision.run_abandoned(self, run)
+        self.supervision.run_abandoned(self, self.run)
 
     def process_ends(self, error: BaseException) -> None:
         """Pass on that the process is to end."""
