@@ -1,7 +1,8 @@
 """Random crashes, stops and additions, held against a plain model of the rules of supervision.
 
 The rules are those of Erlang/OTP's supervisors, with a count of restarts for each child. After
-every step the set of running tasks, and who was started in which order, equal the model's.
+every step the set of running tasks, and who was started in which order, equal the model's. What a
+group that has ended would have to start is refused.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from support import settle
 from orchestrio import (
     BackgroundTask,
     Group,
+    LifecycleError,
     RestartPolicy,
     Scheduler,
     Strategy,
@@ -52,6 +54,12 @@ class Node:
     rule: Rule
     parent: Branch | None
     restarts: list[float] = field(default_factory=list)
+    has_ended: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it, or a group around it, has ended: nothing in there is started any more."""
+        return self.has_ended or (self.parent is not None and self.parent.is_over)
 
     def leaves(self) -> Iterator[Leaf]:
         raise NotImplementedError
@@ -74,6 +82,13 @@ class Leaf(Node):
 class Branch(Node):
     strategy: Strategy = "one_for_one"
     children: list[Node] = field(default_factory=list)
+
+    def begin_anew(self) -> None:
+        """Forget what the children have failed, and theirs."""
+        for child in self.children:
+            child.restarts.clear()
+            if isinstance(child, Branch):
+                child.begin_anew()
 
     def leaves(self) -> Iterator[Leaf]:
         for child in self.children:
@@ -106,13 +121,14 @@ class Model:
             self.ended = True
         elif node.rule is None:
             self.fail(node.parent, now)
-        elif node.rule == "never":
+        elif isinstance(node, Leaf) and node.rule == "never":
+            node.state = "failed"
+        elif isinstance(node, Branch) and node.rule == "never":
+            node.has_ended = True
             for leaf in node.leaves():
-                if node is leaf:
-                    leaf.state = "failed"
-                else:
-                    leaf.state = "gone"
+                leaf.state = "gone"
         else:
+            assert isinstance(node.rule, int)
             node.restarts = [time for time in node.restarts if time > now - WITHIN]
             if len(node.restarts) >= node.rule:
                 node.restarts.clear()  # its group begins anew with it
@@ -120,6 +136,8 @@ class Model:
             else:
                 node.restarts.append(now)
                 self.restart(node, node.parent, now)
+                if isinstance(node, Branch):
+                    node.begin_anew()
 
     def restart(self, node: Node, parent: Branch, now: float) -> None:
         own = set(node.leaves())
@@ -185,7 +203,7 @@ strategies: st.SearchStrategy[Strategy] = st.sampled_from(
 )
 steps = st.tuples(
     st.sampled_from(
-        ["crash", "crash", "crash", "finish", "stop", "restart", "add", "wait", "wait"]
+        ["crash", "crash", "crash", "finish", "stop", "remove", "restart", "add", "wait", "wait"]
     ),
     st.integers(0, 1000),
     rules,
@@ -210,6 +228,7 @@ class Play:
         self.starts: list[str] = []
         self.puppets: dict[Leaf, tuple[Puppet, TaskId]] = {}
         self.groups: list[tuple[Branch, Group]] = []
+        self.names = 0  # how many tasks there have been
         self.scheduler = Scheduler(strategy=plan.strategy)
         root = Branch("scheduler", None, None, strategy=plan.strategy)
         self.fill(root, self.scheduler, plan.children)
@@ -229,10 +248,11 @@ class Play:
                 self.add(branch, group, plan)
 
     def add(self, branch: Branch, group: Group, rule: Rule) -> Leaf:
-        leaf = Leaf(f"task {len(self.puppets)}", rule, branch)
-        branch.children.append(leaf)
+        leaf = Leaf(f"task {self.names}", rule, branch)
         puppet = Puppet(leaf.name, self.starts)
         task = group.register_background_task(puppet, name=leaf.name, restart=policy(leaf.rule))
+        branch.children.append(leaf)
+        self.names += 1
         self.puppets[leaf] = puppet, task
         return leaf
 
@@ -240,16 +260,31 @@ class Play:
         leaf = list(self.puppets)[number % len(self.puppets)]
         puppet, task = self.puppets[leaf]
         if what == "add":
-            self.model.start(self.add(*self.groups[number % len(self.groups)], rule))
+            branch, group = self.groups[number % len(self.groups)]
+            if branch.is_over:
+                with pytest.raises(LifecycleError, match="has ended"):
+                    self.add(branch, group, rule)
+            else:
+                self.model.start(self.add(branch, group, rule))
         elif what == "wait":
             await anyio.sleep(number % 12 / 4)
         elif what == "stop":
             leaf.state = "gone"
             await self.scheduler.stop_task(task)
+        elif what == "remove" and len(self.puppets) > 1:
+            leaf.state = "gone"
+            assert leaf.parent is not None
+            leaf.parent.children.remove(leaf)
+            del self.puppets[leaf]
+            await self.scheduler.remove_task(task)
+            assert task not in [shot.task_id for shot in self.scheduler.status()]
+        elif what == "restart" and leaf.is_over:
+            with pytest.raises(LifecycleError, match="has ended"):
+                await self.scheduler.restart_task(task)
         elif what == "restart":
             self.model.start(leaf)
             await self.scheduler.restart_task(task)
-        elif leaf.state == "running":
+        elif leaf.state == "running" and what != "remove":
             puppet.do(what)
             if what == "crash":
                 self.model.fail(leaf, current_time())
@@ -277,6 +312,26 @@ class Play:
 @example(
     plan=GroupPlan("one_for_one", None, [GroupPlan("one_for_one", 1, [1])]),
     script=[(what, 0, None) for what in ("crash", "restart", "crash", "restart", "crash")],
+)
+@example(  # the restart of a group makes good what its tasks have failed
+    plan=GroupPlan("one_for_one", None, [GroupPlan("one_for_one", 1, [1, 1])]),
+    script=[
+        ("crash", 0, None),
+        ("crash", 1, None),
+        ("wait", 4, None),
+        ("crash", 1, None),
+        ("wait", 4, None),
+        ("crash", 0, None),
+        ("wait", 4, None),
+    ],
+)
+@example(  # a group that has ended takes nothing, and neither does one in it
+    plan=GroupPlan(
+        "one_for_one",
+        None,
+        [GroupPlan("one_for_one", "never", [None, GroupPlan("one_for_one", 1, [3])]), None],
+    ),
+    script=[(what, number, None) for what, number in (("crash", 0), ("add", 2), ("restart", 1))],
 )
 async def test_what_runs_is_what_the_rules_say(
     plan: GroupPlan, script: list[tuple[str, int, Rule]]
