@@ -437,7 +437,7 @@ async def test_a_chain_of_handlers_is_drained_to_its_end(scheduler: Scheduler) -
 
     @scheduler.on(WORDS)
     async def first(word: str) -> None:
-        await settle(2)
+        await settle(10)  # meanwhile, the last one has nothing to do
         await scheduler.publish(numbers, int(word))
 
     async with scheduler:

@@ -120,20 +120,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="no shield on shutdown()",
-        file="src/orchestrio/_workers/worker.py",
-        text="""\
-                    with CancelScope(shield=True) as scope:
-                        while self.predecessors or not self._may_shut_down:
-                            await self._next_change().wait()
-                        self._shutdown_scope = scope
-""",
-        replacement="""\
-                    with CancelScope(shield=True):
-                        while self.predecessors or not self._may_shut_down:
-                            await self._next_change().wait()
-                    with CancelScope() as scope:
-                        self._shutdown_scope = scope
-""",
+        file="src/orchestrio/_workers/run.py",
+        text="        with CancelScope(shield=True) as scope:\n",
+        replacement="        with CancelScope() as scope:\n",
         tests=GROUPS,
         harm="shutdown() ends at its first await: files stay open, buffers are not written.",
     ),
@@ -147,19 +136,19 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="a stopped event task keeps its subscription",
-        file="src/orchestrio/_workers/event_worker.py",
-        text="            if not self.keep_subscription:\n",
-        replacement="            if not (self.keep_subscription or self.end_asked):\n",
+        file="src/orchestrio/_workers/worker.py",
+        text="        if over and self.wanted is not Wanted.RESTART:\n",
+        replacement="        if over and self.wanted is Wanted.RUN:\n",
         tests=TASKS,
         harm="A task that was stopped still holds publishers up, for ever.",
     ),
     Mutant(
         name="restart order",
         file="src/orchestrio/_supervision/restarts.py",
-        text="        alive.sort(key=lambda life: life.rank)\n",
+        text='        back.sort(key=attrgetter("rank"))\n',
         replacement="",
         tests=GROUPS,
-        harm="A task is stopped after one on which it depends, and started before it.",
+        harm="A task is started before one on which it depends, and waits for it for ever.",
     ),
     Mutant(
         name="window edge",
@@ -184,12 +173,12 @@ MUTANTS: Final = (
         try:
             await self._handle(item)
         except BaseException as error:
-            self._acknowledge(number, error)
+            acknowledgements.settle(reader, number, error)
             raise
-        self._acknowledge(number)
+        acknowledgements.settle(reader, number, None)
 """,
         replacement="""\
-        self._acknowledge(number)
+        acknowledgements.settle(reader, number, None)
         await self._handle(item)
 """,
         tests=("tests/bridge/test_compete.py", "-k", "after_it_was_handled"),
@@ -206,50 +195,25 @@ MUTANTS: Final = (
     Mutant(
         name="drain looks once",
         file="src/orchestrio/_supervision/stopping.py",
-        text="    while waiting := [\n",
-        replacement="    if waiting := [\n",
+        text="        while busy := _undrained(deadlines):\n",
+        replacement="        if busy := _undrained(deadlines):\n",
         tests=("tests/test_scheduler_lifecycle.py",),
         harm="What a handler publishes during the stop is not handled any more.",
     ),
     Mutant(
         name="a failure counted twice",
         file="src/orchestrio/_workers/event_worker.py",
-        text="""\
-            if began and self._workers is None and delivery.in_hand and not self._accounted:
-""",
-        replacement="            if began and self._workers is None and delivery.in_hand:\n",
+        text="            cut = 1 if delivery.in_hand and not self._accounted else 0\n",
+        replacement="            cut = 1 if delivery.in_hand else 0\n",
         tests=HANDLERS,
         harm="Each message that ends a run counts as two failures, and a good one disappears.",
     ),
     Mutant(
         name="two restarts launch one task",
         file="src/orchestrio/_supervision/restarts.py",
-        text="""\
-            await life.wait_free()
-            if self._of.get(life) is not recovery:
-                continue
-            self.begin_again(life)
-            self._launch(life)
-            if recovery.owed:
-                await life.wait_begun()
-
-    def begin_again(self, life: Life) -> None:
-        \"""Let the next run of a life begin, as far as it is claimed.\"""
-        self._of.pop(life).owed -= 1
-""",
-        replacement="""\
-            await life.wait_free()
-            self.begin_again(life)
-            self._launch(life)
-            if recovery.owed:
-                await life.wait_begun()
-
-    def begin_again(self, life: Life) -> None:
-        \"""Let the next run of a life begin, as far as it is claimed.\"""
-        if life in self._of:
-            self._of.pop(life).owed -= 1
-""",
-        tests=(*GROUPS, "-k", "wait_for_one_dependency"),
+        text="        older = [self._take_out(worker) for worker in concerned]\n",
+        replacement="        older = [self._of.get(worker) for worker in concerned]\n",
+        tests=GROUPS,
         harm="Two runs of one task work side by side: two servers on one port.",
     ),
     Mutant(
@@ -268,14 +232,13 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="a state change without its event",
-        file="src/orchestrio/_workers/worker.py",
+        file="src/orchestrio/_workers/run.py",
         text="""\
-        if self.is_working:
-            self.move_to(TaskState.STOPPING)
+        self.info.ask_to_stop()
+        self.host.tell()
 """,
         replacement="""\
-        if self.is_working:
-            self.state = TaskState.STOPPING
+        self.info.ask_to_stop()
 """,
         tests=("tests/supervision/test_task_events.py",),
         harm="A dashboard does not see that a task stops, and its history has a gap.",

@@ -57,6 +57,41 @@ async def test_messages_published_while_it_finishes_one_are_kept_over_a_group_re
         assert slow.seen == [(1, 0), (2, 1), (2, 2), (2, 3)]
 
 
+async def test_messages_are_kept_over_a_group_restart_that_meets_a_restart_by_hand(
+    scheduler: Scheduler, diary: Diary
+) -> None:
+    group = scheduler.group("group", strategy="one_for_all")
+    slow = Slow(5)
+    task = group.register_event_task(slow)
+    add(group, diary, "failing", 1, restart=SOON)
+    async with scheduler:
+        await scheduler.start()
+        for number in range(3):
+            await scheduler.publish(NUMBERS, number)
+        await anyio.sleep(2)  # it is to end since 1, with two messages that it has not begun
+        await scheduler.restart_task(task)
+        await anyio.sleep(100)
+        assert slow.seen == [(1, 0), (2, 1), (2, 2)]
+
+
+async def test_what_was_kept_over_a_group_restart_is_counted_when_the_task_is_stopped_instead(
+    scheduler: Scheduler, diary: Diary
+) -> None:
+    group = scheduler.group("group", strategy="one_for_all")
+    slow = Slow(5)
+    task = group.register_event_task(slow)
+    add(group, diary, "failing", 1, restart=SOON)
+    async with scheduler:
+        await scheduler.start()
+        for number in range(3):
+            await scheduler.publish(NUMBERS, number)
+        await anyio.sleep(2)
+        await scheduler.stop_task(task)
+        shot = scheduler.status(task)
+        assert (shot.handled, shot.failed, shot.in_hand, shot.unread) == (1, 0, 0, 2)
+    assert slow.seen == [(1, 0)]
+
+
 async def test_messages_published_in_a_back_off_are_handled_after_it(
     scheduler: Scheduler, diary: Diary
 ) -> None:

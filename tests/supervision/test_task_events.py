@@ -177,6 +177,25 @@ async def test_the_life_of_a_task_that_is_stopped_is_told(scheduler: Scheduler) 
     assert states_of(news, "forever") == whole
 
 
+async def test_a_task_that_may_end_by_itself_is_told_as_stopping_from_when_it_was_asked(
+    scheduler: Scheduler,
+) -> None:
+    @scheduler.background()
+    async def polite() -> None:
+        await current_task_context().stopping.wait()
+        await anyio.sleep(4)
+
+    with scheduler.subscribe(TASK_EVENTS) as events:
+        async with scheduler:
+            await scheduler.start()
+            await anyio.sleep(1)
+        changes = [event for event in told(events) if isinstance(event, StateChanged)]
+    assert [(change.state.value, change.time) for change in changes][-2:] == [
+        ("stopping", 1),
+        ("stopped", 5),
+    ]
+
+
 async def test_the_states_of_a_restart_follow_each_other_without_a_gap(
     scheduler: Scheduler,
 ) -> None:
