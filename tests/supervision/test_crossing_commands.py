@@ -1,0 +1,387 @@
+"""Two commands for one task at nearly the same time: the later one has it, and nothing is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from itertools import product
+from typing import Final, Literal, get_args
+
+import anyio
+import pytest
+from anyio import (
+    CancelScope,
+    ClosedResourceError,
+    create_task_group,
+    current_time,
+    fail_after,
+)
+from anyio.lowlevel import checkpoint
+from support import NUMBERS, TroubleError, settle
+from support.witness import Account, Reader, Witness
+
+from orchestrio import (
+    ChannelConfig,
+    LifecycleError,
+    RestartPolicy,
+    Scheduler,
+    Strategy,
+    TaskExecutionError,
+    TaskId,
+    TaskNotFoundError,
+    TaskShutdownError,
+    TaskState,
+)
+
+Command = Literal["stop", "restart", "remove", "shutdown"]
+
+COMMANDS: Final[tuple[Command, ...]] = get_args(Command)
+PATIENT: Final = RestartPolicy(initial_delay=50, max_delay=50, jitter=0)
+
+
+def new_scheduler() -> Scheduler:
+    scheduler = Scheduler(random=lambda: 0.0)
+    scheduler.add_channel(NUMBERS, ChannelConfig(capacity=1, overflow="block"))
+    return scheduler
+
+
+async def give(command: Command, scheduler: Scheduler, task: TaskId) -> None:
+    """Give a command; it may lose to another one, and say so."""
+    try:
+        if command == "stop":
+            await scheduler.stop_task(task)
+        elif command == "restart":
+            await scheduler.restart_task(task)
+        elif command == "remove":
+            await scheduler.remove_task(task)
+        else:
+            await scheduler.shutdown()
+    except (LifecycleError, TaskNotFoundError):
+        pass
+
+
+# -- situations ----------------------------------------------------------------------------------------
+
+
+async def with_a_slow_shutdown(scheduler: Scheduler, account: Account) -> TaskId:
+    return scheduler.register_background_task(Witness(account, end=2), name="task")
+
+
+async def that_takes_its_time_to_leave(scheduler: Scheduler, account: Account) -> TaskId:
+    return scheduler.register_background_task(Witness(account, leave=2, end=1), name="task")
+
+
+async def that_is_being_initialised(scheduler: Scheduler, account: Account) -> TaskId:
+    return scheduler.register_background_task(Witness(account, begin=2), name="task")
+
+
+async def that_waits_for_its_dependency(scheduler: Scheduler, account: Account) -> TaskId:
+    scheduler.register_background_task(Witness(Account(), begin=5), name="dependency")
+    return scheduler.register_background_task(
+        Witness(account), name="task", depends_on=["dependency"]
+    )
+
+
+async def that_waits_until_its_dependency_is_ready(
+    scheduler: Scheduler, account: Account
+) -> TaskId:
+    dependency = Witness(Account(), ready_after=5)
+    scheduler.register_background_task(dependency, name="dependency", reports_ready=True)
+    return scheduler.register_background_task(
+        Witness(account), name="task", depends_on=["dependency"]
+    )
+
+
+async def that_backs_off(scheduler: Scheduler, account: Account) -> TaskId:
+    failing = Witness(account, fails_after=0)
+    return scheduler.register_background_task(failing, name="task", restart=PATIENT)
+
+
+async def that_shuts_down_before_its_restart(scheduler: Scheduler, account: Account) -> TaskId:
+    failing = Witness(account, fails_after=0, end=2)
+    return scheduler.register_background_task(failing, name="task", restart=PATIENT)
+
+
+SITUATIONS: Final[tuple[Callable[[Scheduler, Account], Awaitable[TaskId]], ...]] = (
+    with_a_slow_shutdown,
+    that_takes_its_time_to_leave,
+    that_is_being_initialised,
+    that_waits_for_its_dependency,
+    that_waits_until_its_dependency_is_ready,
+    that_backs_off,
+    that_shuts_down_before_its_restart,
+)
+
+
+def outcomes(first: Command, second: Command) -> set[str]:
+    """What a task may come to that hears of two commands in this order."""
+    if "remove" in (first, second):
+        return {"gone"}
+    if "shutdown" in (first, second) or second == "stop":
+        return {"down"}
+    return {"up"}
+
+
+def what_became_of(scheduler: Scheduler, task: TaskId) -> str:
+    """Say what a task came to, by all that tells of it, which must agree."""
+    shots = {shot.task_id: shot for shot in scheduler.status()}
+    assert shots.keys() == {entry.task_id for entry in scheduler.registry}
+    if task not in shots:
+        with pytest.raises(TaskNotFoundError):
+            scheduler.status(task)
+        return "gone"
+    assert shots[task].state in (TaskState.RUNNING, TaskState.STOPPED, TaskState.FAILED)
+    return "up" if shots[task].state is TaskState.RUNNING else "down"
+
+
+PAIRS: Final = pytest.mark.parametrize(("first", "second"), list(product(COMMANDS, COMMANDS)))
+STEPS: Final = range(9)
+"""How many checkpoints lie between two commands."""
+
+
+async def cross(
+    scheduler: Scheduler, task: TaskId, first: Command, second: Command, steps: int
+) -> str:
+    """Give two commands one after the other, and say what became of the task."""
+    with fail_after(100):
+        async with create_task_group() as group:
+            group.start_soon(give, first, scheduler, task)
+            for _ in range(steps):
+                await checkpoint()
+            await give(second, scheduler, task)
+    await anyio.sleep(200)  # nothing is still to come
+    expected = outcomes(first, second)
+    if steps < 2:  # either may have been heard first
+        expected |= outcomes(second, first)
+    became = what_became_of(scheduler, task)
+    assert became in expected, f"it is {became}, with {steps} checkpoints in between"
+    return became
+
+
+@PAIRS
+@pytest.mark.parametrize("situation", SITUATIONS, ids=lambda one: one.__name__)
+async def test_two_commands_cross_at_a_background_task(
+    situation: Callable[[Scheduler, Account], Awaitable[TaskId]], first: Command, second: Command
+) -> None:
+    for steps in STEPS:
+        account = Account()
+        async with new_scheduler() as scheduler:
+            await scheduler.start()
+            task = await situation(scheduler, account)
+            await settle()
+            became = await cross(scheduler, task, first, second, steps)
+            assert account.inside == (["execute"] if became == "up" else [])
+        assert account.wrong == []
+        assert not account.is_up, "what was initialised was shut down"
+
+
+async def publish(scheduler: Scheduler, *numbers: int) -> None:
+    """Publish until the scheduler stops."""
+    with suppress(LifecycleError, ClosedResourceError):
+        for number in numbers:
+            await scheduler.publish(NUMBERS, number)
+
+
+@PAIRS
+async def test_two_commands_cross_at_an_event_task_with_messages_before_it(
+    first: Command, second: Command
+) -> None:
+    for steps in STEPS:
+        account = Account()
+        reader = Reader(account, each=3, end=1)
+        async with create_task_group() as publishers, new_scheduler() as scheduler:
+            task = scheduler.register_event_task(reader)
+            await scheduler.start()
+            await publish(scheduler, 0, 1)  # one is in hand, one unread
+            await settle()
+            publishers.start_soon(publish, scheduler, 2, 3)  # there is no room
+            await settle()
+            became = await cross(scheduler, task, first, second, steps)
+            assert reader.read[:2] == [0, 1], "all that was published before is handled"
+            assert reader.read == list(range(len(reader.read))), "each once, and in order"
+            if "shutdown" not in (first, second):
+                receivers = scheduler.bus.statistics()[NUMBERS].receivers
+                assert receivers == (1 if became == "up" else 0)
+                with fail_after(50):
+                    assert await scheduler.publish(NUMBERS, 4) == receivers
+        assert account.wrong == []
+        assert not account.is_up
+
+
+@PAIRS
+async def test_two_commands_cross_at_an_event_task_that_shuts_down_before_its_restart(
+    first: Command, second: Command
+) -> None:
+    class Failing(Reader):
+        async def handle_event(self, event: int, /) -> None:
+            await super().handle_event(event)
+            if event == 0:
+                raise TroubleError
+
+    for steps in STEPS:
+        account = Account()
+        reader = Failing(account, end=2)
+        async with create_task_group() as publishers, new_scheduler() as scheduler:
+            task = scheduler.register_event_task(reader, restart=PATIENT)
+            await scheduler.start()
+            await publish(scheduler, 0, 1)
+            publishers.start_soon(publish, scheduler, 2, 3)
+            await settle()
+            became = await cross(scheduler, task, first, second, steps)
+            if "shutdown" not in (first, second):
+                receivers = scheduler.bus.statistics()[NUMBERS].receivers
+                assert receivers == (1 if became == "up" else 0)
+                with fail_after(50):
+                    assert await scheduler.publish(NUMBERS, 4) == receivers
+        assert account.wrong == []
+        assert not account.is_up
+
+
+# -- one of them is cancelled, or meets a task that does not do as it is told ----------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_a_command_that_is_cancelled_on_its_way_leaves_no_subscription_behind(
+    command: Command,
+) -> None:
+    for steps in STEPS:
+        account = Account()
+        reader = Reader(account, each=3, end=1)
+        async with new_scheduler() as scheduler:
+            task = scheduler.register_event_task(reader)
+            await scheduler.start()
+            await publish(scheduler, 0, 1)
+            async with create_task_group() as group:
+                group.start_soon(give, command, scheduler, task)
+                for _ in range(steps):
+                    await checkpoint()
+                group.cancel_scope.cancel()
+            await anyio.sleep(100)
+            if command == "shutdown" and scheduler.stopping.is_set():
+                continue
+            became = what_became_of(scheduler, task)
+            receivers = scheduler.bus.statistics()[NUMBERS].receivers
+            assert receivers == (1 if became == "up" else 0)
+            await scheduler.stop_task(task) if became != "gone" else None
+            with fail_after(50):
+                assert await scheduler.publish(NUMBERS, 2) == 0
+        assert account.wrong == []
+        assert not account.is_up
+
+
+@pytest.mark.parametrize("at", [0, 1, 3.5, 4.5, 6, 7.5])
+async def test_a_restart_that_is_cancelled_goes_on(at: float) -> None:
+    account = Account()
+    reader = Reader(account, each=2, end=1, begin=1)
+    async with new_scheduler() as scheduler:
+        task = scheduler.register_event_task(reader)
+        await scheduler.start()
+        await publish(scheduler, 0, 1)
+        with anyio.move_on_after(at):
+            await scheduler.restart_task(task)
+        await anyio.sleep(50)
+        if account.runs > 1:
+            assert scheduler.status(task).state is TaskState.RUNNING
+        assert scheduler.bus.statistics()[NUMBERS].receivers == 1
+        await scheduler.stop_task(task)
+        assert scheduler.bus.statistics()[NUMBERS].receivers == 0
+    assert reader.read == [0, 1]
+    assert account.wrong == []
+
+
+class Stubborn(Witness):
+    """Does not heed its cancellation for half a minute."""
+
+    async def execute(self) -> None:
+        with self.account.hook("execute"):
+            try:
+                await anyio.sleep_forever()
+            finally:
+                with CancelScope(shield=True):
+                    await anyio.sleep(30)
+
+
+async def test_a_task_that_ignores_its_cancellation_is_not_restarted_beside_itself() -> None:
+    account = Account()
+    with pytest.raises(TaskExecutionError, match="'task' cannot be restarted.*does not end"):
+        async with new_scheduler() as scheduler:
+            task = scheduler.register_background_task(
+                Stubborn(account), name="task", stop_timeout=1
+            )
+            await scheduler.start()
+            with pytest.raises(TaskShutdownError, match="stop_timeout"):
+                await scheduler.restart_task(task)
+            assert current_time() == 1
+            await anyio.sleep(100)
+    assert account.hooks == ["initialize", "execute", "shutdown"], "it is shut down at last"
+    assert account.wrong == []
+
+
+async def test_a_restart_waits_for_one_that_heeds_its_cancellation_late() -> None:
+    account = Account()
+    async with new_scheduler() as scheduler:
+        task = scheduler.register_background_task(Stubborn(account), stop_timeout=40)
+        await scheduler.start()
+        await scheduler.restart_task(task)
+        assert current_time() == 30
+        assert account.hooks == ["initialize", "execute", "shutdown", "initialize", "execute"]
+    assert account.wrong == []
+
+
+# -- the restart of a task that is being removed --------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", ["one_for_one", "one_for_all", "rest_for_one"])
+async def test_a_task_that_is_being_removed_does_not_come_back_with_its_group(
+    strategy: Strategy,
+) -> None:
+    account, other = Account(), Account()
+    async with new_scheduler() as scheduler:
+        group = scheduler.group("group", strategy=strategy)
+        failing = Witness(other, fails_after=1)
+        group.register_background_task(failing, name="failing", restart=PATIENT)
+        slow = Witness(account, end=2)
+        task = group.register_background_task(slow, name="slow", restart=PATIENT)
+        await scheduler.start()
+        with fail_after(10):
+            await scheduler.remove_task(task)  # from 0 to 2, and the other one fails at 1
+        await anyio.sleep(100)
+        assert [shot.name for shot in scheduler.status()] == ["failing"]
+        assert (account.runs, other.runs) == (1, 2)
+    assert account.wrong == other.wrong == []
+
+
+async def test_the_restart_of_a_task_that_is_being_removed_is_refused() -> None:
+    account = Account()
+    async with new_scheduler() as scheduler, create_task_group() as group:
+        task = scheduler.register_background_task(Witness(account, end=2), name="task")
+        await scheduler.start()
+        group.start_soon(scheduler.remove_task, task)
+        await anyio.sleep(1)
+        with pytest.raises(TaskNotFoundError, match="'task' has been removed, or is being removed"):
+            await scheduler.restart_task(task)
+        await anyio.sleep(50)
+        assert scheduler.status() == []
+    assert account.hooks == ["initialize", "execute", "shutdown"]
+
+
+async def test_a_member_that_is_stopped_holds_the_restart_of_its_group_up_no_more() -> None:
+    accounts = {name: Account() for name in ("outside", "waiting", "failing")}
+    patient = RestartPolicy(initial_delay=1000, max_delay=1000, jitter=0)
+    soon = RestartPolicy(initial_delay=1, jitter=0)
+    async with new_scheduler() as scheduler:
+        outside = Witness(accounts["outside"], fails_after=1)
+        scheduler.register_background_task(outside, name="outside", restart=patient)
+        group = scheduler.group("group", strategy="one_for_all")
+        task = group.register_background_task(
+            Witness(accounts["waiting"]), name="waiting", depends_on=["outside"]
+        )
+        failing = Witness(accounts["failing"], fails_after=2)
+        group.register_background_task(failing, name="failing", restart=soon)
+        await scheduler.start()
+        await anyio.sleep(10)
+        assert accounts["failing"].runs == 1, "it begins after the one that waits"
+        await scheduler.stop_task(task)
+        await settle()
+        assert accounts["failing"].runs == 2
+        assert current_time() == 10
