@@ -289,6 +289,43 @@ async def test_a_restart_that_is_cancelled_goes_on(at: float) -> None:
     assert account.wrong == []
 
 
+async def test_a_restart_of_a_stopped_task_that_is_cancelled_leaves_no_subscription_behind() -> (
+    None
+):
+    for steps in STEPS:
+        account = Account()
+        async with new_scheduler() as scheduler:
+            task = scheduler.register_event_task(Reader(account, begin=3))
+            await scheduler.start()
+            await scheduler.stop_task(task)
+            async with create_task_group() as group:
+                group.start_soon(scheduler.restart_task, task)
+                for _ in range(steps):
+                    await checkpoint()
+                group.cancel_scope.cancel()
+            await anyio.sleep(100)
+            became = what_became_of(scheduler, task)
+            receivers = scheduler.bus.statistics()[NUMBERS].receivers
+            assert receivers == (1 if became == "up" else 0)
+            await scheduler.stop_task(task)
+            assert scheduler.bus.statistics()[NUMBERS].receivers == 0
+        assert account.wrong == []
+
+
+async def test_a_task_that_waits_for_its_dependency_is_restarted_as_one_run() -> None:
+    account = Account()
+    async with new_scheduler() as scheduler:
+        await scheduler.start()
+        task = await that_waits_for_its_dependency(scheduler, account)
+        await anyio.sleep(1)
+        with fail_after(5):
+            await scheduler.restart_task(task)
+        assert current_time() == 5, "when its dependency is there"
+        await anyio.sleep(50)
+        assert account.hooks == ["initialize", "execute"]
+    assert account.wrong == []
+
+
 class Stubborn(Witness):
     """Does not heed its cancellation for half a minute."""
 
@@ -385,3 +422,92 @@ async def test_a_member_that_is_stopped_holds_the_restart_of_its_group_up_no_mor
         await settle()
         assert accounts["failing"].runs == 2
         assert current_time() == 10
+
+
+# -- a command, and something that happens to the task or its group ---------------------------------------
+
+Incident = Literal["the task fails", "a sibling fails", "the group ends"]
+
+
+class Told(Witness):
+    """Fails when it is told to, as often as that is."""
+
+    def __init__(self, account: Account, *, end: float = 0) -> None:
+        super().__init__(account, end=end)
+        self.told = anyio.Event()
+
+    async def execute(self) -> None:
+        with self.account.hook("execute"):
+            self.told = anyio.Event()
+            await self.told.wait()
+            raise TroubleError
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("incident", get_args(Incident))
+@pytest.mark.parametrize("command_first", [True, False])
+@pytest.mark.parametrize("end", [0, 2])
+async def test_a_command_crosses_what_happens_to_the_task_or_its_group(
+    incident: Incident, command: Command, command_first: bool, end: float
+) -> None:
+    policy = RestartPolicy(initial_delay=1, multiplier=1, jitter=0, max_restarts=None)
+    for steps in STEPS:
+        account, others = Account(), Account()
+        async with create_task_group() as commands, new_scheduler() as scheduler:
+            group = scheduler.group("group", strategy="one_for_all")
+            leader = anyio.Event()
+            group.background(significant=True)(leader.wait)
+            told, sibling = Told(account, end=end), Told(others, end=end)
+            task = group.register_background_task(told, name="task", restart=policy)
+            group.register_background_task(sibling, name="sibling", restart=policy)
+            await scheduler.start()
+            await settle()
+            if command_first:
+                commands.start_soon(give, command, scheduler, task)
+                for _ in range(steps):
+                    await checkpoint()
+            if incident == "the group ends":
+                leader.set()
+            else:
+                (told if incident == "the task fails" else sibling).told.set()
+            if not command_first:
+                for _ in range(steps):
+                    await checkpoint()
+                commands.start_soon(give, command, scheduler, task)
+            await anyio.sleep(100)
+            became = what_became_of(scheduler, task)
+            if incident == "the group ends" and command != "remove":
+                assert became == "down"
+            else:
+                assert {became} == outcomes(command, command)
+            assert account.inside == (["execute"] if became == "up" else [])
+            over = command == "shutdown" or incident == "the group ends"
+            assert others.inside == ([] if over else ["execute"])
+        for one in (account, others):
+            assert one.wrong == []
+            assert not one.is_up
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_two_commands_cross_at_an_event_task_with_several_workers(command: Command) -> None:
+    for second, steps in product(COMMANDS, STEPS):
+        handled: list[int] = []
+        async with create_task_group() as publishers, new_scheduler() as scheduler:
+
+            @scheduler.on(NUMBERS, name="task", concurrency=3)
+            async def handle(number: int, handled: list[int] = handled) -> None:
+                await anyio.sleep(2)
+                handled.append(number)
+
+            task = scheduler.registry.get_by_name("task").task_id
+            await scheduler.start()
+            publishers.start_soon(publish, scheduler, *range(8))
+            await settle()
+            became = await cross(scheduler, task, command, second, steps)
+            assert sorted(set(handled)) == sorted(handled), "none twice"
+            assert set(handled) >= {0, 1, 2}, "what was in hand was finished"
+            if "shutdown" not in (command, second):
+                receivers = scheduler.bus.statistics()[NUMBERS].receivers
+                assert receivers == (1 if became == "up" else 0)
+                if became == "up" and "stop" not in (command, second):
+                    assert sorted(handled) == list(range(8)), "nothing is lost over a restart"

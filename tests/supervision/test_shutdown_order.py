@@ -65,7 +65,7 @@ async def test_a_dependency_goes_after_its_dependant_whoever_is_being_stopped_by
     scheduler: Scheduler, diary: Diary, which: str, command: str
 ) -> None:
     tasks = {name: add_slow(scheduler, diary, name) for name in "ab"}
-    tasks |= {name: add_slow(scheduler, diary, name, "a") for name in "cd"}
+    tasks |= {name: add_slow(scheduler, diary, name, "a", end=3) for name in "cd"}
 
     async def give() -> None:
         commands = {
@@ -95,7 +95,7 @@ async def test_the_order_is_kept_from_the_first_moment_on(
 ) -> None:
     add_slow(scheduler, diary, "a")
     middle = add_slow(scheduler, diary, "b")
-    add_slow(scheduler, diary, "c", "a")
+    add_slow(scheduler, diary, "c", "a", end=3)
     async with create_task_group() as group, scheduler:
         await scheduler.start()
         group.start_soon(scheduler.stop_task, middle)
