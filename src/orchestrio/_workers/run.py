@@ -174,7 +174,7 @@ class Run:
     @property
     def has_hook(self) -> bool:
         """Whether the task has a ``shutdown()`` of its own: a plain function has none."""
-        return type(self.host.entry.task).shutdown is not Task.shutdown
+        return getattr(self.host.entry.task.shutdown, "__func__", None) is not Task.shutdown
 
     async def wait_over(self) -> None:
         """Wait until `is_over` holds."""
