@@ -354,6 +354,23 @@ async def test_a_task_that_ignores_its_cancellation_is_not_restarted_beside_itse
     assert account.wrong == []
 
 
+async def test_a_task_that_was_given_up_can_be_restarted_when_it_has_ended_after_all() -> None:
+    account = Account()
+    async with new_scheduler() as scheduler:
+        task = scheduler.register_background_task(Stubborn(account), stop_timeout=1)
+        await scheduler.start()
+        with pytest.raises(TaskShutdownError, match="stop_timeout"):
+            await scheduler.stop_task(task)
+        assert scheduler.status(task).stuck
+        await anyio.sleep(30)
+        assert not scheduler.status(task).stuck
+        await scheduler.restart_task(task)
+        assert account.hooks == ["initialize", "execute", "shutdown", "initialize", "execute"]
+        with pytest.raises(TaskShutdownError, match="stop_timeout"):
+            await scheduler.stop_task(task)
+    assert account.wrong == []
+
+
 async def test_a_restart_waits_for_one_that_heeds_its_cancellation_late() -> None:
     account = Account()
     async with new_scheduler() as scheduler:
