@@ -18,6 +18,7 @@ from anyio import (
 )
 from anyio.lowlevel import checkpoint
 from support import NUMBERS, TroubleError, settle
+from support.commands import COMMANDS, Command, give, what_became_of
 from support.witness import Account, Reader, Witness
 
 from orchestrio import (
@@ -33,9 +34,6 @@ from orchestrio import (
     TaskState,
 )
 
-Command = Literal["stop", "restart", "remove", "shutdown"]
-
-COMMANDS: Final[tuple[Command, ...]] = get_args(Command)
 PATIENT: Final = RestartPolicy(initial_delay=50, max_delay=50, jitter=0)
 
 
@@ -43,21 +41,6 @@ def new_scheduler() -> Scheduler:
     scheduler = Scheduler(random=lambda: 0.0)
     scheduler.add_channel(NUMBERS, ChannelConfig(capacity=1, overflow="block"))
     return scheduler
-
-
-async def give(command: Command, scheduler: Scheduler, task: TaskId) -> None:
-    """Give a command; it may lose to another one, and say so."""
-    try:
-        if command == "stop":
-            await scheduler.stop_task(task)
-        elif command == "restart":
-            await scheduler.restart_task(task)
-        elif command == "remove":
-            await scheduler.remove_task(task)
-        else:
-            await scheduler.shutdown()
-    except (LifecycleError, TaskNotFoundError):
-        pass
 
 
 # -- situations ----------------------------------------------------------------------------------------
@@ -120,18 +103,6 @@ def outcomes(first: Command, second: Command) -> set[str]:
     if "shutdown" in (first, second) or second == "stop":
         return {"down"}
     return {"up"}
-
-
-def what_became_of(scheduler: Scheduler, task: TaskId) -> str:
-    """Say what a task came to, by all that tells of it, which must agree."""
-    shots = {shot.task_id: shot for shot in scheduler.status()}
-    assert shots.keys() == {entry.task_id for entry in scheduler.registry}
-    if task not in shots:
-        with pytest.raises(TaskNotFoundError):
-            scheduler.status(task)
-        return "gone"
-    assert shots[task].state in (TaskState.RUNNING, TaskState.STOPPED, TaskState.FAILED)
-    return "up" if shots[task].state is TaskState.RUNNING else "down"
 
 
 PAIRS: Final = pytest.mark.parametrize(("first", "second"), list(product(COMMANDS, COMMANDS)))

@@ -10,24 +10,20 @@ import anyio
 import pytest
 from anyio import current_time, fail_after
 from support import NUMBERS, settle
+from support.commands import COMMANDS, Command, give, what_became_of
 from support.witness import Account, Reader, Witness
 
 from orchestrio import (
     ChannelConfig,
-    LifecycleError,
     Scheduler,
     TaskId,
-    TaskNotFoundError,
     TaskOptions,
     TaskShutdownError,
-    TaskState,
     current_task_context,
 )
 
-Command = Literal["stop", "restart", "remove", "shutdown"]
 Hook = Literal["initialize", "execute", "shutdown"]
 
-COMMANDS: Final[tuple[Command, ...]] = get_args(Command)
 HOOKS: Final[tuple[Hook, ...]] = get_args(Hook)
 
 
@@ -36,21 +32,6 @@ def scheduler() -> Scheduler:
     scheduler = Scheduler(random=lambda: 0.0)
     scheduler.add_channel(NUMBERS, ChannelConfig(capacity=8, overflow="block"))
     return scheduler
-
-
-async def give(command: Command, scheduler: Scheduler, task: TaskId) -> None:
-    """Give a command; it may lose to another one, and say so."""
-    try:
-        if command == "stop":
-            await scheduler.stop_task(task)
-        elif command == "restart":
-            await scheduler.restart_task(task)
-        elif command == "remove":
-            await scheduler.remove_task(task)
-        else:
-            await scheduler.shutdown()
-    except (LifecycleError, TaskNotFoundError):
-        pass
 
 
 class Commander(Witness):
@@ -90,16 +71,6 @@ class Commander(Witness):
         with self.account.hook("shutdown"):
             await self._order("shutdown")
             await anyio.sleep(self.end)
-
-
-def what_became_of(scheduler: Scheduler, task: TaskId) -> str:
-    """Say what a task came to, by all that tells of it, which must agree."""
-    shots = {shot.task_id: shot for shot in scheduler.status()}
-    assert shots.keys() == {entry.task_id for entry in scheduler.registry}
-    if task not in shots:
-        return "gone"
-    assert shots[task].state in (TaskState.RUNNING, TaskState.STOPPED)
-    return "up" if shots[task].state is TaskState.RUNNING else "down"
 
 
 BECOMES: Final = {"stop": "down", "restart": "up", "remove": "gone", "shutdown": "down"}

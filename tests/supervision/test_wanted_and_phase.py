@@ -7,13 +7,14 @@ hooks, gives a command there, opens the gates, and looks at what the task has co
 from __future__ import annotations
 
 from itertools import product
-from typing import Final, Literal, NamedTuple, TypeAlias, get_args
+from typing import Final, NamedTuple
 
 import anyio
 import pytest
 from anyio import CancelScope, Event, create_task_group
 from anyio.abc import TaskGroup
 from support import NEVER, TroubleError, settle
+from support.commands import COMMANDS, Command, give
 from support.witness import Account
 
 from orchestrio import (
@@ -21,16 +22,12 @@ from orchestrio import (
     LifecycleError,
     Scheduler,
     TaskId,
-    TaskNotFoundError,
     TaskState,
     current_task_context,
 )
 from orchestrio._workers.run import NEXT, Phase
 from orchestrio._workers.worker import MAY_FOLLOW, Wanted
 
-Command: TypeAlias = Literal["stop", "restart", "remove", "shutdown"]
-
-COMMANDS: Final[tuple[Command, ...]] = get_args(Command)
 WANTS: Final[dict[Command, Wanted]] = {
     "stop": Wanted.STOP,
     "restart": Wanted.RESTART,
@@ -139,21 +136,7 @@ class Stage:
 
     async def give(self, command: Command, name: str = "task") -> str:
         """Give a command, and return what came of it in a word."""
-        task = self.ids[name]
-        try:
-            if command == "stop":
-                await self.scheduler.stop_task(task)
-            elif command == "restart":
-                await self.scheduler.restart_task(task)
-            elif command == "remove":
-                await self.scheduler.remove_task(task)
-            else:
-                await self.scheduler.shutdown()
-        except TaskNotFoundError:
-            return "unknown"
-        except LifecycleError:
-            return "refused"
-        return "done"
+        return await give(command, self.scheduler, self.ids[name])
 
     @property
     def state(self) -> TaskState | None:
@@ -261,7 +244,7 @@ async def test_each_command_has_its_way_in_each_phase(
     stage = Stage(scheduler)
     said: list[str] = []
 
-    async def give() -> None:
+    async def give_it() -> None:
         said.append(await stage.give(command))
 
     async with create_task_group() as others, scheduler:
@@ -269,7 +252,7 @@ async def test_each_command_has_its_way_in_each_phase(
         await arrange(stage, situation.asked, situation.phase, others)
         assert stage.state == situation.state
         assert stage.account.inside == ([situation.inside] if situation.inside else [])
-        others.start_soon(give)
+        others.start_soon(give_it)
         await settle()
         for gated in stage.gated:
             gated.open()
@@ -301,7 +284,7 @@ async def test_each_command_has_its_way_in_each_phase_of_the_start(
     said: list[str] = []
     started: list[str] = []
 
-    async def give() -> None:
+    async def give_it() -> None:
         said.append(await stage.give(command))
 
     async def start() -> None:
@@ -328,7 +311,7 @@ async def test_each_command_has_its_way_in_each_phase_of_the_start(
             Phase.INITIALIZING: TaskState.INITIALIZING,
             Phase.INITIALIZED: TaskState.READY,
         }.get(phase or Phase.PENDING, TaskState.REGISTERED)
-        others.start_soon(give)
+        others.start_soon(give_it)
         await settle()
         for gated in stage.gated:
             gated.open()
