@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import random
 import subprocess
 import sys
 import warnings
+import weakref
 from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import pytest
@@ -208,6 +210,21 @@ def test_the_program_stops_when_the_drive_has_returned_and_all_is_handled() -> N
     report = simulate(build, seeds=[1], drive=drive, faults=NO_FAULTS, backends=["asyncio"])
     assert handled == [0, 1, 2]
     assert report.virtual_seconds == 30
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_runs_that_are_over_are_forgotten(backend: Literal["asyncio", "trio"]) -> None:
+    played: list[weakref.ref[Scheduler]] = []
+
+    def build() -> Scheduler:
+        scheduler = healthy()
+        played.append(weakref.ref(scheduler))
+        return scheduler
+
+    simulate(build, seeds=range(5), faults=NO_FAULTS, backends=[backend])
+    gc.collect()
+    # Otherwise each run would look through what is left of all those before it.
+    assert [ref() for ref in played] == [None] * 5
 
 
 # -- what it finds ---------------------------------------------------------------------------

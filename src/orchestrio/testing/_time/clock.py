@@ -29,5 +29,6 @@ class Watch:
 
     def run_begins(self) -> None:
         """Set the wall clock; to be called in the event loop before anything else runs in it."""
+        start = self.start  # all else that this has leads to the loop, which would live for ever
         with suppress(NoEventLoopError):  # a loop that AnyIO did not start: nobody can ask there
-            WALL_CLOCK.set(lambda: self.start + timedelta(seconds=current_time()))
+            WALL_CLOCK.set(lambda: start + timedelta(seconds=current_time()))
