@@ -107,7 +107,7 @@ def test_a_healthy_program_is_reported_as_such() -> None:
     report = simulate(healthy, seeds=range(20), faults=NO_COMMANDS, limit=100)
     assert report.runs == 40
     assert report.virtual_seconds > 40
-    assert set(report.faults) == {"crash", "delay", "cancel"}
+    assert set(report.faults) == {"crash", "delay", "cancel", "stray"}
 
 
 def test_the_same_seeds_give_the_same_report_to_the_last_step() -> None:
@@ -260,7 +260,7 @@ def test_what_is_mended_is_not_found_again() -> None:
 
 
 def test_a_failure_shrinks_to_the_tasks_and_faults_that_it_needs() -> None:
-    failure = find(racy, drive=order_one, faults=Faults(crashes=0, commands=0, most=6))
+    failure = find(racy, drive=order_one, faults=Faults(crashes=0, strays=0, commands=0, most=6))
     small = shrink(failure)
     assert small.kind == failure.kind
     assert small.scenario.without == ("bystander",)
@@ -278,17 +278,20 @@ def test_a_fault_is_made_as_simple_as_it_can_be() -> None:
     assert failure.kind == "check"
     small = shrink(failure)
     (fault,) = small.scenario.faults
-    assert "in call 1 of shop.execute(), checkpoint 0" in str(fault)
+    assert str(fault) == "in call 1 of shop.execute(), checkpoint 0: crash"
 
 
 def test_a_scenario_is_plain_data() -> None:
     def check(h: Harness[Any]) -> None:
         raise AssertionError("always")
 
+    kinds: set[str] = set()
     for seed in range(20):
         failure = find(healthy, seeds=[seed], faults=Faults(), check=[check])
         adapter = TypeAdapter(Scenario)
         assert adapter.validate_json(adapter.dump_json(failure.scenario)) == failure.scenario
+        kinds |= {type(fault.what).__name__ for fault in failure.scenario.faults}
+    assert kinds == {"Crash", "Delay", "Cancel", "Stray", "Command"}
 
 
 async def wait_for_a_stop() -> None:
@@ -511,8 +514,56 @@ def test_an_injected_crash_that_ends_the_run_is_no_failure() -> None:
     assert report.faults["crash"] > 5
 
 
+STRAYS = Faults(crashes=0, delays=0, cancellations=0, commands=0)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_stray_cancellation_that_ends_the_run_is_no_failure(
+    backend: Literal["asyncio", "trio"],
+) -> None:
+    def build() -> Scheduler:
+        scheduler = Scheduler()
+        scheduler.background()(wait_for_a_stop)
+        return scheduler
+
+    report = simulate(build, seeds=range(10), faults=STRAYS, limit=50, backends=[backend])
+    assert set(report.faults) == {"stray"}
+
+
+def trace_of(build: Callable[[], Scheduler], seed: int, **options: Any) -> tuple[str, ...]:
+    """What happens in a run of which nothing is wrong."""
+
+    def check(h: Harness[Any]) -> None:
+        raise AssertionError("to see the trace")
+
+    return find(build, seeds=[seed], check=[check], **options).trace
+
+
+def test_a_hook_raises_a_cancellation_that_nobody_asked_for() -> None:
+    traces = [trace_of(healthy, seed, faults=STRAYS, backends=["asyncio"]) for seed in range(20)]
+    ends = [line for trace in traces for line in trace if ") ends: CancelledError: stray" in line]
+    hooks = {hook for hook in ("initialize", "execute", "shutdown") if any(hook in e for e in ends)}
+    assert hooks == {"initialize", "execute", "shutdown"}
+    assert any("was cancelled by something other" in line for trace in traces for line in trace)
+
+
+def lasting() -> Scheduler:
+    """A program whose one task works until it is stopped."""
+    scheduler = Scheduler()
+    scheduler.background(restart=RestartPolicy())(wait_for_a_stop)
+    return scheduler
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_clean_up_raises_when_its_hook_is_cancelled(backend: str) -> None:
+    traces = [trace_of(lasting, seed, faults=STRAYS, backends=[backend]) for seed in range(20)]
+    lines = [line for trace in traces for line in trace]
+    assert any("checkpoint 0: clean-up fails when it is cancelled" in line for line in lines)
+    assert any("BaseExceptionGroup: a clean-up failed (2 sub-exceptions)" in line for line in lines)
+
+
 def test_only_faults_with_a_weight_are_drawn() -> None:
-    report = simulate(healthy, seeds=range(10), faults=Faults(crashes=0, commands=0))
+    report = simulate(healthy, seeds=range(10), faults=Faults(crashes=0, strays=0, commands=0))
     assert set(report.faults) == {"delay", "cancel"}
     assert not simulate(healthy, seeds=range(3), faults=NO_FAULTS).faults
 

@@ -139,6 +139,7 @@ class Faults(BaseModel, frozen=True):
     crashes: float = 2.0
     delays: float = 1.0
     cancellations: float = 0.5
+    strays: float = 1.0
     commands: float = 4.0
     longest: float = 20.0
 

@@ -19,6 +19,7 @@ from orchestrio import (
     TaskState,
 )
 
+from ..._tasks.failures import ForeignCancellationError
 from .._probe import Hook
 from .._recorder import Recorder
 
@@ -63,8 +64,8 @@ class Ledger:
     records: list[LogRecord] = field(default_factory=list[LogRecord])
     #: what the interpreter warned of
     warnings: list[str] = field(default_factory=list[str])
-    #: the errors that hooks were made to raise
-    injected: list[InjectedError] = field(default_factory=list[InjectedError])
+    #: what hooks were made to raise: `InjectedError`, and cancellations that nobody asked for
+    injected: list[BaseException] = field(default_factory=list[BaseException])
     #: what was raised to whoever ran the scheduler, or gave a command
     raised: list[BaseException] = field(default_factory=list[BaseException])
     #: what each task was registered with, by name, in the order of registration
@@ -135,6 +136,10 @@ class Ledger:
         words = without_addresses(words.partition("\n")[0])
         self.trace.append(f"{'':10}  log {record.levelname}: {words}")
 
+    def is_injected(self, error: BaseException) -> bool:
+        """Whether a hook was made to raise this very error."""
+        return any(error is one for one in self.injected)
+
     def of(self, task: str, *hooks: Hook) -> list[Visit]:
         """Return the calls of some hooks of a task, in the order in which they began."""
         return [visit for visit in self.visits if visit.task == task and visit.hook in hooks]
@@ -172,10 +177,12 @@ def shown(message: object) -> str:
 def causes(error: BaseException) -> Iterator[BaseException]:
     """Return what an error comes from: the errors at the ends of its causes and groups.
 
-    A task that failed too often comes from its last failure: the others were reported before.
+    A task that failed too often comes from its last failure: the others were reported before. What
+    nobody asked for comes from the cancellation itself.
     """
     for one in alone(error):
-        cause = one.__cause__ if isinstance(one, SchedulerError) else None
+        mine = isinstance(one, (SchedulerError, ForeignCancellationError))
+        cause = one.__cause__ if mine else None
         if cause is None:
             yield one
         elif in_words(cause).startswith("the failures of"):

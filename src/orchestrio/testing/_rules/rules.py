@@ -206,7 +206,10 @@ def dead_letters(ledger: Ledger) -> Iterator[str]:
 
 
 def errors_told_once(ledger: Ledger) -> Iterator[str]:
-    """Each error that a hook was made to raise is logged or raised, and once."""
+    """Each error that a hook was made to raise is logged or raised, and once.
+
+    So is each cancellation that nobody asked for: it is a failure, and no end.
+    """
     told: dict[int, list[str]] = {}
     for record in ledger.records:
         for error in _told_by(record):
@@ -248,7 +251,8 @@ def no_other_errors(ledger: Ledger) -> Iterator[str]:
         for one in alone(raised):
             for cause in causes(one):
                 mine = (InjectedError, SchedulerError) if cause is one else _LED_TO
-                if not isinstance(cause, mine) and not _is_due(ledger, one, cause):
+                stray = cause is not one and ledger.is_injected(cause)
+                if not (isinstance(cause, mine) or stray or _is_due(ledger, one, cause)):
                     yield f"{type(cause).__name__}: {in_words(cause)}"
 
 

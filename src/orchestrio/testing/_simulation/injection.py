@@ -8,11 +8,12 @@ from itertools import count
 from types import coroutine
 from typing import Any, TypeVar, final
 
-from anyio import CancelScope, sleep
+from anyio import CancelScope, get_cancelled_exc_class, sleep
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from .._rules.ledger import InjectedError, Ledger, Visit
 from .commands import Commands
-from .scenario import Cancel, Command, Crash, Delay, Fault, InHook
+from .scenario import Cancel, Command, Crash, Delay, Fault, InHook, Stray
 
 T = TypeVar("T")
 
@@ -36,7 +37,10 @@ class Injection:
         for fault in self._faults:
             assert isinstance(fault.when, InHook)
             if (fault.when.task, fault.when.hook, fault.when.call) == (*place, number):
-                work = partial(self._with_fault, fault, fault.when.checkpoint, work)
+                if isinstance(fault.what, Stray) and fault.what.clean_up:
+                    work = partial(self._with_clean_up, fault, work)
+                else:
+                    work = partial(self._with_fault, fault, fault.when.checkpoint, work)
         return await work()
 
     async def _with_fault(self, fault: Fault, checkpoint: int, work: Work) -> object:
@@ -60,17 +64,40 @@ class Injection:
             await self._do(fault)
         return result
 
+    async def _with_clean_up(self, fault: Fault, work: Work) -> object:
+        """Do the work, and fail at the clean-up if it is cancelled.
+
+        This is what comes out of a task group, on trio, of which a child raises on its way out.
+        """
+        try:
+            return await work()
+        except get_cancelled_exc_class() as cancelled:
+            if self._ledger.is_injected(cancelled):
+                raise
+            self._ledger.say(f"fault: {fault}")
+            error = self._injected(fault, InjectedError)
+            raise BaseExceptionGroup("a clean-up failed", [error, cancelled]) from None
+
     async def _do(self, fault: Fault) -> None:
+        if isinstance(fault.what, Stray):
+            await checkpoint_if_cancelled()  # with one that was asked for, this one is as good
         self._ledger.say(f"fault: {fault}")
+        if isinstance(fault.what, Stray):
+            raise self._injected(fault, get_cancelled_exc_class())
         if isinstance(fault.what, (Crash, Cancel)):
-            number = len(self._ledger.injected) + 1
-            error = InjectedError(f"{fault.what.do} {number}, {fault.when}")
-            self._ledger.injected.append(error)
-            raise error
+            raise self._injected(fault, InjectedError)
         if isinstance(fault.what, Delay):
             await sleep(fault.what.seconds)
         else:
             await self._commands.obey(fault.what)
+
+    def _injected(self, fault: Fault, kind: type[BaseException]) -> BaseException:
+        """Make the error of a fault, and take note of it."""
+        assert isinstance(fault.what, (Crash, Cancel, Stray))
+        number = len(self._ledger.injected) + 1
+        error = kind(f"{fault.what.do} {number}, {fault.when}")
+        self._ledger.injected.append(error)
+        return error
 
 
 async def _as_coroutine(work: Work) -> object:

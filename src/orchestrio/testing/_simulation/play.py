@@ -98,9 +98,10 @@ class Play:
             with CancelScope() as self._around:
                 try:
                     await self._run_program()
-                except get_cancelled_exc_class():
-                    raise
                 except BaseException as error:
+                    # A cancellation that nobody asked for must not come out, and end the play.
+                    if self._is_cancellation(error):
+                        raise
                     if self._seen is None:
                         raise  # it could not even be entered
                     self.ledger.raised.append(error)
@@ -177,7 +178,7 @@ class Play:
         try:
             return await self._injection.perform(visit, work)
         except BaseException as error:
-            cancelled = isinstance(error, get_cancelled_exc_class())
+            cancelled = self._is_cancellation(error)
             visit.error = error
             raise
         finally:
@@ -187,6 +188,10 @@ class Play:
             self._audit.note_end(visit, cancelled=cancelled)
             if visit.error is not None:
                 self._quiet.set()
+
+    def _is_cancellation(self, error: BaseException) -> bool:
+        """Whether this is a cancellation that somebody asked for."""
+        return isinstance(error, get_cancelled_exc_class()) and not self.ledger.is_injected(error)
 
     def _see_that_it_belongs(self, task: Task, visit: Visit) -> None:
         """See that a task whose hook is called is registered, and what with."""

@@ -1,7 +1,7 @@
 """What happens to a program in one run: its faults, as plain data drawn from the seed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias, TypeVar
 
@@ -32,6 +32,12 @@ class Faults(BaseModel, frozen=True):
     """A hook is slow: it waits before it begins, or before it returns."""
     cancellations: Weight = 0.5
     """A hook is cancelled at one of its checkpoints, as by a time-out of its own, and raises."""
+    strays: Weight = 1.0
+    """A cancellation goes astray. On asyncio a hook raises a ``CancelledError`` that nobody asked
+    for, as one does that awaits what somebody else has cancelled. On trio, and sometimes on asyncio
+    too, a hook is cancelled as it was asked to be, and a clean-up in it raises: the error comes out
+    in one group with the cancellation.
+    """
     commands: Weight = 4.0
     """Somebody stops, restarts or removes a task, registers another, or stops the scheduler, just
     when a task fails, backs off, starts, stops, or is in one of its hooks.
@@ -106,6 +112,19 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Stray:
+    """A cancellation comes out of the hook that nobody asked for, or with an error of a clean-up."""
+
+    do: Literal["stray"] = "stray"
+    #: `False`: the hook raises a native cancellation, which asyncio alone has. `True`: when it is
+    #: cancelled as it was asked to be, it raises that and an `InjectedError`, in one group
+    clean_up: bool = False
+
+    def __str__(self) -> str:
+        return "stray cancellation" if not self.clean_up else "clean-up fails when it is cancelled"
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """Somebody gives the scheduler a command, and is perhaps cancelled while it is carried out."""
 
@@ -132,10 +151,10 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What happens when; a crash, a delay or a cancellation is always in a hook."""
+    """What happens when; anything but a command is always in a hook."""
 
     when: InHook | OnState | AtTime
-    what: Crash | Delay | Cancel | Command
+    what: Crash | Delay | Cancel | Stray | Command
 
     def __str__(self) -> str:
         return f"{self.when}: {self.what}"
@@ -199,7 +218,12 @@ COMMANDS: Final[Mapping[CommandName, float]] = {
 
 
 def draw(
-    tasks: Sequence[RegisteredTask], faults: Faults, random: Random, *, limit: float
+    tasks: Sequence[RegisteredTask],
+    faults: Faults,
+    random: Random,
+    *,
+    limit: float,
+    backend: Backend,
 ) -> tuple[Fault, ...]:
     """Draw the faults of one run.
 
@@ -207,6 +231,7 @@ def draw(
     :param faults: which faults, and how often
     :param random: what decides
     :param limit: how long the program runs at most, in virtual seconds
+    :param backend: the event loop; the faults are the same on each, but for what asyncio alone has
     """
     if not tasks:
         return ()
@@ -214,6 +239,7 @@ def draw(
         "crash": faults.crashes,
         "delay": faults.delays,
         "cancel": faults.cancellations,
+        "stray": faults.strays,
         "command": faults.commands,
     }
     if not any(kinds.values()):
@@ -221,7 +247,7 @@ def draw(
     drawn: list[Fault] = []
     count = random.randint(0, faults.most)
     while len(drawn) < count:
-        fault = _draw_one(pick(random, kinds), tasks, faults, random, limit)
+        fault = _draw_one(pick(random, kinds), tasks, faults, random, limit, backend)
         drawn.append(fault)
         if isinstance(fault.what, Command) and random.random() < 0.35:
             drawn.append(_draw_another(fault, fault.what, random))
@@ -229,7 +255,12 @@ def draw(
 
 
 def _draw_one(
-    kind: str, tasks: Sequence[RegisteredTask], faults: Faults, random: Random, limit: float
+    kind: str,
+    tasks: Sequence[RegisteredTask],
+    faults: Faults,
+    random: Random,
+    limit: float,
+    backend: Backend,
 ) -> Fault:
     task = random.choice(tasks)
     if kind == "command":
@@ -239,6 +270,14 @@ def _draw_one(
     if kind == "delay":
         seconds = random.choice((0.5, random.randint(1, 10), random.uniform(0, faults.longest)))
         return Fault(_in_hook(task, random), Delay(min(seconds, faults.longest)))
+    if kind == "stray":
+        when = _in_hook(task, random)
+        at_work = InHook(task.name, "execute", random.choice((1, 1, 1, 2)), 0)
+        is_long = task.kind == "background" and random.random() < 0.8
+        if random.random() < 0.3 or backend == "trio":
+            # Most other hooks are over before anybody cancels them: they have nothing to clean up.
+            return Fault(at_work if is_long else replace(when, checkpoint=0), Stray(clean_up=True))
+        return Fault(when, Stray())
     return Fault(_in_hook(task, random), Cancel())
 
 

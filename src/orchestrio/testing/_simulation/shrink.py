@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from .._rules.ledger import Ledger
-from .scenario import Command, Fault, InHook, OnState, Scenario, tasks_of
+from .scenario import Cancel, Command, Crash, Fault, InHook, OnState, Scenario, Stray, tasks_of
 from .simulate import SimulationFailure
 from .stage import Outcome, Stage
 
@@ -100,6 +100,8 @@ def _simpler(fault: Fault) -> Iterator[Fault]:
         yield replace(fault, when=replace(when, checkpoint=0))
     if isinstance(when, OnState) and when.nth > 1:
         yield replace(fault, when=replace(when, nth=1))
+    if isinstance(what, (Cancel, Stray)):
+        yield replace(fault, what=Crash())
     if isinstance(what, Command) and what.patience is not None:
         yield replace(fault, what=replace(what, patience=None))
     if isinstance(what, Command) and what.event is not None:

@@ -129,10 +129,10 @@ def simulate(
     """Play a program under many seeds, in virtual time, and hold each run against the rules.
 
     A seed decides on everything: on the order in which tasks step, on what `random` returns, and on
-    the faults that the run gets: hooks that raise, are slow or are cancelled, and commands that
-    cross what happens just then. What was found with a seed is found again with it. The wall clock
-    of the library stands at 2026-01-01 when a run begins. What has no seed is the program's own
-    affair: threads, sockets, ``datetime.now()``, the order of sets.
+    the faults that the run gets: hooks that raise, are slow or are cancelled, cancellations that go
+    astray, and commands that cross what happens just then. What was found with a seed is found
+    again with it. The wall clock of the library stands at 2026-01-01 when a run begins. What has no
+    seed is the program's own affair: threads, sockets, ``datetime.now()``, the order of sets.
 
     The rules, by the names that a failure has: ``accounts`` (sent is what was handled, failed, in
     hand, missed or not read, and no counter is negative or goes down), ``one_order`` (of messages,
@@ -248,7 +248,9 @@ def play_seed(stage: Stage, scenario: Scenario, faults: Faults, limit: float) ->
     def with_faults(scheduler: Scheduler[Any]) -> Scenario:
         tasks = list(scheduler.registry)
         random = Random(f"{scenario.seed} breaks")
-        return replace(scenario, faults=draw(tasks, faults, random, limit=limit))
+        return replace(
+            scenario, faults=draw(tasks, faults, random, limit=limit, backend=scenario.backend)
+        )
 
     return stage.play(scenario, with_faults)
 
