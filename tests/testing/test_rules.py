@@ -21,11 +21,15 @@ from orchestrio import (
     EventTask,
     RestartPolicy,
     Scheduler,
+    SchedulerError,
     TaskFailed,
     TaskSnapshot,
     TaskState,
     Topic,
 )
+from orchestrio._supervision.dependencies import Dependencies
+from orchestrio._supervision.supervisor import Supervisor
+from orchestrio._tasks.events import Publisher
 from orchestrio.testing import Faults, Harness, SimulationFailure, simulate
 
 NUMBERS = Topic("numbers", int)
@@ -244,6 +248,258 @@ def test_a_task_that_is_left_over_is_found(
     failure = find(build, backend)
     assert failure.kind == "nothing_left"
     assert "task listener is still running" in failure.what
+
+
+def depends_on(name: str) -> Lie:
+    return lambda task: {"metadata": task.metadata.model_copy(update={"depends_on": (name,)})}
+
+
+def test_a_dependency_that_is_shut_down_before_its_dependant_is_found(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lie(monkeypatch, depends_on("source"))
+    failure = find(build, backend)
+    assert failure.kind == "shutdown_order"
+    assert "shutdown() of source began before that of listener, which depends on it" in failure.what
+
+
+@pytest.fixture
+def _the_first_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a scheduler shut its tasks down from the first to the last."""
+    in_order = Dependencies.in_order_of_start
+
+    def reversed_order(self: Dependencies, workers: Any) -> Any:
+        workers = in_order(self, workers)
+        for worker in workers:
+            worker.rank = -worker.rank
+        return workers
+
+    monkeypatch.setattr(Dependencies, "in_order_of_start", reversed_order)
+
+
+@pytest.mark.usefixtures("_the_first_goes_first")
+def test_a_task_that_is_shut_down_before_one_that_came_later_is_found(backend: Backend) -> None:
+    failure = find(build, backend)
+    assert failure.kind == "shutdown_order"
+    assert "shutdown() of listener began before that of source, which came after" in failure.what
+
+
+class Slow(BackgroundTask):
+    """Takes its time for shutdown()."""
+
+    async def execute(self) -> None:
+        await sleep_forever()
+
+    async def shutdown(self) -> None:
+        await sleep(2)
+
+
+@pytest.mark.parametrize("by", ["stop_task", "restart_task", "remove_task"])
+@pytest.mark.usefixtures("_the_first_goes_first")
+def test_two_commands_that_shut_tasks_down_in_the_wrong_order_are_found(
+    by: str, backend: Backend
+) -> None:
+    def make() -> Scheduler:
+        scheduler = Scheduler()
+        first = scheduler.register_background_task(Slow(), name="first")
+        second = scheduler.register_background_task(Slow(), name="second")
+
+        @scheduler.background()
+        async def somebody() -> None:
+            async with anyio.create_task_group() as group:
+                group.start_soon(getattr(scheduler, by), second)
+                await sleep(1)
+                group.start_soon(scheduler.stop_task, first)
+            await sleep(5)
+
+        return scheduler
+
+    failure = find(make, backend)
+    assert failure.kind == "shutdown_order"
+    assert "shutdown() of first began before that of second, which came after" in failure.what
+
+
+def test_a_task_that_nobody_stops_holds_nobody_up(backend: Backend) -> None:
+    def make() -> Scheduler:
+        scheduler = Scheduler()
+        first = scheduler.register_background_task(Slow(), name="first")
+        scheduler.register_background_task(Slow(), name="second", depends_on=["first"])
+
+        @scheduler.background()
+        async def somebody() -> None:
+            await scheduler.stop_task(first)
+
+        return scheduler
+
+    simulate(make, seeds=[1], backends=[backend], faults=Faults(most=0), limit=60)
+
+
+@pytest.mark.parametrize("kind", ["background", "event"])
+def test_a_task_that_works_before_its_dependency_is_ready_is_found(
+    kind: str, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make() -> Scheduler:
+        scheduler = Scheduler()
+        scheduler.add_channel(NUMBERS)
+
+        @scheduler.background(name="late", reports_ready=True)
+        async def late() -> None:
+            await scheduler.publish(NUMBERS, 1)
+            await sleep(3)
+
+        if kind == "event":
+            scheduler.register_event_task(Listener(), name="listener")
+        else:
+            scheduler.register_background_task(Slow(), name="listener")
+        return scheduler
+
+    lie(monkeypatch, depends_on("late"))
+    failure = find(make, backend)
+    assert failure.kind == "dependencies_first"
+    assert "of listener began, and late had not been ready: it was running" in failure.what
+
+
+def test_a_task_that_works_before_its_dependency_has_begun_is_found(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Patient(BackgroundTask):
+        async def execute(self) -> None:
+            await sleep(3)
+
+    def make() -> Scheduler:
+        scheduler = Scheduler()
+
+        @scheduler.background(name="slow", reports_ready=True)
+        async def slow() -> None:
+            await sleep(10)
+
+        @scheduler.background()
+        async def somebody() -> None:
+            scheduler.register_background_task(Patient(), name="late", depends_on=["slow"])
+            scheduler.register_background_task(Patient(), name="listener")
+            await sleep(5)
+
+        return scheduler
+
+    lie(monkeypatch, depends_on("late"))
+    failure = find(make, backend)
+    assert failure.kind == "dependencies_first"
+    assert "execute() of listener began, and late had not begun: it was reg" in failure.what
+
+
+def test_a_dependency_that_was_ready_and_failed_is_as_good_as_one_that_is(
+    backend: Backend,
+) -> None:
+    def make() -> Scheduler:
+        scheduler = Scheduler()
+
+        @scheduler.background(name="brief", restart=RestartPolicy(mode="never"))
+        async def brief() -> None:
+            raise RuntimeError("it worked, and failed")
+
+        scheduler.register_background_task(Slow(), name="web", depends_on=["brief"])
+        return scheduler
+
+    simulate(make, seeds=range(20), backends=[backend], faults=Faults(most=0), limit=60)
+
+
+Swallow = Callable[[BaseException], None]
+
+
+@pytest.fixture(params=["in silence", "in the log"])
+def swallow(request: pytest.FixtureRequest) -> Swallow:
+    def log(error: BaseException) -> None:
+        if request.param == "in the log":
+            logging.getLogger("orchestrio").error("%s", error, exc_info=error)
+
+    return log
+
+
+@pytest.mark.parametrize("fault", ["crashes", "strays"])
+def test_a_run_that_a_failure_ends_without_an_error_is_found(
+    fault: str, swallow: Swallow, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Scheduler.run
+
+    async def quiet(self: Scheduler) -> None:
+        try:
+            await run(self)
+        except SchedulerError as error:
+            swallow(error)
+
+    def make() -> Scheduler:
+        scheduler = Scheduler()
+        scheduler.register_background_task(Slow())
+        return scheduler
+
+    weights: dict[str, float] = dict.fromkeys(("crashes", "delays", "cancellations"), 0)
+    faults = Faults(**{**weights, "commands": 0, "strays": 0, fault: 1})  # type: ignore[arg-type]
+    simulate(make, seeds=range(20), backends=[backend], faults=faults, limit=60)
+    monkeypatch.setattr(Scheduler, "run", quiet)
+    failure = find(make, backend, seeds=range(20), faults=faults)
+    assert failure.kind == "failures_raised"
+    assert "it has no policy, and that was not raised" in failure.what
+
+
+def test_a_failure_after_which_the_run_goes_on_is_found(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        Supervisor,
+        "work_ended",
+        lambda self, worker, run: logging.getLogger("orchestrio").error("%s", run.failure),
+    )
+
+    def make() -> Scheduler:
+        scheduler = Scheduler()
+
+        @scheduler.background()
+        async def brief() -> None:
+            await sleep(5)
+
+        scheduler.register_background_task(Slow())
+        return scheduler
+
+    failure = find(make, backend, seeds=range(20), faults=Faults(crashes=1, commands=0, delays=0))
+    assert failure.kind == "failures_raised"
+
+
+def test_a_stray_cancellation_that_nobody_hears_of_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def make() -> Scheduler:
+        scheduler = Scheduler()
+        scheduler.background(restart=RestartPolicy(max_restarts=None))(anyio.sleep_forever)
+        return scheduler
+
+    monkeypatch.setattr(logging.Logger, "warning", lambda *args, **options: None)
+    strays = Faults(crashes=0, delays=0, cancellations=0, commands=0)
+    failure = find(make, "asyncio", seeds=range(20), faults=strays)
+    assert failure.kind == "errors_told_once"
+    assert "stray 1, in call 1 of sleep_forever.execute()" in failure.what
+
+
+def test_a_stray_cancellation_of_a_handler_without_a_dead_letter_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def make() -> Scheduler:
+        scheduler = Scheduler()
+        scheduler.add_channel(NUMBERS)
+        scheduler.register_event_task(Listener(), name="listener", on_error="skip")
+
+        @scheduler.background(restart=RestartPolicy(max_restarts=None))
+        async def source() -> None:
+            for number in range(5):
+                await scheduler.publish(NUMBERS, number)
+
+        return scheduler
+
+    strays = Faults(crashes=0, delays=0, cancellations=0, commands=0)
+    simulate(make, backends=["asyncio"], seeds=range(40), faults=strays)
+    monkeypatch.setattr(Publisher, "publish", lambda self, message: None)
+    failure = find(make, "asyncio", seeds=range(40), faults=strays)
+    assert failure.kind == "dead_letters"
+    assert "1 messages failed for good in listener, and there are 0" in failure.what
 
 
 # -- what a drive sees of faults -------------------------------------------------------------

@@ -562,6 +562,21 @@ def test_a_clean_up_raises_when_its_hook_is_cancelled(backend: str) -> None:
     assert any("BaseExceptionGroup: a clean-up failed (2 sub-exceptions)" in line for line in lines)
 
 
+def test_a_task_that_others_depend_on_is_replaced() -> None:
+    def build() -> Scheduler:
+        scheduler = Scheduler()
+        scheduler.background(name="database")(wait_for_a_stop)
+        scheduler.background(name="web", depends_on=["database"])(wait_for_a_stop)
+        return scheduler
+
+    commands = Faults(crashes=0, delays=0, cancellations=0, strays=0, most=2)
+    traces = [trace_of(build, seed, faults=commands, limit=60) for seed in range(60)]
+    lines = [line[10:].strip() for trace in traces for line in trace]
+    assert any("in place of database" in line for line in lines)
+    assert "database is gone" in lines
+    assert "database is registered" in lines
+
+
 def test_only_faults_with_a_weight_are_drawn() -> None:
     report = simulate(healthy, seeds=range(10), faults=Faults(crashes=0, strays=0, commands=0))
     assert set(report.faults) == {"delay", "cancel"}

@@ -138,6 +138,7 @@ class Audit:
             account.failed += 1
             dead = self._ledger.dead
             dead[visit.task] = dead.get(visit.task, 0) + 1
+            self._ledger.failed.append(visit)
 
     def look(self) -> None:
         """Look at all counters now."""

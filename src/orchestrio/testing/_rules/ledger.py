@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from logging import LogRecord
 from typing import Any, Final, cast
@@ -14,11 +14,13 @@ from orchestrio import (
     SchedulerError,
     StateChanged,
     TaskEvent,
+    TaskId,
     TaskMetadata,
     TaskSnapshot,
     TaskState,
 )
 
+from ..._tasks.context import RunInfo
 from ..._tasks.failures import ForeignCancellationError
 from .._probe import Hook
 from .._recorder import Recorder
@@ -28,6 +30,28 @@ _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 
 class InjectedError(Exception):
     """What a simulation has a hook raise."""
+
+
+@dataclass(slots=True, eq=False)
+class Registration:
+    """One task, from when it is registered until its name is free again."""
+
+    task_id: TaskId
+    name: str
+    metadata: TaskMetadata
+    #: the groups that it is in, from the outside in
+    groups: tuple[str, ...]
+    #: its place in the order of registration
+    number: int
+    #: the places of its begin and its end in the order of all that happened
+    begin: int
+    end: int | None = None
+    #: when it was given up, since it ignores its cancellation
+    abandoned: int | None = None
+
+    def is_there_at(self, moment: int) -> bool:
+        """Whether it is registered then."""
+        return self.begin <= moment and (self.end is None or moment < self.end)
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +65,10 @@ class Visit:
     begin: int
     end: int | None = None
     error: BaseException | None = None
+    #: of which task it is a hook; `None` if that is not registered
+    registration: Registration | None = None
+    #: what is known of the run
+    run: RunInfo | None = None
 
     @property
     def returned(self) -> bool:
@@ -59,7 +87,8 @@ class Ledger:
     #: in words, for people; the same for the same scenario
     trace: list[str] = field(default_factory=list[str])
     visits: list[Visit] = field(default_factory=list[Visit])
-    events: list[TaskEvent] = field(default_factory=list[TaskEvent])
+    #: what happened to tasks, each with its place in the order of all that happened
+    events: list[tuple[int, TaskEvent]] = field(default_factory=list[tuple[int, TaskEvent]])
     #: log records of the library, of INFO and above
     records: list[LogRecord] = field(default_factory=list[LogRecord])
     #: what the interpreter warned of
@@ -68,10 +97,10 @@ class Ledger:
     injected: list[BaseException] = field(default_factory=list[BaseException])
     #: what was raised to whoever ran the scheduler, or gave a command
     raised: list[BaseException] = field(default_factory=list[BaseException])
-    #: what each task was registered with, by name, in the order of registration
+    #: what each task was registered with, by name; the last one that had the name
     metadata: dict[str, TaskMetadata] = field(default_factory=dict[str, TaskMetadata])
-    #: the groups that each task is in
-    groups: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    #: all tasks that there ever were, once the first hook was called
+    registrations: dict[TaskId, Registration] = field(default_factory=dict[TaskId, Registration])
     #: how the tasks stood in the end
     status: list[TaskSnapshot] = field(default_factory=list[TaskSnapshot])
     #: receivers that were open in the end, by event, without those of the harness
@@ -84,6 +113,8 @@ class Ledger:
     sent: dict[object, int] = field(default_factory=dict[object, int])
     #: tasks that had more than one subscription, of which each may begin with a replay
     resubscribed: set[str] = field(default_factory=set[str])
+    #: the calls of handlers after which a message was not tried again
+    failed: list[Visit] = field(default_factory=list[Visit])
     #: how many messages failed for good in each task, by what its handlers did
     dead: dict[str, int] = field(default_factory=dict[str, int])
     #: tasks of which it cannot be told from outside what became of some message
@@ -118,21 +149,43 @@ class Ledger:
 
     def note_event(self, event: TaskEvent) -> None:
         """Note what happened to a task."""
-        self.events.append(event)
-        if event.group is not None:
-            self.groups[event.task_name] = event.group.split("/")
         if isinstance(event, StateChanged):
-            self.say(f"{event.task_name}: {event.previous.value} -> {event.state.value}")
+            place = self.say(f"{event.task_name}: {event.previous.value} -> {event.state.value}")
         else:
             cause = getattr(event, "error", None) or getattr(event, "cause", None)
             words = "" if cause is None else f" {type(cause).__name__}: {in_words(cause)}"
-            self.say(f"{event.task_name}: {type(event).__name__}{words}")
+            place = self.say(f"{event.task_name}: {type(event).__name__}{words}")
+        self.events.append((place, event))
+
+    def note_tasks(self, there: Sequence[TaskSnapshot]) -> None:
+        """Note who has come, and who has gone.
+
+        :param there: all tasks that are registered now, in the order of registration
+        """
+        known = self.registrations
+        anybody = bool(known)
+        here = {task.task_id for task in there}
+        for task_id, gone in known.items():
+            if gone.end is None and task_id not in here:
+                gone.end = self.say(f"{gone.name} is gone")
+        for task in there:
+            if task.task_id not in known:
+                groups = () if task.group is None else tuple(task.group.split("/"))
+                place = self.say(f"{task.name} is registered") if anybody else self.moments
+                known[task.task_id] = Registration(
+                    task.task_id, task.name, task.metadata, groups, len(known), place
+                )
+                self.metadata[task.name] = task.metadata
 
     def note_record(self, record: LogRecord) -> None:
         """Note what the library logs."""
         self.records.append(record)
         words = record_in_words(record)
         self.moments += 1
+        if hasattr(record, "stack"):  # where a task stands that is given up
+            task_id = TaskId(getattr(record, "task_id", ""))
+            if task_id in self.registrations:
+                self.registrations[task_id].abandoned = self.moments
         words = without_addresses(words.partition("\n")[0])
         self.trace.append(f"{'':10}  log {record.levelname}: {words}")
 
@@ -140,9 +193,11 @@ class Ledger:
         """Whether a hook was made to raise this very error."""
         return any(error is one for one in self.injected)
 
-    def of(self, task: str, *hooks: Hook) -> list[Visit]:
+    def of(self, task: Registration, *hooks: Hook) -> list[Visit]:
         """Return the calls of some hooks of a task, in the order in which they began."""
-        return [visit for visit in self.visits if visit.task == task and visit.hook in hooks]
+        return [
+            visit for visit in self.visits if visit.registration is task and visit.hook in hooks
+        ]
 
 
 def without_addresses(text: str) -> str:
@@ -189,6 +244,17 @@ def causes(error: BaseException) -> Iterator[BaseException]:
             yield from causes(members(cause)[-1])
         else:
             yield from causes(cause)
+
+
+def notes(error: BaseException) -> Iterator[str]:
+    """Iterate over the notes of an error, and of what it comes from.
+
+    A task that is cancelled for what it did wrong may raise on its way out, which is but a note.
+    """
+    for one in alone(error):
+        yield from getattr(one, "__notes__", ())
+        if one.__cause__ is not None:
+            yield from notes(one.__cause__)
 
 
 def members(error: BaseException) -> tuple[BaseException, ...]:

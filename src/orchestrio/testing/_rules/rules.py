@@ -13,6 +13,7 @@ from orchestrio import (
     TASK_EVENTS,
     DeadLetter,
     LifecycleError,
+    RestartScheduled,
     SchedulerError,
     StateChanged,
     TaskExecutionError,
@@ -21,6 +22,7 @@ from orchestrio import (
     TaskState,
 )
 
+from .dependencies import dependencies_first, shutdown_order
 from .ledger import (
     TRANSITIONS,
     InjectedError,
@@ -29,6 +31,7 @@ from .ledger import (
     alone,
     causes,
     in_words,
+    notes,
     record_in_words,
     shown,
 )
@@ -36,27 +39,27 @@ from .ledger import (
 
 def no_overlap(ledger: Ledger) -> Iterator[str]:
     """Two runs of one task never overlap: from ``initialize()`` to the end of ``shutdown()``."""
-    for task in ledger.metadata:
+    for task in ledger.registrations.values():
         up: Visit | None = None  # the initialize() of the run that is not over
         for visit in ledger.of(task, "initialize", "shutdown"):
             if visit.hook == "initialize":
                 if up is not None:
-                    yield f"{task} was initialised for another run while it ran"
+                    yield f"{task.name} was initialised for another run while it ran"
                 up = None if visit.end is not None and visit.error is not None else visit
             elif visit.hook == "shutdown":
                 up = None
         for earlier, later in pairwise(ledger.of(task, "initialize", "execute", "shutdown")):
             if earlier.end is None or later.begin < earlier.end:
-                yield f"{later.hook}() of {task} began while {earlier.hook}() of it ran"
+                yield f"{later.hook}() of {task.name} began while {earlier.hook}() of it ran"
         handlers = ledger.of(task, "handle_event")
         for begun in ledger.of(task, "initialize"):
             if any(one.begin < begun.begin and not one.is_over_at(begun.begin) for one in handlers):
-                yield f"{task} was initialised for another run while it handled a message"
+                yield f"{task.name} was initialised for another run while it handled a message"
 
 
 def one_shutdown(ledger: Ledger) -> Iterator[str]:
     """Every ``initialize()`` that returned has exactly one ``shutdown()``."""
-    for task in ledger.metadata:
+    for task in ledger.registrations.values():
         owed = 0
         for visit in ledger.of(task, "initialize", "shutdown"):
             if visit.hook == "initialize":
@@ -64,50 +67,10 @@ def one_shutdown(ledger: Ledger) -> Iterator[str]:
             else:
                 owed -= 1
                 if owed < 0:
-                    yield f"{task} was shut down without a run that was initialised"
+                    yield f"{task.name} was shut down without a run that was initialised"
                     return
         if owed:
-            yield f"{owed} runs of {task} were initialised and never shut down"
-
-
-def shutdown_order(ledger: Ledger) -> Iterator[str]:
-    """In a stop of everything, dependants are shut down first, otherwise what was registered last."""
-    if ledger.stop_asked is None:
-        return
-    last: dict[str, Visit] = {}
-    first: dict[str, int] = {}
-    registered = list(ledger.metadata)
-    for visit in ledger.visits:
-        if visit.hook == "initialize":
-            first.setdefault(visit.task, visit.begin)
-        elif visit.hook == "shutdown" and visit.begin > ledger.stop_asked:
-            last[visit.task] = visit
-    for task, visit in last.items():
-        for other, its in last.items():
-            if other == task or other not in ledger.metadata or task not in ledger.metadata:
-                continue
-            if _depends(ledger, other, task):
-                why = f"{other}, which depends on it"
-            elif (
-                _depends(ledger, task, other)
-                or registered.index(other) < registered.index(task)
-                or first.get(other, 0) < first.get(task, 0)  # of a group that was made before
-            ):
-                continue
-            else:
-                why = f"{other}, which came after it"
-            if visit.begin < its.begin or (its.end is not None and visit.begin < its.end):
-                yield f"shutdown() of {task} began before that of {why}, had ended"
-
-
-def _depends(ledger: Ledger, task: str, on: str, seen: frozenset[str] = frozenset()) -> bool:
-    metadata = ledger.metadata.get(task)
-    if metadata is None or task in seen:
-        return False
-    names = {on, *ledger.groups.get(on, ())}
-    return any(
-        name in names or _depends(ledger, name, on, seen | {task}) for name in metadata.depends_on
-    )
+            yield f"{owed} runs of {task.name} were initialised and never shut down"
 
 
 def nothing_left(ledger: Ledger) -> Iterator[str]:
@@ -126,7 +89,7 @@ def nothing_left(ledger: Ledger) -> Iterator[str]:
 def legal_states(ledger: Ledger) -> Iterator[str]:
     """A task's state changes as the table says, and each change is told."""
     states: dict[object, TaskState] = {}
-    for event in ledger.events:
+    for _, event in ledger.events:
         if not isinstance(event, StateChanged):
             continue
         known = states.get(event.task_id, TaskState.REGISTERED)
@@ -158,14 +121,19 @@ def one_order(ledger: Ledger) -> Iterator[str]:
 
 
 def _first_attempts(ledger: Ledger, event: object) -> Iterator[tuple[str, list[object]]]:
-    for task, metadata in ledger.metadata.items():
+    for task in ledger.registrations.values():
         visits = ledger.of(task, "handle_event")
-        if metadata.retries or metadata.concurrency > 1 or task in ledger.resubscribed:
+        if task.metadata.retries or task.metadata.concurrency > 1:
             continue  # which attempts belong to one message cannot be told from outside
-        if visits and any(
-            entry.name == task and entry.event == str(event) for entry in ledger.status
+        if (
+            visits
+            and task.name not in ledger.resubscribed
+            and any(
+                entry.task_id == task.task_id and entry.event == str(event)
+                for entry in ledger.status
+            )
         ):
-            yield task, [visit.message for visit in visits]
+            yield task.name, [visit.message for visit in visits]
 
 
 def _is_part(items: list[object], whole: list[object]) -> bool:
@@ -211,6 +179,7 @@ def errors_told_once(ledger: Ledger) -> Iterator[str]:
     So is each cancellation that nobody asked for: it is a failure, and no end.
     """
     told: dict[int, list[str]] = {}
+    noted: dict[str, str] = {}
     for record in ledger.records:
         for error in _told_by(record):
             owner = getattr(error, "task_name", None)
@@ -218,11 +187,14 @@ def errors_told_once(ledger: Ledger) -> Iterator[str]:
                 continue  # of a task that is restarted with the one that failed
             for cause in causes(error):
                 told.setdefault(id(cause), []).append(f"log: {record_in_words(record)}")
+            noted |= dict.fromkeys(notes(error), f"log: {record_in_words(record)}")
     for raised in ledger.raised:
         for cause in causes(raised):
             told.setdefault(id(cause), []).append(f"raised: {in_words(raised)}")
+        noted |= dict.fromkeys(notes(raised), f"raised: {in_words(raised)}")
     for error in ledger.injected:
         times = told.get(id(error), [])
+        times += [where for note, where in noted.items() if in_words(error) in note]
         if len(times) != 1:
             where = "".join(f"\n    {one}" for one in times)
             yield f"{error} was told {len(times)} times{where}"
@@ -233,6 +205,49 @@ def _told_by(record: LogRecord) -> set[BaseException]:
         return {record.exc_info[1]}
     carried = (*cast("tuple[object, ...]", record.args or ()), getattr(record, "error", None))
     return {one for one in carried if isinstance(one, BaseException)}
+
+
+def failures_raised(ledger: Ledger) -> Iterator[str]:
+    """What a task raises that no policy is for ends the run, and is raised; no log will do instead.
+
+    What policies the groups have cannot be told from outside: it is so for tasks in none of them.
+    """
+    raised = {id(cause) for error in ledger.raised for cause in causes(error)}
+    noted = "\n".join(note for error in ledger.raised for note in notes(error))
+    for visit in ledger.visits:
+        task, error = visit.registration, visit.error
+        if task is None or error is None or task.groups or task.metadata.policy is not None:
+            continue
+        at_work = visit.hook in ("execute", "handle_event")
+        if visit.hook == "shutdown" or (at_work and task.metadata.on_error is not None):
+            continue
+        if visit.hook == "handle_event" and visit not in ledger.failed:
+            continue
+        for one in alone(error):
+            if not isinstance(one, Exception) and not ledger.is_injected(one):
+                continue  # a cancellation that was asked for
+            told = id(one) in raised or in_words(one) in noted
+            if not (told or _is_restarted(ledger, visit)):
+                yield (
+                    f"{visit.hook}() of {task.name} raised {type(one).__name__}: {in_words(one)};"
+                    " it has no policy, and that was not raised"
+                )
+
+
+def _is_restarted(ledger: Ledger, visit: Visit) -> bool:
+    """Whether somebody else has had the task restarted, when a hook of it fails."""
+    restarted = False
+    assert visit.registration is not None
+    assert visit.end is not None
+    for place, event in ledger.events:
+        if place > visit.end:
+            break
+        if event.task_id == visit.registration.task_id:
+            if isinstance(event, RestartScheduled):
+                restarted = True
+            elif isinstance(event, StateChanged) and event.state is TaskState.INITIALIZING:
+                restarted = False
+    return restarted
 
 
 #: What faults may lead to, as the cause of an error: a task fails, or finds the bus closed.
@@ -273,6 +288,8 @@ RULES: Final[Mapping[str, Rule]] = {
     "no_overlap": no_overlap,
     "one_shutdown": one_shutdown,
     "shutdown_order": shutdown_order,
+    "dependencies_first": dependencies_first,
+    "failures_raised": failures_raised,
     "nothing_left": nothing_left,
     "legal_states": legal_states,
     "one_order": one_order,

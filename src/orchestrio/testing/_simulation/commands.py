@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import copy_context
+from types import NoneType
 from typing import Any, cast, final
 
 from anyio import (
@@ -23,6 +24,7 @@ from orchestrio import (
     Scheduler,
     SchedulerError,
     TaskMetadata,
+    TaskNotFoundError,
     Topic,
 )
 
@@ -38,6 +40,7 @@ class Commands:
     :param group: in which commands run that nobody waits for
     :param ledger: where they are noted
     :param interrupt: cancels the scope around the scheduler
+    :param look: takes note of what has happened so far
     """
 
     def __init__(
@@ -46,11 +49,13 @@ class Commands:
         group: TaskGroup,
         ledger: Ledger,
         interrupt: Callable[[], None],
+        look: Callable[[], None],
     ) -> None:
         self._scheduler = scheduler
         self._group = group
         self._ledger = ledger
         self._interrupt = interrupt
+        self._look = look
         self._outside = copy_context()
         self._newcomers = 0
         #: how many are being carried out
@@ -90,7 +95,8 @@ class Commands:
         except Exception as error:
             for one in alone(error):
                 refused = isinstance(one, (SchedulerError, ClosedResourceError))
-                if not refused or one.__cause__ is not None:
+                # One that depends on a task that is not there is refused with that as the cause.
+                if not refused or not isinstance(one.__cause__, (NoneType, TaskNotFoundError)):
                     self._ledger.raised.append(one)
                 self._ledger.say(f"command {place}: {type(one).__name__}: {in_words(one)}")
         else:
@@ -112,6 +118,8 @@ class Commands:
         elif command.name == "shutdown":
             await scheduler.shutdown()
         elif command.name == "register":
+            if command.anew is not None:
+                await self._free_name(command.anew)
             self._register(command)
         else:
             give = {
@@ -122,20 +130,29 @@ class Commands:
             assert command.task is not None
             await give(scheduler.registry.get_by_name(command.task).task_id)
 
+    async def _free_name(self, name: str) -> None:
+        """Remove the task of a name, if there is one."""
+        entry = next((one for one in self._scheduler.registry if one.name == name), None)
+        if entry is not None:
+            await self._scheduler.remove_task(entry.task_id)
+
     def _register(self, command: Command) -> None:
-        self._newcomers += 1
+        name = command.anew
+        if name is None:
+            self._newcomers += 1
+            name = NEWCOMER.format(self._newcomers)
         metadata = TaskMetadata(
-            name=NEWCOMER.format(self._newcomers),
-            depends_on=() if command.task is None else (command.task,),
+            name=name, depends_on=() if command.task is None else (command.task,)
         )
-        assert metadata.name is not None
+        self._look()
         events = [event for event in self._scheduler.bus.channels if event != TASK_EVENTS]
         if command.event is None or not events:
             self._scheduler.register_background_task(Newcomer(), metadata)
         else:
             event = events[command.event % len(events)]
             self._scheduler.register_event_task(Listener(event), metadata)
-        self._ledger.metadata[metadata.name] = metadata
+        self._ledger.metadata[name] = metadata
+        self._look()
 
 
 async def _cancel_after(checkpoints: int, scope: CancelScope) -> None:

@@ -33,6 +33,7 @@ from orchestrio import (
     TaskState,
 )
 
+from ..._tasks.context import current_run
 from .._harness import Harness
 from .._observation import Observation
 from .._probe import Hook
@@ -41,6 +42,7 @@ from .._rules.ledger import Ledger, Visit, alone, in_words, shown
 from .._rules.rules import RULES
 from .commands import Commands
 from .injection import Injection
+from .roll import Roll
 from .scenario import AtTime, Command, OnState, Scenario
 
 Drive: TypeAlias = Callable[[Harness[Any], Random], Awaitable[None]]
@@ -90,8 +92,11 @@ class Play:
         for name in scenario.without:
             await scheduler.remove_task(scheduler.registry.get_by_name(name).task_id)
         self._audit = Audit(scheduler, self.ledger)
+        self._roll = Roll(scheduler, self.ledger)
         async with create_task_group() as self._outside:
-            self._commands = Commands(scheduler, self._outside, self.ledger, self._interrupt)
+            self._commands = Commands(
+                scheduler, self._outside, self.ledger, self._interrupt, self._look
+            )
             self._injection = Injection(scenario.faults, self._commands, self.ledger)
             self._outside.start_soon(self._end_it)
             self._outside.start_soon(self._look_closely)
@@ -166,13 +171,14 @@ class Play:
         ledger = self.ledger
         assert self._seen is not None
         name = self._seen.name_of(task)
-        self._read_events()
-        self._note_stop()
+        self._look()
         words = "" if message is None else f" {shown(message)}"
         visit = Visit(name, hook, message, ledger.say(f"{name}.{hook}(){words}"))
+        visit.registration = self._roll.find(task)
+        visit.run = current_run.get()
         ledger.visits.append(visit)
         self._open[id(visit)] = visit
-        self._see_that_it_belongs(task, visit)
+        self._see_that_it_is_there(task, visit)
         self._audit.note_begin(visit)
         cancelled = False
         try:
@@ -183,6 +189,7 @@ class Play:
             raise
         finally:
             del self._open[id(visit)]
+            self._read_events()
             how = "" if visit.error is None else f": {_kind(visit.error, cancelled=cancelled)}"
             visit.end = ledger.say(f"{name}.{hook}() ends{how}")
             self._audit.note_end(visit, cancelled=cancelled)
@@ -193,13 +200,15 @@ class Play:
         """Whether this is a cancellation that somebody asked for."""
         return isinstance(error, get_cancelled_exc_class()) and not self.ledger.is_injected(error)
 
-    def _see_that_it_belongs(self, task: Task, visit: Visit) -> None:
-        """See that a task whose hook is called is registered, and what with."""
-        found = (entry.metadata for entry in self._scheduler.registry if entry.task is task)
-        metadata = next(found, None)
-        if metadata is not None:
-            self.ledger.metadata.setdefault(visit.task, metadata)
-        elif visit.hook != "shutdown":
+    def _look(self) -> None:
+        """Note all that has happened so far."""
+        self._read_events()
+        self._roll.call()
+        self._note_stop()
+
+    def _see_that_it_is_there(self, task: Task, visit: Visit) -> None:
+        """See that a task whose hook is called is registered."""
+        if visit.hook != "shutdown" and not self._roll.is_registered(task):
             self.ledger.violate(
                 "nothing_left", f"{visit.hook}() of {visit.task} began after it was removed"
             )

@@ -136,12 +136,15 @@ class Command:
     event: int | None = None
     #: the caller is cancelled after so many checkpoints; `None`: never
     patience: int | None = None
+    #: whose name a registered task gets: that one is removed before. `None`: it gets a new one
+    anew: str | None = None
 
     def __str__(self) -> str:
         words: list[str] = [self.name]
         if self.name == "register":
             words.append("an event task" if self.event is not None else "a background task")
             words += [] if self.task is None else ["that depends on", self.task]
+            words += [] if self.anew is None else ["in place of", self.anew]
         elif self.task is not None:
             words.append(self.task)
         if self.patience is not None:
@@ -309,12 +312,16 @@ def _draw_command(
     target: str | None = (task if random.random() < 0.5 else random.choice(tasks)).name
     if random.random() < 0.15:
         target = NEWCOMER.format(1)  # if there is none, the command finds no task
-    event = None
+    event = anew = None
     if name in ("shutdown", "interrupt"):
         target = None
     elif name == "register":
         target = random.choice((None, target))
         event = random.choice((None, random.randrange(10)))
+        depended_on = sorted({one for task in tasks for one in task.metadata.depends_on})
+        if depended_on and random.random() < 0.5:
+            anew = random.choice(depended_on)
+            target = random.choice((None, None, target if target != anew else None))
     patience = _draw_patience(name, random)
     where = random.random()
     when: InHook | OnState | AtTime
@@ -324,7 +331,7 @@ def _draw_command(
         when = _in_hook(task, random)
     else:
         when = AtTime(round(random.uniform(0, min(limit, 30)), 3))
-    return Fault(when, Command(name, target, event, patience))
+    return Fault(when, Command(name, target, event, patience, anew))
 
 
 def _in_hook(task: RegisteredTask, random: Random) -> InHook:
@@ -342,4 +349,5 @@ def pick(random: Random, weights: Mapping[T, float]) -> T:
 def tasks_of(fault: Fault) -> set[str]:
     """Return the names of the tasks that a fault is about."""
     names: set[Any] = {getattr(fault.when, "task", None), getattr(fault.what, "task", None)}
+    names.add(getattr(fault.what, "anew", None))
     return {name for name in names if name is not None}

@@ -104,5 +104,7 @@ def _simpler(fault: Fault) -> Iterator[Fault]:
         yield replace(fault, what=Crash())
     if isinstance(what, Command) and what.patience is not None:
         yield replace(fault, what=replace(what, patience=None))
+    if isinstance(what, Command) and what.anew is not None:
+        yield replace(fault, what=replace(what, anew=None))
     if isinstance(what, Command) and what.event is not None:
         yield replace(fault, what=replace(what, event=None))

@@ -137,12 +137,16 @@ def simulate(
     The rules, by the names that a failure has: ``accounts`` (sent is what was handled, failed, in
     hand, missed or not read, and no counter is negative or goes down), ``one_order`` (of messages,
     none of them twice), ``one_shutdown`` (for each ``initialize()`` that returned),
-    ``shutdown_order``, ``no_overlap`` (of two runs of one task), ``nothing_left`` (no task,
-    subscription or receiver outlives what it belongs to), ``no_deadlock`` (nobody waits who could
-    go on, and at the limit no handler waits for what will never come), ``errors_told_once`` (each injected error is logged or raised), ``dead_letters`` (one
-    for each message that failed for good), ``legal_states``, ``stop_in_time``, ``no_warnings``
-    (nothing is left for the garbage collector to warn of), ``no_other_errors`` (what the run raises
-    comes from the faults), ``drive`` and ``check`` (what yours raised).
+    ``shutdown_order`` (of tasks that are being stopped, dependants first, otherwise the last one),
+    ``dependencies_first`` (a task works when those that it depends on are ready), ``no_overlap``
+    (of two runs of one task), ``nothing_left`` (no task, subscription or receiver outlives what it
+    belongs to), ``no_deadlock`` (nobody waits who could go on, and at the limit no handler waits
+    for what will never come), ``errors_told_once`` (each injected error is logged or raised),
+    ``failures_raised`` (a failure that no policy is for is raised, and not just logged),
+    ``dead_letters`` (one for each message that failed for good), ``legal_states``,
+    ``stop_in_time``, ``no_warnings`` (nothing is left for the garbage collector to warn of),
+    ``no_other_errors`` (what the run raises comes from the faults), ``drive`` and ``check`` (what
+    yours raised).
 
     A run that hangs in virtual time breaks ``stop_in_time``. One that spins, or blocks, or is just
     long, cannot be ended: after so many real `seconds` the place of every task and the seed are written to standard
