@@ -98,7 +98,7 @@ def campaign(
     expected = SEEDS.get((order, backend), {})
     missing = {seed for seed in seeds if seed in expected}
     # With other versions, other seeds find the same faults, but not many.
-    strict = is_recorded_with_what_is_here()
+    strict = not SEEDS or is_recorded_with_what_is_here()
     if not strict:
         print("the seeds were recorded with other versions: each rule may be broken now and then")
     rules: Counter[str] = Counter()

@@ -197,9 +197,9 @@ def maybe(chance: float, value: T) -> T | None:
     return value if random.random() < chance else None
 
 
-def policy() -> RestartPolicy:
+def policy(modes: Sequence[RestartMode] = MODES) -> RestartPolicy:
     return RestartPolicy(
-        mode=random.choice(MODES),
+        mode=random.choice(modes),
         max_restarts=random.choice((1, 2, 5, None)),
         within=random.choice((5.0, 60.0)),
         initial_delay=random.choice((0.1, 0.5, 2.0)),
@@ -251,13 +251,16 @@ def program() -> Scheduler:
                 random.choice(groups).group(
                     f"group {number}",
                     strategy=random.choice(STRATEGIES),
-                    restart=maybe(0.5, policy()),
+                    restart=maybe(0.5, policy((*MODES, "always", "always"))),
                     significant=random.random() < 0.1,
                 )
             )
         group = random.choice(groups)
+        chosen = options(name, depends[name])
+        if group is not scheduler and random.random() < 0.2:
+            chosen["significant"] = True
         kind = random.choice((publisher, publisher, listener, handler, handler, handler))
-        kind(scheduler, group, topics, name, options(name, depends[name]))
+        kind(scheduler, group, topics, name, chosen)
     return scheduler
 
 
