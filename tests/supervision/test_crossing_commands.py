@@ -325,6 +325,33 @@ async def test_a_task_that_ignores_its_cancellation_is_not_restarted_beside_itse
     assert account.wrong == []
 
 
+class StubbornToTheEnd(Witness):
+    """Does not heed the cancellation of its shutdown for half a minute."""
+
+    async def shutdown(self) -> None:
+        with self.account.hook("shutdown"), CancelScope(shield=True):
+            await anyio.sleep(30)
+
+
+@pytest.mark.parametrize("kind", [Stubborn, StubbornToTheEnd])
+async def test_a_task_that_was_given_up_is_not_restarted_beside_itself(kind: type[Witness]) -> None:
+    account = Account()
+    async with new_scheduler() as scheduler:
+        task = scheduler.register_background_task(kind(account), stop_timeout=1, shutdown_timeout=1)
+        await scheduler.start()
+        with pytest.raises(TaskShutdownError):
+            await scheduler.stop_task(task)
+        with pytest.raises(LifecycleError):
+            await scheduler.restart_task(task)
+        await anyio.sleep(100)
+        assert scheduler.status(task).state is TaskState.STOPPED
+        await scheduler.restart_task(task)
+        assert scheduler.status(task).state is TaskState.RUNNING
+        with pytest.raises(TaskShutdownError):
+            await scheduler.stop_task(task)
+    assert account.wrong == []
+
+
 async def test_a_task_that_was_given_up_can_be_restarted_when_it_has_ended_after_all() -> None:
     account = Account()
     async with new_scheduler() as scheduler:

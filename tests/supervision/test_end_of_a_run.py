@@ -12,6 +12,7 @@ from support.diary import Diary, Leisurely, Worker
 
 from orchestrio import (
     BackgroundTask,
+    LifecycleError,
     Scheduler,
     TaskExecutionError,
     TaskState,
@@ -115,6 +116,24 @@ async def test_the_run_goes_on_for_a_task_that_waits_for_its_dependency(
     with anyio.move_on_after(100):
         await scheduler.run()
     assert diary.when("done", "late") == [22]
+
+
+async def test_a_task_that_the_last_words_of_the_last_one_call_for_is_refused_or_worked_off(
+    scheduler: Scheduler, diary: Diary
+) -> None:
+    refused: list[LifecycleError] = []
+
+    @scheduler.on(NUMBERS)
+    async def listen(number: int) -> None:
+        try:
+            scheduler.register_background_task(Job("second", diary, 2), name="second")
+        except LifecycleError as error:
+            refused.append(error)
+
+    first = Job("first", diary, 1, lambda: scheduler.bus.publish_nowait(NUMBERS, 1))
+    scheduler.register_background_task(first)
+    await scheduler.run()
+    assert refused or diary.when("done", "second") == [3]
 
 
 async def test_the_run_goes_on_while_a_late_task_is_initialised(

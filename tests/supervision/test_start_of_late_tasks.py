@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 
 import anyio
 import pytest
@@ -12,11 +13,14 @@ from support.diary import Diary, Leisurely, Worker, add
 
 from orchestrio import (
     BackgroundTask,
+    EventTask,
     LifecycleError,
+    RestartPolicy,
     Scheduler,
     TaskExecutionError,
     TaskInitializationError,
     TaskState,
+    Topic,
     current_task_context,
 )
 
@@ -139,7 +143,7 @@ async def test_a_start_that_fails_lets_those_go_that_wait_for_one_that_has_not_b
             await scheduler.start()
     assert current_time() == 1
     assert [shot.state for shot in scheduler.status()] == ["failed", "stopped", "stopped"]
-    assert diary.who("work") == []
+    assert diary.hooks == ["up first"]
 
 
 @pytest.mark.parametrize("how", ["stopped", "cancelled"])
@@ -164,7 +168,96 @@ async def test_a_start_that_is_cut_short_lets_those_go_that_wait_for_one_that_ha
                 await scheduler.start()
     assert current_time() == 0.5
     assert {shot.state for shot in scheduler.status()} == {TaskState.STOPPED}
+    assert diary.entries == []
+
+
+async def test_a_task_does_not_begin_at_a_stop_because_its_dependency_does_not_come_back(
+    scheduler: Scheduler, diary: Diary
+) -> None:
+    group = scheduler.group("group", strategy="one_for_all")
+    add(group, diary, "database", 1, restart=SOON)
+    group.register_background_task(Leisurely("slow", diary, end=5), name="slow")
+    async with scheduler:
+        await scheduler.start()
+        await anyio.sleep(2)  # the database has ended, and waits for the slow one
+        add(scheduler, diary, "web", depends_on=["database"])
+        await anyio.sleep(1)
+        await scheduler.shutdown()
+    assert diary.when("up", "web") == []
+
+
+@pytest.mark.parametrize("what", ["the scheduler", "the group"])
+@pytest.mark.parametrize("waits_for", ["its back-off", "its dependency"])
+async def test_an_event_task_does_not_begin_any_more_while_a_stop_waits_for_a_producer(
+    scheduler: Scheduler, diary: Diary, waits_for: str, what: str
+) -> None:
+    class Slow(EventTask[int]):
+        """Is initialised after three seconds, and fails then, to come back after three more."""
+
+        @property
+        def subscribed_event(self) -> Topic[int]:
+            return NUMBERS
+
+        async def initialize(self) -> None:
+            diary.note("up", "slow")
+            await anyio.sleep(3 if current_task_context().run == 1 else 0)
+
+        async def handle_event(self, event: int, /) -> None:
+            raise TroubleError
+
+    group = scheduler.group("group")
+    leader = anyio.Event()
+    group.background(significant=True)(leader.wait)
+
+    @group.background(stop_timeout=20)
+    async def producer() -> None:
+        await current_task_context().stopping.wait()
+        await anyio.sleep(15)
+
+    back = RestartPolicy(initial_delay=3, multiplier=1, jitter=0)
+    async with scheduler:
+        await scheduler.start()
+        await settle()
+        group.register_event_task(Slow(), name="slow", restart=back)
+        if waits_for == "its dependency":
+
+            @group.on(NUMBERS, depends_on=["slow"])
+            async def waiting(number: int) -> None:
+                diary.note("work", "waiting")
+
+        await scheduler.publish(NUMBERS, 1)
+        await anyio.sleep(1 if waits_for == "its dependency" else 4)
+        if what == "the group":
+            leader.set()
+            await anyio.sleep(50)
+    assert diary.who("up") == ["slow"]
     assert diary.who("work") == []
+
+
+async def test_a_task_that_was_stopped_during_the_start_has_the_context_of_the_start_later(
+    scheduler: Scheduler,
+) -> None:
+    variable: ContextVar[str] = ContextVar("variable", default="unset")
+    got: list[str] = []
+
+    class First(BackgroundTask):
+        async def initialize(self) -> None:
+            await scheduler.stop_task(scheduler.registry.get_by_name("last").task_id)
+
+        async def execute(self) -> None: ...
+
+    scheduler.register_background_task(First())
+
+    @scheduler.background()
+    async def last() -> None:
+        got.append(variable.get())
+
+    async with scheduler:
+        variable.set("of the start")
+        await scheduler.start()
+        await scheduler.restart_task(scheduler.registry.get_by_name("last").task_id)
+        await settle()
+    assert got == ["of the start"]
 
 
 # -- registered by those that work, or end ---------------------------------------------------------------

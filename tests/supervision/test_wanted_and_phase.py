@@ -305,7 +305,7 @@ async def test_each_command_has_its_way_in_each_phase_of_the_start(
         others.start_soon(start)
         await settle()
         if phase is Phase.PENDING:  # in a start, only who comes meanwhile waits for another
-            stage.add("task", depends_on="first")
+            stage.add("task", depends_on="last")
             await settle()
         assert stage.state is {
             Phase.INITIALIZING: TaskState.INITIALIZING,

@@ -279,7 +279,9 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
                         systemd.ready()
                     alive = await self._block.start(feed_watchdog, self._supervisor, systemd)
                     try:
-                        await self._supervisor.finished.wait()
+                        while not self._supervisor.is_finished:
+                            await self._supervisor.finished.wait()
+                        self._supervisor.ask_to_stop()  # before another task can be registered
                         systemd.stopping()
                         await self.shutdown()
                     finally:

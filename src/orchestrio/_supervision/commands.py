@@ -77,6 +77,7 @@ class Commands(Generic[E]):
                 )
             if worker.parent is not None:
                 worker.parent.see_that_it_runs(f"{worker.title} cannot be restarted")
+            _see_that_it_ends(worker)
 
         see_that_it_may_run()
         own = self._supervisor.own_worker()
@@ -95,6 +96,8 @@ class Commands(Generic[E]):
             if self._supervisor.groups.get(branch.name) is not branch:
                 raise LifecycleError(f"{branch.title} has been removed: make a new one")
             branch.parent.see_that_it_runs(f"{branch.title} cannot be restarted")
+            for worker in workers_below(branch):
+                _see_that_it_ends(worker)
 
         see_that_it_may_run()
         own = self._supervisor.own_worker()
@@ -177,6 +180,13 @@ def _subscribed(workers: Iterable[Worker]) -> Generator[None]:
     finally:
         for worker in workers:
             worker.settle_subscription()
+
+
+def _see_that_it_ends(worker: Worker) -> None:
+    if worker.run is not None and worker.run.is_stuck:
+        raise LifecycleError(
+            f"{worker.title} cannot be restarted: it was cancelled, and has not ended yet"
+        )
 
 
 def _not_inside() -> LifecycleError:

@@ -85,8 +85,12 @@ class Restarts:
         :return: the restart: the caller ends those that it concerns, and then lets it `go_on`
         """
         own = dict.fromkeys(workers_below(node))
+        children = branch.affected_by(node)
+        for child in children:
+            if isinstance(child, Branch):
+                child.begin_anew()
         affected = self._with_dependants(
-            worker for worker in branch.affected_by(node) if isinstance(worker, Worker)
+            worker for child in children for worker in workers_below(child)
         )
         concerned = [
             one

@@ -40,6 +40,7 @@ from .._model.errors import (
 )
 from .._model.settings import RestartPolicy, Strategy
 from .._model.snapshots import TaskId
+from .._model.wakeup import Wakeup
 from .._tasks.context import Services, current_run
 from .._tasks.events import DEAD_LETTERS, TASK_EVENTS, DeadLetter, Publisher, TaskEvent, TaskFailed
 from .._tasks.registry import TaskRegistry
@@ -97,8 +98,8 @@ class Supervisor(Generic[E]):
         self.stage: Stage = Stage.NEW
         #: all tasks, in the order of registration
         self.workers: dict[TaskId, Worker] = {}
-        #: set when there is nothing more to run for, or a stop was asked for
-        self.finished: Event = Event()
+        #: rung when there is nothing more to run for, or a stop was asked for
+        self.finished: Wakeup = Wakeup()
         #: set when a stop begins, whoever asked for it
         self.stopping: Event = Event()
         #: set when everything has stopped
@@ -125,6 +126,11 @@ class Supervisor(Generic[E]):
     def is_stopping(self) -> bool:
         """Whether a stop was asked for, or is over."""
         return self.stage in (Stage.STOPPING, Stage.STOPPED)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing more to run for, or a stop was asked for."""
+        return self.is_stopping or (self.stage is Stage.RUNNING and self._workload.is_done)
 
     @property
     def is_live(self) -> bool:
@@ -177,9 +183,9 @@ class Supervisor(Generic[E]):
             for worker in self.workers.values():
                 if worker.wanted is not Wanted.REMOVE:
                     worker.want(Wanted.STOP)
-            self._turns.enter(runs_of(self.workers.values()))
+            self._begin_to_end(runs_of(self.workers.values()))
             self.stopping.set()
-            self.finished.set()
+            self.finished.notify_all()
             self._all_initialized.set()
 
     async def _stop_everything(self) -> None:
@@ -233,7 +239,7 @@ class Supervisor(Generic[E]):
         for worker in workers:
             self._workload.note(worker)
         runs = runs_of(workers)
-        self._turns.enter(runs)
+        self._begin_to_end(runs)
         if own in workers and own.run is not None and not own.run.is_over:
             runs.remove(own.run)
             ask_to_end(own.run, finish=True)  # it is to get no other message, starting now
@@ -242,6 +248,13 @@ class Supervisor(Generic[E]):
             self._turns.allow(runs)
         else:
             self._tasks.start_soon(self._end, runs, drain)
+
+    def _begin_to_end(self, runs: list[Run]) -> None:
+        """Have those that started before wait for these, and end at once what has not begun."""
+        self._turns.enter(runs)
+        for run in runs:
+            if run.phase is Phase.PENDING:
+                run.cancel()
 
     async def _end(self, runs: list[Run], drain: bool) -> None:
         """Bring the work of runs to its end, and let them shut down."""
@@ -310,6 +323,8 @@ class Supervisor(Generic[E]):
         self._starting = list(workers)
         try:
             ambient = copy_context()
+            for worker in workers:
+                worker.adopt(ambient)
             # Each starts the next when it is initialised: nobody in between has to be woken.
             remaining = iter(workers)
 
@@ -318,7 +333,6 @@ class Supervisor(Generic[E]):
                 if worker is None or self.is_stopping:
                     self._one_has_begun()
                 else:
-                    worker.adopt(ambient)
                     self._start_run(worker, begun=start_next)
 
             self._beginning += 1
@@ -468,8 +482,8 @@ class Supervisor(Generic[E]):
             branch.parent.children.pop(branch, None)
 
     def _look_whether_finished(self) -> None:
-        if self.stage is Stage.RUNNING and self._workload.is_done:
-            self.finished.set()
+        if self.is_finished:
+            self.finished.notify_all()
 
     # -- what a failure leads to ---------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import Protocol
 from .._model.snapshots import TaskKind
 from .._model.wakeup import Wakeup
 from .._tasks.registry import RegisteredTask
+from .wanted import Wanted
 
 __all__ = ["Host"]
 
@@ -28,6 +29,11 @@ class Host(Protocol):
     @property
     def kind(self) -> TaskKind:
         """Whether it runs in the background or handles events."""
+        ...
+
+    @property
+    def wanted(self) -> Wanted:
+        """What is wanted of the task."""
         ...
 
     @property

@@ -18,7 +18,15 @@ from collections.abc import Callable
 from math import inf
 from typing import Final, final
 
-from anyio import CancelScope, Event, TaskHandle, current_time, fail_after, sleep_until
+from anyio import (
+    CancelScope,
+    Event,
+    TaskHandle,
+    current_time,
+    fail_after,
+    sleep_forever,
+    sleep_until,
+)
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from .._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
@@ -28,6 +36,7 @@ from .._tasks.task import Task
 from .host import Host
 from .phases import NEXT, Outcome, Phase
 from .stack import task_stack
+from .wanted import Wanted
 
 __all__ = ["FORCED", "Run"]
 
@@ -287,10 +296,8 @@ class Run:
             await sleep_until(self._not_before)
         if metadata.depends_on:
             await self.host.wait_for_dependencies()
-        # Here and below, what was waited for may have come with the cancellation: to begin what is
-        # to end would call hooks in vain.
-        if self.cancel_asked:
-            await checkpoint_if_cancelled()
+        if self.host.wanted is not Wanted.RUN:
+            await sleep_forever()  # what it waited for has come of a stop, which is its end as well
         self.failure_before = None  # with its traceback, it would keep a whole run alive
         self.info.number = self.host.run_initializes()
         self._enter(Phase.INITIALIZING)
@@ -307,7 +314,7 @@ class Run:
             if not self.host.are_dependencies_ready():
                 await self.host.wait_until_dependencies_are_ready()
             if self.cancel_asked:
-                await checkpoint_if_cancelled()
+                await checkpoint_if_cancelled()  # the other thing that came was its end
             self.begin_work(current_time())
 
     def begin_work(self, now: float) -> None:

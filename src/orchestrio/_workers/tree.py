@@ -182,14 +182,12 @@ class Branch(Node):
             if isinstance(child, Branch):
                 yield from child.branches()
 
-    def affected_by(self, child: Node) -> Iterator[Node]:
-        """Return the leaves that are stopped and started together with a child, in order."""
+    def affected_by(self, child: Node) -> list[Node]:
+        """Return the children that are stopped and started together with one, in order."""
         if self.strategy == "one_for_one":
-            return leaves(child)
-        if self.strategy == "one_for_all":
-            return leaves(self)
+            return [child]
         children = list(self.children)
-        return (leaf for after in children[children.index(child) :] for leaf in leaves(after))
+        return children if self.strategy == "one_for_all" else children[children.index(child) :]
 
 
 def leaves(node: Node) -> Iterator[Node]:
