@@ -94,11 +94,10 @@ class Branch(Node):
         for child in self.children:
             yield from child.leaves()
 
-    def affected_by(self, child: Node) -> list[Leaf]:
+    def restarted_with(self, child: Node) -> list[Node]:
         if self.strategy == "one_for_one":
-            return list(child.leaves())
-        first = 0 if self.strategy == "one_for_all" else self.children.index(child)
-        return [leaf for other in self.children[first:] for leaf in other.leaves()]
+            return [child]
+        return self.children[0 if self.strategy == "one_for_all" else self.children.index(child) :]
 
 
 class Model:
@@ -142,7 +141,11 @@ class Model:
     def restart(self, node: Node, parent: Branch, now: float) -> None:
         own = set(node.leaves())
         recovery: list[Leaf] = []
-        for leaf in sorted(parent.affected_by(node), key=lambda leaf: leaf.rank):
+        for child in parent.restarted_with(node):
+            if isinstance(child, Branch):
+                child.begin_anew()
+        affected = [leaf for child in parent.restarted_with(node) for leaf in child.leaves()]
+        for leaf in sorted(affected, key=lambda leaf: leaf.rank):
             if leaf.state == "gone":
                 continue
             stays_down = leaf.rule == "never" or leaf.state == "failed"

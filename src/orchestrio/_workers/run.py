@@ -127,7 +127,7 @@ class Run:
         self.deadline: float = inf
         #: the task of the event loop that it is
         self.handle: TaskHandle[None] | None = None
-        self._doom: BaseException | None = None  # why it was cancelled, if that is a failure
+        self._doom: Exception | None = None  # why it was cancelled, if that is a failure
         self._turn: Event | None = None  # set when it may be its turn to shut down
         self._shutdown_scope: CancelScope | None = None
         self._why_cut: str | None = None  # why shutdown() may not finish
@@ -214,7 +214,7 @@ class Run:
             assert self.handle is not None
             self.handle.cancel()
 
-    def fail(self, why: BaseException) -> None:
+    def fail(self, why: Exception) -> None:
         """Cancel the work, as a failure.
 
         :param why: what the task did wrong
@@ -393,11 +393,15 @@ class Run:
         if error is not None and not isinstance(error, Exception):
             self.failure = error  # SystemExit and its like go out as they are
             return
+        cause = error
         if doom is not None:
             if error is not None and error is not doom:
-                doom.add_note(f"When it was cancelled for that, it {raised(error)}")
+                what = "it was cancelled for what it did, and its clean-up failed"
+                cause = ExceptionGroup(what, [doom, error])
+            else:
+                cause = doom
             error = doom
-        if error is None or (error is doom and self.outcome is Outcome.ABANDONED):
+        if error is None or (cause is doom and self.outcome is Outcome.ABANDONED):
             return  # that was told when it was abandoned
         host = self.host
         entry = host.entry
@@ -417,5 +421,5 @@ class Run:
             failure = TaskInitializationError(
                 f"{host.title} could not start: {what}", entry.task_id, entry.name
             )
-        failure.__cause__ = error
+        failure.__cause__ = cause
         self.failure = failure
