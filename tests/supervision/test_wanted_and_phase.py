@@ -25,8 +25,8 @@ from orchestrio import (
     TaskState,
     current_task_context,
 )
-from orchestrio._workers.run import NEXT, Phase
-from orchestrio._workers.worker import MAY_FOLLOW, Wanted
+from orchestrio._workers.phases import NEXT, Phase
+from orchestrio._workers.wanted import MAY_FOLLOW, Wanted
 
 WANTS: Final[dict[Command, Wanted]] = {
     "stop": Wanted.STOP,
