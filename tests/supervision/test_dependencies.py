@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 from anyio import current_time
-from support import SOON, settle
+from support import SOON, TroubleError, settle
 from support.diary import Diary, Leisurely, Worker, add
 from typing_extensions import Unpack
 
 from orchestrio import (
+    BackgroundTask,
     Group,
     LifecycleError,
     RestartPolicy,
@@ -316,6 +317,86 @@ async def test_a_task_hears_of_a_dependency_when_that_works(
         await scheduler.start()
         await anyio.sleep(100)
     assert heard == [("database", 12)]
+
+
+class Ready(BackgroundTask):
+    """Works for a second, or for ever, and is ready some time after its work began."""
+
+    def __init__(self, *waits: float | None) -> None:
+        self.waits = waits
+
+    async def execute(self) -> None:
+        context = current_task_context()
+        wait = self.waits[context.run - 1]
+        if wait is not None:
+            await anyio.sleep(wait)
+            context.ready()
+        if context.run == len(self.waits):
+            await anyio.sleep_forever()
+        await anyio.sleep(1)
+        raise TroubleError
+
+
+async def test_a_task_hears_of_a_dependency_when_that_is_ready_again(scheduler: Scheduler) -> None:
+    heard: Heard = []
+    task = Ready(2, 5)
+    scheduler.register_background_task(task, name="database", reports_ready=True, restart=SOON)
+    scheduler.background(depends_on=["database"])(listener(heard))
+    async with scheduler:
+        await scheduler.start()
+        assert current_time() == 2
+        await anyio.sleep(100)
+    assert heard == [("database", 9)], "it failed at 3, works again from 4, and is ready at 9"
+
+
+async def test_a_run_that_never_got_ready_is_not_told_of(scheduler: Scheduler) -> None:
+    heard: Heard = []
+    task = Ready(2, None, None, 3)
+    scheduler.register_background_task(task, name="database", reports_ready=True, restart=SOON)
+    scheduler.background(depends_on=["database"])(listener(heard))
+    async with scheduler:
+        await scheduler.start()
+        await anyio.sleep(100)
+    assert heard == [("database", 11)]
+
+
+async def test_a_restart_by_hand_is_told_when_the_dependency_is_ready_again(
+    scheduler: Scheduler,
+) -> None:
+    heard: Heard = []
+
+    class Slow(BackgroundTask):
+        async def initialize(self) -> None:
+            await anyio.sleep(1)
+
+        async def execute(self) -> None:
+            await anyio.sleep(5)
+            current_task_context().ready()
+            await anyio.sleep_forever()
+
+    shot = scheduler.register_background_task(Slow(), name="database", reports_ready=True)
+    scheduler.background(depends_on=["database"])(listener(heard))
+    async with scheduler:
+        await scheduler.start()
+        assert current_time() == 6
+        await scheduler.restart_task(shot)
+        assert current_time() == 7, "it is initialised, and not ready yet"
+        await anyio.sleep(100)
+    assert heard == [("database", 12)]
+
+
+async def test_a_task_hears_when_one_of_a_group_that_it_depends_on_is_ready_again(
+    scheduler: Scheduler,
+) -> None:
+    heard: Heard = []
+    group = scheduler.group("storage")
+    group.register_background_task(Ready(1, 4), name="database", reports_ready=True, restart=SOON)
+    group.register_background_task(Ready(0), name="cache", reports_ready=True)
+    scheduler.background(depends_on=["storage"])(listener(heard))
+    async with scheduler:
+        await scheduler.start()
+        await anyio.sleep(100)
+    assert heard == [("database", 7)]
 
 
 async def test_restarts_that_were_not_waited_for_are_told_once_each(
