@@ -86,12 +86,22 @@ class Commands:
         try:
             with CancelScope() as scope:
                 if command.patience is None:
-                    await self._give(command)
+                    await self._give_and_note(command, place)
                 else:
                     async with create_task_group() as group:
                         group.start_soon(_cancel_after, command.patience, scope)
-                        await self._give(command)
+                        await self._give_and_note(command, place)
                         group.cancel_scope.cancel()
+            if scope.cancelled_caught:
+                self._ledger.say(f"command {place} is cancelled")
+        finally:
+            self.running -= 1
+            self.ended.set()
+            self.ended = Event()
+
+    async def _give_and_note(self, command: Command, place: int) -> None:
+        try:
+            await self._give(command)
         except Exception as error:
             for one in alone(error):
                 refused = isinstance(one, (SchedulerError, ClosedResourceError))
@@ -101,10 +111,6 @@ class Commands:
                 self._ledger.say(f"command {place}: {type(one).__name__}: {in_words(one)}")
         else:
             self._ledger.say(f"command {place} is done")
-        finally:
-            self.running -= 1
-            self.ended.set()
-            self.ended = Event()
 
     async def wait_ended(self) -> None:
         """Wait until none is being carried out."""
