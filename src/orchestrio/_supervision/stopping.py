@@ -6,9 +6,10 @@ There is one way. Who is stopped, and whether what was published is handled befo
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable, Sequence
-from heapq import heapify, heappop, heappush
 from math import inf
+from operator import attrgetter
 from typing import Final, final
 
 from anyio import create_task_group, current_time, move_on_at
@@ -131,6 +132,9 @@ async def wait_cancelled(run: Run, since: float) -> None:
         run.abandon(f"{what} was cancelled", "stop_timeout")
 
 
+_rank = attrgetter("host.rank")
+
+
 @final
 class Turns:
     """Who shuts down when: of all that are being stopped, whoever started last goes first.
@@ -139,11 +143,10 @@ class Turns:
     neither does one that was abandoned.
     """
 
-    __slots__ = ("_changed", "_due", "_heap", "_ready", "_serial", "_shutting_down")
+    __slots__ = ("_changed", "_due", "_order", "_ready", "_shutting_down")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, Run]] = []  # by rank, the highest first
-        self._serial = 0  # makes each entry of the heap unique
+        self._order: list[Run] = []  # by rank: the last one has the turn
         self._ready: set[Run] = set()  # those with which nothing else is to end first
         self._shutting_down: set[Run] = set()
         self._due = inf  # when `watch` looks again, in seconds on the event loop's clock
@@ -151,16 +154,12 @@ class Turns:
 
     def enter(self, runs: Iterable[Run]) -> None:
         """Add runs that are being stopped: those that started before them wait for them."""
-        entries: list[tuple[int, int, Run]] = []
-        for run in runs:
-            if not run.is_down:
-                self._serial += 1
-                entries.append((-run.host.rank, self._serial, run))
-        if len(entries) == 1:
-            heappush(self._heap, entries[0])
-        elif entries:
-            self._heap += entries
-            heapify(self._heap)
+        added = [run for run in runs if not run.is_down]
+        if len(added) == 1:
+            insort(self._order, added[0], key=_rank)
+        elif added:
+            self._order += added
+            self._order.sort(key=_rank)
 
     def allow(self, runs: Iterable[Run]) -> None:
         """Let runs shut down when it is their turn: all that ends with them is over."""
@@ -169,18 +168,17 @@ class Turns:
 
     def sort(self) -> None:
         """Look at the ranks again: they have changed."""
-        self._heap = [(-run.host.rank, serial, run) for _, serial, run in self._heap]
-        heapify(self._heap)
+        self._order.sort(key=_rank)
 
     def advance(self) -> None:
         """Have whoever may have the turn now ask for it."""
-        heap = self._heap
-        while heap and heap[0][2].is_down:
-            run = heappop(heap)[2]
+        order = self._order
+        while order and order[-1].is_down:
+            run = order.pop()
             self._ready.discard(run)
             self._shutting_down.discard(run)
-        if heap:
-            heap[0][2].look_at_turn()
+        if order:
+            order[-1].look_at_turn()
         elif self._due < inf:
             self._changed.notify_all()  # nothing is due any more
 
@@ -188,16 +186,15 @@ class Turns:
         """Return whether it is the turn of a run; then its ``shutdown()`` begins at once."""
         if run.is_stuck:
             return True  # it ends after all, and nobody waits for it
-        if run not in self._ready or self._heap[0][2] is not run:
+        if run not in self._ready or self._order[-1] is not run:
             return False
-        if not run.has_hook:
-            return True
-        timeout = run.host.entry.metadata.shutdown_timeout
-        run.deadline = current_time() + (_LAST_RESORT if run.is_cut_short else timeout)
-        self._shutting_down.add(run)
-        if run.deadline < self._due:
-            self._due = run.deadline
-            self._changed.notify_all()
+        if run.has_hook:
+            timeout = run.host.entry.metadata.shutdown_timeout
+            run.deadline = current_time() + (_LAST_RESORT if run.is_cut_short else timeout)
+            self._shutting_down.add(run)
+            if run.deadline < self._due:
+                self._due = run.deadline
+                self._changed.notify_all()
         return True
 
     async def watch(self) -> None:
@@ -205,7 +202,7 @@ class Turns:
         while True:
             self._shutting_down = {run for run in self._shutting_down if not run.is_down}
             due = min((run.deadline for run in self._shutting_down), default=inf)
-            if due < inf or not self._heap or self._due <= current_time():
+            if due < inf or not self._order or self._due <= current_time():
                 self._due = due  # otherwise the next one, which is not due before, wakes nobody
             with move_on_at(self._due):
                 await self._changed.wait()
