@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TypeAlias, TypeVar
 
-from anyio import sleep, sleep_forever
+from anyio import CancelScope, sleep, sleep_forever
 from anyio.lowlevel import checkpoint
 
 from orchestrio import (
@@ -120,6 +120,7 @@ class Listener(BackgroundTask):
         self.heeds = random.random() < 0.5
         self.says_ready = random.random() < 0.8
         self.lasts = random.choice((0.0, 2.0, 5.0, None))
+        self.is_stubborn = random.random() < 0.05
 
     async def initialize(self) -> None:
         await sleep(random.choice((0, 0, 1)))
@@ -134,7 +135,13 @@ class Listener(BackgroundTask):
             for _ in range(random.randrange(5)):
                 await sleep(self.beats)
                 context.beat()
-        if self.heeds:
+        if self.is_stubborn:  # too much so for a stop_timeout of 0.5 s
+            try:
+                await sleep_forever()
+            finally:
+                with CancelScope(shield=True):
+                    await sleep(1.5)
+        elif self.heeds:
             await context.stopping.wait()
             await sleep(0.25)
         elif self.lasts is None:

@@ -334,6 +334,32 @@ def test_a_task_that_nobody_stops_holds_nobody_up(backend: Backend) -> None:
     simulate(make, seeds=[1], backends=[backend], faults=Faults(most=0), limit=60)
 
 
+def test_a_task_that_was_given_up_holds_nobody_up_and_has_no_turn(backend: Backend) -> None:
+    def make() -> Scheduler:
+        scheduler = Scheduler()
+
+        @scheduler.background(name="deaf", restart=RestartPolicy(), stop_timeout=1)
+        async def deaf() -> None:
+            try:
+                await sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await sleep(3)
+
+        scheduler.register_background_task(Slow(), name="web", depends_on=["deaf"])
+        scheduler.register_background_task(Slow(), name="last")
+        return scheduler
+
+    with pytest.raises(SimulationFailure) as found:
+        simulate(make, seeds=[1], backends=[backend], limit=60, check=[fail], faults=Faults(most=0))
+    assert any("'deaf' did not shut down well" in line for line in found.value.trace)
+    assert found.value.kind == "check"
+
+
+def fail(h: Harness[Any]) -> None:
+    raise AssertionError
+
+
 @pytest.mark.parametrize("kind", ["background", "event"])
 def test_a_task_that_works_before_its_dependency_is_ready_is_found(
     kind: str, backend: Backend, monkeypatch: pytest.MonkeyPatch

@@ -23,8 +23,8 @@ def shutdown_order(ledger: Ledger) -> Iterator[str]:
     """
     for visit in ledger.visits:
         task = visit.registration
-        if visit.hook != "shutdown" or task is None:
-            continue
+        if visit.hook != "shutdown" or task is None or ledger.is_given_up(task, visit.begin):
+            continue  # who was given up, and ends after all, has no turn any more
         names = Names(ledger, visit.begin)
         for other in ledger.registrations.values():
             if other is task or not _is_being_stopped(ledger, other, visit.begin):
@@ -86,7 +86,7 @@ def _all_dependencies(task: Registration, among: Sequence[Registration]) -> set[
 def _is_being_stopped(ledger: Ledger, task: Registration, moment: int) -> bool:
     """Whether a task is surely being stopped at a moment, and has not been shut down."""
     shutdown = _shutdown_to_come(ledger, task, moment)
-    if shutdown is None or (task.abandoned is not None and task.abandoned < moment):
+    if shutdown is None or ledger.is_given_up(task, moment):
         return False
     if shutdown.begin < moment or (ledger.stop_asked is not None and ledger.stop_asked < moment):
         return True

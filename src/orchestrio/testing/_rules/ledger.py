@@ -46,8 +46,8 @@ class Registration:
     #: the places of its begin and its end in the order of all that happened
     begin: int
     end: int | None = None
-    #: when it was given up, since it ignores its cancellation
-    abandoned: int | None = None
+    #: when it was given up, since it ignored its cancellation
+    abandoned: list[int] = field(default_factory=list[int])
 
     def is_there_at(self, moment: int) -> bool:
         """Whether it is registered then."""
@@ -185,13 +185,18 @@ class Ledger:
         if hasattr(record, "stack"):  # where a task stands that is given up
             task_id = TaskId(getattr(record, "task_id", ""))
             if task_id in self.registrations:
-                self.registrations[task_id].abandoned = self.moments
+                self.registrations[task_id].abandoned.append(self.moments)
         words = without_addresses(words.partition("\n")[0])
         self.trace.append(f"{'':10}  log {record.levelname}: {words}")
 
     def is_injected(self, error: BaseException) -> bool:
         """Whether a hook was made to raise this very error."""
         return any(error is one for one in self.injected)
+
+    def is_given_up(self, task: Registration, moment: int) -> bool:
+        """Whether the run of a task that is up at a moment ignores its cancellation."""
+        begun = [visit.begin for visit in self.of(task, "initialize") if visit.begin < moment]
+        return any(max(begun, default=0) < abandoned < moment for abandoned in task.abandoned)
 
     def of(self, task: Registration, *hooks: Hook) -> list[Visit]:
         """Return the calls of some hooks of a task, in the order in which they began."""

@@ -227,7 +227,8 @@ def failures_raised(ledger: Ledger) -> Iterator[str]:
             if not isinstance(one, Exception) and not ledger.is_injected(one):
                 continue  # a cancellation that was asked for
             told = id(one) in raised or in_words(one) in noted
-            if not (told or _is_restarted(ledger, visit)):
+            excused = _is_restarted(ledger, visit) or ledger.is_given_up(task, visit.end or 0)
+            if not (told or excused):
                 yield (
                     f"{visit.hook}() of {task.name} raised {type(one).__name__}: {in_words(one)};"
                     " it has no policy, and that was not raised"
