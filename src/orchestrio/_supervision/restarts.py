@@ -170,11 +170,6 @@ class Restarts:
             event = RestartScheduled(delay=delay, cause=failure, **worker.identity())
             publisher.publish(event)
 
-    def concerns(self, worker: Worker) -> bool:
-        """Whether a task is to be started again, and has not been yet."""
-        restart = self._of.get(worker)
-        return restart is not None and worker in restart.members
-
     def drop(self, worker: Worker) -> None:
         """Take a task out of its restart, which goes on without it: it is wanted otherwise."""
         restart = self._take_out(worker)
