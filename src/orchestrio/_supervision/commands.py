@@ -40,18 +40,19 @@ class Commands(Generic[E]):
         :raises TaskShutdownError: if one ``shutdown()`` fails
         :raises ExceptionGroup: if several do
         """
-        supervisor = self._supervisor
-        own = supervisor.own_worker()
+        own = self._supervisor.own_worker()
         await checkpoint()
+        await self._stop(workers, own, remove=remove)
+
+    async def _stop(self, workers: Sequence[Worker], own: Worker | None, *, remove: bool) -> None:
+        supervisor = self._supervisor
         if supervisor.takes_part:
             supervisor.stop(workers, Wanted.REMOVE if remove else Wanted.STOP, own)
-            if own in workers:
-                return
-            await self._wait_and_raise(workers)
         elif supervisor.stage is Stage.STOPPING:
             for worker in workers:
                 if remove and not worker.is_gone:
                     worker.want(Wanted.REMOVE)
+        if supervisor.takes_part or supervisor.stage is Stage.STOPPING:
             if own in workers:
                 return
             await self._wait_and_raise(workers)
@@ -134,10 +135,13 @@ class Commands(Generic[E]):
         """Stop a group; see `Group.stop` and `Group.remove`."""
         if branch.parent is None:
             raise _not_inside()
+        own = self._supervisor.own_worker()
+        await checkpoint()
+        workers = list(workers_below(branch))
         if remove or self._supervisor.takes_part:
             branch.end()
         try:
-            await self.stop_tasks(list(workers_below(branch)), remove=remove)
+            await self._stop(workers, own, remove=remove)
         finally:
             if remove:
                 self._supervisor.forget_group(branch)
@@ -154,19 +158,17 @@ class Commands(Generic[E]):
         :return: the errors, when the block has been left
         """
         errors: list[TaskShutdownError] = []
-        runs = [worker.run for worker in workers]
-        for worker in workers:
-            worker.waiters += 1
+        runs = [(worker, worker.run) for worker in workers if worker.run is not None]
+        for _, run in runs:
+            run.expect_report()
         try:
             yield errors
-            for run in runs:
-                if run is not None:
-                    errors += run.report()
+            for _, run in runs:
+                errors += run.report()
         finally:
-            for worker, run in zip(workers, runs, strict=True):
-                worker.waiters -= 1
-                if run is not None:
-                    self._supervisor.say_what_went_wrong(worker, run)
+            for worker, run in runs:
+                run.expect_report_no_more()
+                self._supervisor.say_what_went_wrong(worker, run)
 
 
 @contextmanager

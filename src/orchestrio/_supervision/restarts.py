@@ -153,6 +153,8 @@ class Restarts:
                 worker.want(Wanted.STOP)
         for one in older:
             if one is not None:
+                if one.branch is branch:
+                    one.branch = None  # it is this restart that brings it up
                 self.go_on(one)
         if branch is not None:
             branch.restarted += 1

@@ -112,7 +112,8 @@ def ask_to_end(run: Run, *, finish: bool) -> None:
 async def _wait_over(run: Run, since: float) -> None:
     if not run.cancel_asked:
         with move_on_at(since + run.host.entry.metadata.stop_timeout):
-            await run.wait_over()
+            while not (run.is_over or run.cancel_asked):  # everything may be told to end at once
+                await run.host.changed.wait()
         run.cancel()
         since = current_time()
     await wait_cancelled(run, since)

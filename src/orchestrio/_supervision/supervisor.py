@@ -263,7 +263,7 @@ class Supervisor(Generic[E]):
 
     def say_what_went_wrong(self, worker: Worker, run: Run) -> None:
         """Log what nobody waits for; at the stop of everything, it is raised in the end."""
-        if worker.waiters:
+        if run.waiters:
             return
         errors = run.report()
         if self.is_stopping:
@@ -415,6 +415,7 @@ class Supervisor(Generic[E]):
         """Watch the work of a run, if it has deadlines."""
         if worker.kind == "event":
             self._workload.note(worker)
+            self._look_whether_finished()  # perhaps it was all that was waited for
         if needs_watching(worker.entry.metadata):
             assert self._tasks is not None
             assert worker.run is not None

@@ -32,7 +32,7 @@ async def watch(worker: Worker, run: Run, cannot_end: Callable[[BaseException], 
     async def until(true: Callable[[], bool], deadline: float) -> bool:
         """Wait until something holds or the run is over; return whether in time."""
         with move_on_at(deadline):
-            await worker.wait_until(lambda: true() or run.is_over)
+            await worker.wait_until(lambda: true() or run.is_over or run.cancel_asked)
             return True
         return False
 
@@ -50,12 +50,13 @@ async def watch(worker: Worker, run: Run, cannot_end: Callable[[BaseException], 
         if not in_time:
             await fail(f"it was not ready within start_timeout ({timeout:g} s)")
             return
-    while not run.is_over and metadata.watchdog < inf:
+    # Once it is cancelled it cannot beat, and has its stop_timeout.
+    while not (run.is_over or run.cancel_asked) and metadata.watchdog < inf:
         due = worker.last_beat() + metadata.watchdog
         if await until(lambda: False, due):
             return
         await checkpoint()  # after a jump of the clock, many wake at once: let them beat first
-        if run.is_over:
+        if run.is_over or run.cancel_asked:
             return
         if current_time() >= due + metadata.watchdog:
             # Nobody could beat: the clock has jumped, or something blocked the whole event loop.

@@ -144,6 +144,12 @@ class EventWorker(Worker, Generic[T]):
             await delivery.drained.wait()
 
     @override
+    def run_abandoned(self) -> None:
+        super().run_abandoned()
+        assert self._delivery is not None
+        self._delivery.drained.notify_all()
+
+    @override
     def work(self) -> Awaitable[None]:
         delivery = self._delivery
         assert delivery is not None

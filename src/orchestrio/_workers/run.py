@@ -24,6 +24,7 @@ from anyio import (
     TaskHandle,
     current_time,
     fail_after,
+    get_cancelled_exc_class,
     sleep_forever,
     sleep_until,
 )
@@ -73,6 +74,7 @@ class Run:
         "phase",
         "shutdown_errors",
         "spares_others",
+        "waiters",
         "works_since",
     )
 
@@ -117,6 +119,8 @@ class Run:
         #: what went wrong after the work
         self.shutdown_errors: tuple[TaskShutdownError, ...] = ()
         self._reported = 0  # how many of them have been told
+        #: how many wait for its end, and raise what goes wrong
+        self.waiters: int = 0
         #: whether its cancellation was asked for; any other cancellation is a failure
         self.cancel_asked: bool = False
         #: whether its failure concerns nobody else, as ``on_error="stop"`` says
@@ -219,8 +223,9 @@ class Run:
 
         :param why: what the task did wrong
         """
-        self._doom = why
-        self.cancel()
+        if self.outcome is None and not self.cancel_asked:
+            self._doom = why
+            self.cancel()
 
     def look_at_turn(self) -> None:
         """Have it ask whether it is its turn to shut down, if it waits for that."""
@@ -251,6 +256,14 @@ class Run:
         self.host.tell()
         self.host.run_abandoned()
 
+    def expect_report(self) -> None:
+        """Count one more that waits for it, and raises what went wrong."""
+        self.waiters += 1
+
+    def expect_report_no_more(self) -> None:
+        """Count one less."""
+        self.waiters -= 1
+
     def report(self) -> tuple[TaskShutdownError, ...]:
         """Return what went wrong after the work, each error once."""
         errors = self.shutdown_errors[self._reported :]
@@ -265,7 +278,8 @@ class Run:
         try:
             if not self.cancel_asked:
                 await self._begin()
-                await self.host.work()
+                if self.phase is Phase.WORKING:
+                    await self.host.work()
             if self._doom is not None:
                 raise self._doom  # it has swallowed the cancellation
         except BaseException as error:  # whatever it is, the supervisor is told
@@ -275,10 +289,8 @@ class Run:
             if self.cancel_asked:
                 with CancelScope(shield=True):
                     await self._wait_for_turn()
-            else:  # As `_wait_for_turn`: ten thousand may wait, and each frame costs.
-                while not self._may_shut_down(self):
-                    self._turn = Event()
-                    await self._turn.wait()
+            else:
+                await self._wait_for_turn()
             await self._shut_down()
         self._enter(Phase.ENDED)
         self._shutdown_scope = self.handle = None
@@ -287,7 +299,15 @@ class Run:
     async def _wait_for_turn(self) -> None:
         while not self._may_shut_down(self):
             self._turn = Event()
-            await self._turn.wait()
+            try:
+                await self._turn.wait()
+            except get_cancelled_exc_class():
+                # It must not leave this task: all others would be cancelled.
+                logger.warning(
+                    "%s was cancelled by something other than its scheduler when its work was over",
+                    self.host.title,
+                    extra=self.host.extra(),
+                )
 
     async def _begin(self) -> None:
         """Come as far as the work."""
@@ -308,8 +328,10 @@ class Run:
                 await self.host.entry.task.initialize()
         self._enter(Phase.INITIALIZED)
         self._tell_begun()
-        if not self._go.is_set():
+        if not (self._go.is_set() or self.info.stop_asked):
             await self._go.wait()
+        if self.info.stop_asked:
+            return
         if self.phase is Phase.INITIALIZED:  # not let work with those that start together
             if not self.host.are_dependencies_ready():
                 await self.host.wait_until_dependencies_are_ready()
@@ -322,7 +344,8 @@ class Run:
 
         :param now: the present, in seconds on the event loop's clock
         """
-        if self.phase is Phase.INITIALIZED and self.host.are_dependencies_ready():
+        asked = self.info.stop_asked  # in initialize(), which did not mind
+        if self.phase is Phase.INITIALIZED and not asked and self.host.are_dependencies_ready():
             self.works_since = self.info.last_beat = now
             self._enter(Phase.WORKING)
             self.host.run_works()

@@ -97,7 +97,6 @@ class Worker(Node, ABC):
         "run",
         "runs",
         "supervision",
-        "waiters",
         "wanted",
     )
 
@@ -117,8 +116,6 @@ class Worker(Node, ABC):
         #: its place in the order of start, in which those it depends on come before it
         self.rank: int = 0
         self._changed: Wakeup | None = None
-        #: how many wait for a command that concerns it, and raise what goes wrong
-        self.waiters: int = 0
         #: whether it has been removed
         self.is_gone: bool = False
         #: the context variables that every run of it begins with
