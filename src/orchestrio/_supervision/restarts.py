@@ -68,12 +68,13 @@ class Restart:
 class Restarts:
     """All restarts that are under way."""
 
-    __slots__ = ("_dependencies", "_of", "_start")
+    __slots__ = ("_dependencies", "_of", "_start", "_whole")
 
     def __init__(self, dependencies: Dependencies, start: Start) -> None:
         self._dependencies = dependencies
         self._start = start
         self._of: dict[Worker, Restart] = {}  # those that are to end, or to be started
+        self._whole: dict[Branch, Restart] = {}  # of groups as a whole; the newest one counts
 
     def schedule(self, node: Node, branch: Branch, failure: Failure, delay: float) -> Restart:
         """Restart a task or group that failed, and whom the strategy and dependencies add to it.
@@ -153,10 +154,9 @@ class Restarts:
                 worker.want(Wanted.STOP)
         for one in older:
             if one is not None:
-                if one.branch is branch:
-                    one.branch = None  # it is this restart that brings it up
                 self.go_on(one)
         if branch is not None:
+            self._whole[branch] = restart
             branch.restarted += 1
             branch.up = inf
             branch.begin_anew()
@@ -212,5 +212,8 @@ class Restarts:
                 self.go_on(restart)
 
             self._start(worker, not_before=restart.not_before, begun=begun)
-        if not (restart.starting or restart.members) and restart.branch is not None:
-            restart.branch.up = current_time()
+        branch = restart.branch
+        is_over = not (restart.starting or restart.members)
+        if is_over and branch is not None and self._whole.get(branch) is restart:
+            del self._whole[branch]
+            branch.up = current_time()

@@ -110,7 +110,7 @@ class Supervisor(Generic[E]):
         self.services: Services = Services(bus, self.task_events)
         self.dead_letters: Publisher[DeadLetter] = Publisher(bus, DEAD_LETTERS)
         self._dependencies = Dependencies(registry.get_by_name, self.workers, self.groups)
-        self.restarts = Restarts(self._dependencies, self._start_run)
+        self.restarts: Restarts = Restarts(self._dependencies, self._start_run)
         self._escalation = Escalation(self)
         self._turns = Turns()
         self.may_shut_down: Callable[[Run], bool] = self._turns.take
