@@ -815,3 +815,30 @@ async def test_a_tick_that_goes_astray_is_retried_or_restarted(
         assert (snapshot.failed, snapshot.restarts) == ((0, 0) if retries else (1, 1))
         assert snapshot.handled > 1
         assert neighbour.hooks == ["up"]
+
+
+async def test_a_task_cancelled_when_its_work_is_over_ends_nobody_and_is_shut_down() -> None:
+    down: list[str] = []
+
+    class Brief(BackgroundTask):
+        async def execute(self) -> None:
+            me = asyncio.current_task()
+            assert me is not None
+            asyncio.get_running_loop().call_later(0.01, me.cancel)
+
+        async def shutdown(self) -> None:
+            down.append("brief")
+
+    class Other(BackgroundTask):
+        async def execute(self) -> None:
+            await anyio.sleep(0.05)
+
+        async def shutdown(self) -> None:
+            down.append("other")
+
+    scheduler = Scheduler()
+    scheduler.register_background_task(Brief(), name="brief")
+    scheduler.register_background_task(Other(), name="other")
+    await scheduler.run()
+    assert down == ["other", "brief"]
+    assert {shot.state for shot in scheduler.status()} == {TaskState.STOPPED}
