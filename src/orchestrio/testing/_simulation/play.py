@@ -30,6 +30,7 @@ from orchestrio import (
     StateChanged,
     Task,
     TaskEvent,
+    TaskSnapshot,
     TaskState,
 )
 
@@ -358,6 +359,15 @@ class Play:
         self._read_events()
         self._audit.look_at_rest()
         self._see_that_nobody_is_forgotten()
+        self._see_that_it_ends()
+
+    def _see_that_it_ends(self) -> None:
+        """run() does not go on when no background task is left and all is handled."""
+        if self._drive is not None or self._open or self._scheduler.stopping.is_set():
+            return
+        tasks = self._scheduler.status()
+        if any(task.kind == "background" for task in tasks) and all(map(_is_over_or_idle, tasks)):
+            self.ledger.violate("no_deadlock", "run() goes on, though nothing is left to run for")
 
     def _see_that_nobody_is_forgotten(self) -> None:
         """Nobody waits who could go on: a wake-up was lost."""
@@ -387,3 +397,11 @@ class Play:
 
 def _kind(error: BaseException, *, cancelled: bool) -> str:
     return "cancelled" if cancelled else f"{type(error).__name__}: {in_words(error)}"
+
+
+def _is_over_or_idle(task: TaskSnapshot) -> bool:
+    """Whether run() need not wait for a task."""
+    if task.state in (TaskState.COMPLETED, TaskState.STOPPED, TaskState.FAILED):
+        return True
+    idle = task.state is TaskState.RUNNING and not (task.unread or task.in_hand)
+    return task.kind == "event" and idle
