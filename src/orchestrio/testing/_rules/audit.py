@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-from orchestrio import Scheduler, StateChanged, TaskSnapshot, TaskState
+from orchestrio import RestartScheduled, Scheduler, StateChanged, TaskSnapshot, TaskState
 
 from .ledger import Ledger, Visit
 
@@ -41,6 +41,10 @@ class Account:
     #: whether it cannot be told from outside what became of some message
     unsure: bool = False
     suspect: str | None = None
+    #: whether it ends to begin again; and whether that is so of the run that is to come as well,
+    #: which may begin before the word reaches it
+    restarts: bool = False
+    again: bool = False
 
 
 class Audit:
@@ -59,15 +63,28 @@ class Audit:
         account = self._account(event.task_name)
         if event.state not in SUBSCRIBED:
             account.suspect = None
+            if event.state is TaskState.STOPPED:
+                account.restarts = account.again = False
+        elif event.state is TaskState.BACKING_OFF:
+            account.again = False
+            if not account.restarts:  # it had ended for good, and somebody has it back
+                self._accounts[event.task_name] = Account()
+                self._ledger.resubscribed.add(event.task_name)
         elif event.state is TaskState.INITIALIZING and event.previous is TaskState.REGISTERED:
             # Another task may have had the name before.
-            self._accounts[event.task_name] = Account()
+            self._accounts[event.task_name] = Account(restarts=account.again)
         elif event.state is TaskState.INITIALIZING:
+            account.restarts = account.again
             kept = event.previous is TaskState.BACKING_OFF
             for task in self._scheduler.status():
                 if task.name == event.task_name and self._is_new(task, account, kept=kept):
                     self._accounts[task.name] = Account()
                     self._ledger.resubscribed.add(task.name)
+
+    def note_restart(self, event: RestartScheduled) -> None:
+        """Note that a task that has ended, or is about to, keeps its place in the channel."""
+        account = self._account(event.task_name)
+        account.restarts = account.again = True
 
     def _is_new(self, task: TaskSnapshot, account: Account, *, kept: bool) -> bool:
         """Whether a task that begins again has another subscription; `kept` if it should not.

@@ -236,8 +236,11 @@ def failures_raised(ledger: Ledger) -> Iterator[str]:
 
 
 def _is_restarted(ledger: Ledger, visit: Visit) -> bool:
-    """Whether somebody else has had the task restarted, when a hook of it fails."""
-    restarted = False
+    """Whether somebody else has had the task restarted, when a hook of it fails.
+
+    It may begin nevertheless, before the word reaches it.
+    """
+    restarted = again = False
     assert visit.registration is not None
     assert visit.end is not None
     for place, event in ledger.events:
@@ -245,9 +248,11 @@ def _is_restarted(ledger: Ledger, visit: Visit) -> bool:
             break
         if event.task_id == visit.registration.task_id:
             if isinstance(event, RestartScheduled):
-                restarted = True
+                restarted = again = True
+            elif isinstance(event, StateChanged) and event.state is TaskState.BACKING_OFF:
+                again = False
             elif isinstance(event, StateChanged) and event.state is TaskState.INITIALIZING:
-                restarted = False
+                restarted = again
     return restarted
 
 

@@ -25,6 +25,7 @@ from anyio.lowlevel import checkpoint
 from orchestrio import (
     TASK_EVENTS,
     LifecycleError,
+    RestartScheduled,
     Scheduler,
     SchedulerError,
     StateChanged,
@@ -231,6 +232,8 @@ class Play:
     def _note_event(self, event: TaskEvent) -> None:
         self.ledger.note_event(event)
         self._quiet.set()
+        if isinstance(event, RestartScheduled):
+            self._audit.note_restart(event)
         if not isinstance(event, StateChanged):
             return
         self._audit.note_state(event)
