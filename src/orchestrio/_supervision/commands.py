@@ -17,6 +17,7 @@ from .._workers.tree import Branch
 from .._workers.wanted import Wanted
 from .._workers.worker import Worker
 from .dependencies import workers_below
+from .outcome import raise_together
 from .supervisor import Stage, Supervisor, runs_of, wait_down
 
 __all__ = ["Commands"]
@@ -126,7 +127,7 @@ class Commands(Generic[E]):
         with self._waiting_for(workers) as errors:
             for worker, run in zip(workers, before, strict=True):
                 await worker.wait_until(partial(_is_back, worker, run))
-        _raise_shutdown_errors(errors)
+        raise_together("tasks did not shut down well", errors)
         for worker, run in zip(workers, before, strict=True):
             if worker.run is run or worker.run is None or worker.run.outcome is Outcome.STOPPED:
                 raise LifecycleError(f"{worker.title} was stopped while it was being restarted")
@@ -149,7 +150,7 @@ class Commands(Generic[E]):
     async def _wait_and_raise(self, workers: Sequence[Worker]) -> None:
         with self._waiting_for(workers) as errors:
             await wait_down(runs_of(workers))
-        _raise_shutdown_errors(errors)
+        raise_together("tasks did not shut down well", errors)
 
     @contextmanager
     def _waiting_for(self, workers: Sequence[Worker]) -> Generator[list[TaskShutdownError]]:
@@ -203,10 +204,3 @@ def _is_back(worker: Worker, before: Run | None) -> bool:
         or worker.is_done
         or worker.is_gone
     )
-
-
-def _raise_shutdown_errors(errors: list[TaskShutdownError]) -> None:
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise ExceptionGroup("tasks did not shut down well", errors)

@@ -8,7 +8,7 @@ from typing import final
 
 from .._model.errors import TaskShutdownError
 
-__all__ = ["RunOutcome"]
+__all__ = ["RunOutcome", "raise_together"]
 
 logger: logging.Logger = logging.getLogger("orchestrio")
 
@@ -28,7 +28,7 @@ class RunOutcome:
     def raise_failures(self) -> None:
         """Raise what ended the run, once."""
         failures, self.failures = self.failures, []
-        _raise("several tasks failed", failures)
+        raise_together("several tasks failed", failures)
 
     def raise_all(self, error: BaseException | None = None) -> None:
         """Raise all that went wrong and was not raised yet, alone or as a group.
@@ -40,10 +40,10 @@ class RunOutcome:
         self.failures, self.shutdown_errors = [], []
         if shutdown_errors and not failures:
             raise ExceptionGroup("tasks did not shut down well", shutdown_errors)
-        _raise("the scheduler stopped", [*failures, *shutdown_errors])
+        raise_together("the scheduler stopped", [*failures, *shutdown_errors])
 
 
-def _raise(what: str, errors: Sequence[BaseException]) -> None:
+def raise_together(what: str, errors: Sequence[BaseException]) -> None:
     """Raise an error alone, or several as a group.
 
     What means the process, such as `SystemExit`, is raised alone, or its exit code would be lost;

@@ -110,6 +110,8 @@ class Restarts:
         :param branch: the group that they are all of
         :return: the restart, as by `schedule`
         """
+        if branch is not None:
+            branch.begin_anew()
         named = dict.fromkeys(workers)
         concerned = [
             one
@@ -159,7 +161,6 @@ class Restarts:
             self._whole[branch] = restart
             branch.restarted += 1
             branch.up = inf
-            branch.begin_anew()
         return restart
 
     def _announce(self, worker: Worker, delay: float, failure: Failure | None) -> None:

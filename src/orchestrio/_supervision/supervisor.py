@@ -34,10 +34,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from typing_extensions import TypeVar
 
 from .._broadcast.bus import EventBus
-from .._model.errors import (
-    LifecycleError,
-    SchedulerError,
-)
+from .._model.errors import LifecycleError, SchedulerError
 from .._model.settings import RestartPolicy, Strategy
 from .._model.snapshots import TaskId
 from .._model.wakeup import Wakeup
@@ -476,6 +473,7 @@ class Supervisor(Generic[E]):
         self._look_whether_finished()
 
     def forget_group(self, branch: Branch) -> None:
+        """Let go of a group and of those within it; their names are free again."""
         for one in list(branch.branches()):
             if self.groups.get(one.name) is one:
                 del self.groups[one.name]
@@ -506,11 +504,8 @@ class Supervisor(Generic[E]):
         self.ask_to_stop()
         self._alarm()
 
-    def process_ends(self, error: BaseException) -> None:
-        """End the run, since a hook meant the end of the process."""
-        self.end_the_run(error)
-
     def forget(self, worker: Worker) -> None:
+        """Let go of a task; its name is free again."""
         task_id = worker.entry.task_id
         if self.workers.pop(task_id, None) is not None:
             self.registry.remove(task_id)
@@ -536,6 +531,7 @@ def runs_of(workers: Iterable[Worker]) -> list[Run]:
 
 
 async def wait_down(runs: Iterable[Run]) -> None:
+    """Wait until runs have come to their end, or nobody waits for that any more."""
     # Whoever started first is down last: most need not be waited for.
     for run in sorted(runs, key=lambda run: run.host.rank):
         if not run.is_down:

@@ -77,8 +77,8 @@ class Supervision(Protocol):
     def run_abandoned(self, worker: Worker, run: Run) -> None:
         """Hear that a task ignores its cancellation, and decide what that means."""
 
-    def process_ends(self, error: BaseException) -> None:
-        """Hear that a hook meant the end of the process."""
+    def end_the_run(self, failure: BaseException) -> None:
+        """Stop everything, and raise this to whoever waits for the run."""
 
 
 class Worker(Node, ABC):
@@ -325,7 +325,7 @@ class Worker(Node, ABC):
 
     def process_ends(self, error: BaseException) -> None:
         """Pass on that the process is to end."""
-        self.supervision.process_ends(error)
+        self.supervision.end_the_run(error)
 
     def tell(self) -> None:
         """Tell those who wait that something has changed, and publish what users see of it."""

@@ -21,7 +21,7 @@ from orchestrio import (
 )
 
 from ..._tasks.context import RunInfo
-from ..._tasks.failures import ForeignCancellationError
+from ..._tasks.failures import ForeignCancellationError, in_words
 from .._probe import Hook
 from .._recorder import Recorder
 
@@ -208,14 +208,6 @@ class Ledger:
 def without_addresses(text: str) -> str:
     """Return a text without the addresses in it, which are others each time."""
     return _ADDRESS.sub("", text)
-
-
-def in_words(error: BaseException) -> str:
-    """Return what an error says, whatever it is like."""
-    try:
-        return str(error)
-    except Exception as trouble:
-        return f"(its __str__ raised {type(trouble).__name__})"
 
 
 def record_in_words(record: LogRecord) -> str:

@@ -22,6 +22,7 @@ from orchestrio import (
     TaskState,
 )
 
+from ..._tasks.failures import in_words
 from .dependencies import dependencies_first, shutdown_order
 from .ledger import (
     TRANSITIONS,
@@ -30,7 +31,6 @@ from .ledger import (
     Visit,
     alone,
     causes,
-    in_words,
     notes,
     record_in_words,
     shown,

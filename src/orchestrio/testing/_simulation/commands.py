@@ -28,7 +28,8 @@ from orchestrio import (
     Topic,
 )
 
-from .._rules.ledger import Ledger, alone, in_words
+from ..._tasks.failures import in_words
+from .._rules.ledger import Ledger, alone
 from .scenario import NEWCOMER, Command
 
 

@@ -36,11 +36,12 @@ from orchestrio import (
 )
 
 from ..._tasks.context import current_run
+from ..._tasks.failures import in_words
 from .._harness import Harness
 from .._observation import Observation
 from .._probe import Hook
 from .._rules.audit import SUBSCRIBED, Audit
-from .._rules.ledger import Ledger, Visit, alone, in_words, shown
+from .._rules.ledger import Ledger, Visit, alone, shown
 from .._rules.rules import RULES
 from .commands import Commands
 from .injection import Injection
