@@ -6,7 +6,7 @@ import pytest
 from support import NUMBERS
 from support.diary import Diary
 
-from orchestrio import Scheduler
+from orchestrio import DEAD_LETTERS, DeadLetter, Scheduler
 from orchestrio.testing import virtual_time
 
 
@@ -26,3 +26,22 @@ def scheduler() -> Scheduler:
 @pytest.fixture
 def diary() -> Diary:
     return Diary()
+
+
+@pytest.fixture
+def letters(scheduler: Scheduler) -> list[DeadLetter]:
+    """What could not be handled."""
+    letters: list[DeadLetter] = []
+
+    @scheduler.on(DEAD_LETTERS, name="undertaker")
+    async def bury(letter: DeadLetter) -> None:
+        letters.append(letter)
+
+    return letters
+
+
+@pytest.fixture(params=[1, 3])
+def concurrency(request: pytest.FixtureRequest) -> int:
+    """Of an event task: one message after the other, or a pool."""
+    count: int = request.param
+    return count

@@ -10,10 +10,9 @@ import anyio
 import pytest
 from anyio import Event, current_time
 from anyio.lowlevel import checkpoint
-from support import NEVER, NUMBERS, SOON, TroubleError, settle
+from support import NEVER, NUMBERS, SOON, TroubleError, errors, settle
 
 from orchestrio import (
-    DEAD_LETTERS,
     TASK_EVENTS,
     BackgroundTask,
     Backoff,
@@ -38,34 +37,13 @@ EXACT = Backoff(initial_delay=1, multiplier=1, jitter=0)
 
 
 @pytest.fixture
-def letters(scheduler: Scheduler) -> list[DeadLetter]:
-    gathered: list[DeadLetter] = []
-
-    @scheduler.on(DEAD_LETTERS, name="undertaker")
-    async def gather(letter: DeadLetter) -> None:
-        gathered.append(letter)
-
-    return gathered
-
-
-@pytest.fixture
 def _neighbour(scheduler: Scheduler) -> None:
     scheduler.background(name="neighbour")(anyio.sleep_forever)
-
-
-@pytest.fixture(params=[1, 3])
-def concurrency(request: pytest.FixtureRequest) -> int:
-    count: int = request.param
-    return count
 
 
 def of(scheduler: Scheduler, name: str) -> TaskSnapshot:
     (snapshot,) = [task for task in scheduler.status() if task.name == name]
     return snapshot
-
-
-def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    return [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 # -- counts ----------------------------------------------------------------------------------

@@ -6,16 +6,14 @@ one group with the cancellation, which must not pass for one that ends other tas
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 
 import anyio
 import pytest
 from anyio import current_time
-from support import NEVER, NUMBERS, SOON, TroubleError, settle
+from support import NEVER, NUMBERS, SOON, TroubleError, errors, settle
 
 from orchestrio import (
-    DEAD_LETTERS,
     BackgroundTask,
     Backoff,
     DeadLetter,
@@ -108,10 +106,6 @@ def tells_of(error: BaseException | None) -> bool:
     assert error.__cause__ is not None
     (cause,) = leaves(error.__cause__)
     return isinstance(cause, TroubleError)
-
-
-def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    return [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def is_logged_once(caplog: pytest.LogCaptureFixture) -> bool:
@@ -337,23 +331,6 @@ class Handler(EventTask[int]):
         if event == self.slow and self.calls.count(event) == 1:
             await be_messy(100)
         self.handled.append(event)
-
-
-@pytest.fixture
-def letters(scheduler: Scheduler) -> list[DeadLetter]:
-    gathered: list[DeadLetter] = []
-
-    @scheduler.on(DEAD_LETTERS, name="undertaker")
-    async def gather(letter: DeadLetter) -> None:
-        gathered.append(letter)
-
-    return gathered
-
-
-@pytest.fixture(params=[1, 3])
-def concurrency(request: pytest.FixtureRequest) -> int:
-    count: int = request.param
-    return count
 
 
 async def start_and_publish(scheduler: Scheduler, numbers: range) -> None:

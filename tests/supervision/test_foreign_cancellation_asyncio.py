@@ -495,23 +495,6 @@ class Handler(EventTask[int]):
         self.handled.append(event)
 
 
-@pytest.fixture
-def letters(scheduler: Scheduler) -> list[DeadLetter]:
-    gathered: list[DeadLetter] = []
-
-    @scheduler.on(DEAD_LETTERS, name="undertaker")
-    async def gather(letter: DeadLetter) -> None:
-        gathered.append(letter)
-
-    return gathered
-
-
-@pytest.fixture(params=[1, 3])
-def concurrency(request: pytest.FixtureRequest) -> int:
-    count: int = request.param
-    return count
-
-
 async def publish(scheduler: Scheduler, numbers: range) -> None:
     for number in numbers:
         await scheduler.publish(NUMBERS, number)

@@ -32,18 +32,6 @@ def scheduler() -> Scheduler:
     return scheduler
 
 
-@pytest.fixture
-def letters(scheduler: Scheduler) -> list[DeadLetter]:
-    """What could not be handled."""
-    letters: list[DeadLetter] = []
-
-    @scheduler.on(DEAD_LETTERS)
-    async def bury(letter: DeadLetter) -> None:
-        letters.append(letter)
-
-    return letters
-
-
 class Fragile(EventTask[int]):
     """Fails for some messages, as often as is said, and keeps when it was called with what."""
 

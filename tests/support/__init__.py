@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,11 @@ async def settle(turns: int = 20) -> None:
     """Let every other task run until it waits for something; no time passes."""
     for _ in range(turns):
         await checkpoint()
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """What was logged as an error, or worse."""
+    return [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 @contextmanager
