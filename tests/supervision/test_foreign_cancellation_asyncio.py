@@ -8,6 +8,7 @@ the run without a word.
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
@@ -825,3 +826,36 @@ async def test_a_task_cancelled_when_its_work_is_over_ends_nobody_and_is_shut_do
     await scheduler.run()
     assert down == ["other", "brief"]
     assert {shot.state for shot in scheduler.status()} == {TaskState.STOPPED}
+
+
+EXIT_IN_A_CHILD = """
+import sys
+import anyio
+from orchestrio import BackgroundTask, Scheduler
+
+class Idle(BackgroundTask):
+    async def execute(self):
+        await anyio.sleep_forever()
+    async def shutdown(self):
+        await anyio.sleep(0)
+
+scheduler = Scheduler()
+scheduler.register_background_task(Idle())
+
+async def leave():
+    sys.exit(3)
+
+@scheduler.background()
+async def leaver():
+    async with anyio.create_task_group() as group:
+        group.start_soon(leave)
+
+scheduler.run_sync(backend_options={"use_uvloop": sys.argv[1] == "uvloop"})
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", *(["uvloop"] if sys.platform != "win32" else [])])
+def test_an_exit_in_a_child_task_for_which_asyncio_cancels_all_ends_the_process(loop: str) -> None:
+    command = [sys.executable, "-c", EXIT_IN_A_CHILD, loop]
+    ended = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert ended.returncode == 3, ended.stderr.decode()

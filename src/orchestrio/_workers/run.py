@@ -301,7 +301,9 @@ class Run:
             self._turn = Event()
             try:
                 await self._turn.wait()
-            except get_cancelled_exc_class():
+            except get_cancelled_exc_class() as error:
+                if error_in(error) is None:
+                    raise  # a scope around it was cancelled, and would be again and again
                 # It must not leave this task: all others would be cancelled.
                 logger.warning(
                     "%s was cancelled by something other than its scheduler when its work was over",
