@@ -180,8 +180,10 @@ async def test_two_commands_cross_at_an_event_task_with_messages_before_it(
 
 
 @PAIRS
-async def test_two_commands_cross_at_an_event_task_that_shuts_down_before_its_restart(
-    first: Command, second: Command
+@pytest.mark.parametrize("begin", [0, 30], ids=["for its time", "for another one"])
+@pytest.mark.parametrize("end", [0, 2], ids=["it waits", "it shuts down"])
+async def test_two_commands_cross_at_an_event_task_before_its_restart(
+    first: Command, second: Command, end: float, begin: float
 ) -> None:
     class Failing(Reader):
         async def handle_event(self, event: int, /) -> None:
@@ -191,9 +193,11 @@ async def test_two_commands_cross_at_an_event_task_that_shuts_down_before_its_re
 
     for steps in STEPS:
         account = Account()
-        reader = Failing(account, end=2)
+        reader = Failing(account, end=end)
         async with create_task_group() as publishers, new_scheduler() as scheduler:
-            task = scheduler.register_event_task(reader, restart=PATIENT)
+            group = scheduler.group("group", strategy="one_for_all")
+            group.register_background_task(Witness(Account(), begin=begin))
+            task = group.register_event_task(reader, restart=PATIENT)
             await scheduler.start()
             await publish(scheduler, 0, 1)
             publishers.start_soon(publish, scheduler, 2, 3)
@@ -281,6 +285,18 @@ async def test_a_restart_of_a_stopped_task_that_is_cancelled_leaves_no_subscript
             await scheduler.stop_task(task)
             assert scheduler.bus.statistics()[NUMBERS].receivers == 0
         assert account.wrong == []
+
+
+async def test_a_restart_that_is_cancelled_as_it_begins_leaves_what_is_told_of_the_task() -> None:
+    async with new_scheduler() as scheduler:
+        task = scheduler.register_event_task(Reader(Account()))
+        await scheduler.start()
+        await publish(scheduler, 1, 2, 3)
+        await scheduler.stop_task(task)
+        with CancelScope() as scope:
+            scope.cancel()
+            await scheduler.restart_task(task)
+        assert scheduler.status(task).handled == 3
 
 
 async def test_a_task_that_waits_for_its_dependency_is_restarted_as_one_run() -> None:

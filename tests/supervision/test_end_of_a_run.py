@@ -12,10 +12,12 @@ from support.diary import Diary, Leisurely, Worker
 
 from orchestrio import (
     BackgroundTask,
+    EventTask,
     LifecycleError,
     Scheduler,
     TaskExecutionError,
     TaskState,
+    Topic,
     current_task_context,
 )
 
@@ -39,6 +41,19 @@ class Job(Worker):
         await anyio.sleep(self.seconds)
         self.last_act()
         self.diary.note("done", self.name)
+
+
+class SlowListener(EventTask[int]):
+    """Takes ten seconds to begin."""
+
+    @property
+    def subscribed_event(self) -> Topic[int]:
+        return NUMBERS
+
+    async def initialize(self) -> None:
+        await anyio.sleep(10)
+
+    async def handle_event(self, event: int, /) -> None: ...
 
 
 # -- tasks that come late --------------------------------------------------------------------------------
@@ -255,3 +270,24 @@ async def test_the_run_ends_when_the_late_task_fails_and_nobody_minds(
     scheduler.register_background_task(Job("first", diary, 1, register))
     await scheduler.run()
     assert current_time() == 4
+
+
+@pytest.mark.parametrize("how", ["stop", "remove"])
+async def test_the_run_ends_when_its_only_background_task_is_stopped_before_it_has_begun(
+    scheduler: Scheduler, diary: Diary, how: str
+) -> None:
+    @scheduler.on(NUMBERS)
+    async def listen(number: int) -> None: ...
+
+    scheduler.register_event_task(SlowListener(), name="slow")
+    task = scheduler.register_background_task(Worker("task", diary), depends_on=["slow"])
+
+    async def interrupt() -> None:
+        await anyio.sleep(1)
+        await (scheduler.stop_task(task) if how == "stop" else scheduler.remove_task(task))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(interrupt)
+        with fail_after(50):
+            await scheduler.run()
+    assert diary.entries == []

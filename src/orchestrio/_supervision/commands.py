@@ -83,10 +83,9 @@ class Commands(Generic[E]):
 
         see_that_it_may_run()
         own = self._supervisor.own_worker()
-        with _subscribed([worker]):
-            await checkpoint()
-            see_that_it_may_run()
-            await self._restart([worker], None, own)
+        await checkpoint()
+        see_that_it_may_run()
+        await self._restart([worker], None, own)
 
     async def restart_group(self, branch: Branch) -> None:
         """Stop a group and start all of it again; see `Group.restart`."""
@@ -103,12 +102,10 @@ class Commands(Generic[E]):
 
         see_that_it_may_run()
         own = self._supervisor.own_worker()
-        with _subscribed(workers_below(branch)):
-            await checkpoint()
-            see_that_it_may_run()
-            branch.revive()
-            workers = [one for one in workers_below(branch) if one.wanted is not Wanted.REMOVE]
-            await self._restart(workers, branch, own)
+        await checkpoint()
+        see_that_it_may_run()
+        workers = [one for one in workers_below(branch) if one.wanted is not Wanted.REMOVE]
+        await self._restart(workers, branch, own)
 
     def _see_that_scheduler_runs(self) -> None:
         if self._supervisor.stage is not Stage.RUNNING:
@@ -119,6 +116,9 @@ class Commands(Generic[E]):
     ) -> None:
         supervisor = self._supervisor
         before = [worker.run for worker in workers]
+        _subscribe(worker for worker in workers if worker.is_done)
+        if branch is not None:
+            branch.revive()
         restart = supervisor.restarts.by_hand(workers, branch)
         supervisor.bring_down(restart.concerned, own, drain=True)
         supervisor.restarts.go_on(restart)
@@ -172,17 +172,17 @@ class Commands(Generic[E]):
                 self._supervisor.say_what_went_wrong(worker, run)
 
 
-@contextmanager
-def _subscribed(workers: Iterable[Worker]) -> Generator[None]:
-    """Have tasks that are done miss nothing from now on, if they are restarted in the block."""
-    workers = [one for one in workers if one.is_done and one.wanted is not Wanted.REMOVE]
+def _subscribe(workers: Iterable[Worker]) -> None:
+    """Have tasks that are to come back miss nothing from now on: all of them, or none."""
+    subscribed: list[Worker] = []
     try:
         for worker in workers:
+            subscribed.append(worker)
             worker.subscribe()
-        yield
-    finally:
-        for worker in workers:
+    except BaseException:
+        for worker in subscribed:
             worker.settle_subscription()
+        raise
 
 
 def _see_that_it_ends(worker: Worker) -> None:

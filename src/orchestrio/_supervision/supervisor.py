@@ -322,6 +322,7 @@ class Supervisor(Generic[E]):
             ambient = copy_context()
             for worker in workers:
                 worker.adopt(ambient)
+                self._workload.note(worker)
             # Each starts the next when it is initialised: nobody in between has to be woken.
             remaining = iter(workers)
 
@@ -382,7 +383,7 @@ class Supervisor(Generic[E]):
         """
         assert self._tasks is not None
         assert self.takes_part
-        if worker.run is not None:  # or it is subscribed already
+        if worker.wanted is not Wanted.RUN:  # or it is subscribed already
             try:
                 worker.subscribe()
             except SchedulerError as error:  # its event has ended: there is nothing to run for
