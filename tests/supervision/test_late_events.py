@@ -197,3 +197,21 @@ async def test_a_drain_goes_on_without_a_handler_that_was_given_up(
     assert caught.group_contains(TaskShutdownError, match="stuck")
     (down,) = diary.when("down", "other")
     assert down < 10
+
+
+async def test_one_that_was_given_up_and_ends_after_all_is_told_of_once(
+    scheduler: Scheduler, diary: Diary, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Late(Worker):
+        async def execute(self) -> None:
+            with CancelScope(shield=True):
+                await anyio.sleep(10)
+
+    task = scheduler.register_background_task(Late("late", diary), stop_timeout=1)
+    async with scheduler:
+        await scheduler.start()
+        with anyio.move_on_after(0.5):
+            await scheduler.stop_task(task)
+        await anyio.sleep(20)
+    assert diary.hooks == ["up late", "down late"]
+    assert len([one for one in caplog.records if "did not shut down well" in one.message]) == 1

@@ -247,6 +247,48 @@ async def test_a_work_that_was_given_up_holds_nobody_up_later(
     assert diary.when("ends", "b") == [100], "it is shut down when it has ended after all"
 
 
+class Late(Slow):
+    """Heeds its cancellation ten seconds late."""
+
+    async def execute(self) -> None:
+        with CancelScope(shield=True):
+            await anyio.sleep(10)
+
+
+async def test_one_that_was_given_up_and_ends_after_all_waits_for_its_dependant(
+    scheduler: Scheduler, diary: Diary
+) -> None:
+    scheduler.register_background_task(Late("a", diary), name="a", stop_timeout=2)
+    add_slow(scheduler, diary, "b", "a", end=9)
+    with fail_after(100), pytest.raises(ExceptionGroup, match="did not shut down well"):
+        async with scheduler:
+            await scheduler.start()
+    assert current_time() == 12
+    assert one_after_the_other(diary) == ["b", "a"]
+
+
+@pytest.mark.parametrize("heeds", [True, False])
+async def test_the_shutdown_of_one_that_was_given_up_and_ends_after_all_is_bounded(
+    scheduler: Scheduler, diary: Diary, heeds: bool
+) -> None:
+    class Endless(Late):
+        async def shutdown(self) -> None:
+            self.diary.note("ends", self.name)
+            with CancelScope(shield=not heeds):
+                await anyio.sleep(100)
+
+    scheduler.register_background_task(
+        Endless("a", diary), name="a", stop_timeout=2, shutdown_timeout=5
+    )
+    add_slow(scheduler, diary, "b", "a")
+    with pytest.raises(ExceptionGroup, match="did not shut down well") as caught:
+        async with scheduler:
+            await scheduler.start()
+    assert diary.when("ends", "a") == [10]
+    assert current_time() == (15 if heeds else 110)
+    assert "shutdown_timeout (5 s)" in str(caught.value.exceptions[-1])
+
+
 # -- who depends on whom, as the names stand now ---------------------------------------------------------
 
 

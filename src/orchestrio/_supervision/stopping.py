@@ -141,14 +141,15 @@ class Turns:
     """Who shuts down when: of all that are being stopped, whoever started last goes first.
 
     It does not matter who asked for which stop. A task that nobody stops holds nobody up, and
-    neither does one that was abandoned.
+    neither does one that was abandoned; if that ends after all, it has its turn as any other.
     """
 
-    __slots__ = ("_changed", "_due", "_order", "_ready", "_shutting_down")
+    __slots__ = ("_changed", "_due", "_late", "_order", "_ready", "_shutting_down")
 
     def __init__(self) -> None:
         self._order: list[Run] = []  # by rank: the last one has the turn
         self._ready: set[Run] = set()  # those with which nothing else is to end first
+        self._late: set[Run] = set()  # those that were abandoned, and wait now
         self._shutting_down: set[Run] = set()
         self._due = inf  # when `watch` looks again, in seconds on the event loop's clock
         self._changed = Wakeup()
@@ -177,7 +178,8 @@ class Turns:
         while order and order[-1].is_down:
             run = order.pop()
             self._ready.discard(run)
-            self._shutting_down.discard(run)
+        for run in self._late:
+            run.look_at_turn()
         if order:
             order[-1].look_at_turn()
         elif self._due < inf:
@@ -185,9 +187,13 @@ class Turns:
 
     def take(self, run: Run) -> bool:
         """Return whether it is the turn of a run; then its ``shutdown()`` begins at once."""
+        last = self._order[-1] if self._order else run
         if run.is_stuck:
-            return True  # it ends after all, and nobody waits for it
-        if run not in self._ready or self._order[-1] is not run:
+            if last.host.rank > run.host.rank:
+                self._late.add(run)
+                return False
+            self._late.discard(run)
+        elif run not in self._ready or last is not run:
             return False
         if run.has_hook:
             timeout = run.host.entry.metadata.shutdown_timeout
@@ -201,7 +207,9 @@ class Turns:
     async def watch(self) -> None:
         """See to it that each ``shutdown()`` ends within its bounds, until this is cancelled."""
         while True:
-            self._shutting_down = {run for run in self._shutting_down if not run.is_down}
+            self._shutting_down = {
+                run for run in self._shutting_down if run.phase is Phase.SHUTTING_DOWN
+            }
             due = min((run.deadline for run in self._shutting_down), default=inf)
             if due < inf or not self._order or self._due <= current_time():
                 self._due = due  # otherwise the next one, which is not due before, wakes nobody
@@ -210,12 +218,13 @@ class Turns:
                 continue
             now = current_time()
             for run in [run for run in self._shutting_down if run.deadline <= now]:
-                if not run.is_down:
+                if run.phase is Phase.SHUTTING_DOWN:
                     self._overdue(run)
 
     def _overdue(self, run: Run) -> None:
         timeout = run.host.entry.metadata.shutdown_timeout
         if run.is_cut_short:
+            self._shutting_down.discard(run)
             what = f"it ignores its cancellation {_LAST_RESORT:g} s after shutdown_timeout"
             run.abandon(
                 f"{what} ({timeout:g} s); the others are shut down without it", "shutdown_timeout"

@@ -267,7 +267,8 @@ class Supervisor(Generic[E]):
             self.outcome.shutdown_errors += errors
             return
         for error in errors:
-            logger.error("%s", error, exc_info=error, extra=worker.extra())
+            if error is not run.abandonment:  # which is in the log already
+                logger.error("%s", error, exc_info=error, extra=worker.extra())
 
     # -- starting ------------------------------------------------------------------------------
 
@@ -466,7 +467,7 @@ class Supervisor(Generic[E]):
             self.end_the_run(worker.execution_error(what))
         elif worker.wanted is Wanted.REMOVE:
             self.forget(worker)
-        if self.is_stopping:  # otherwise it is in the log, and is raised in the end
+        if self.is_stopping:  # otherwise it is raised in the end, unless it ends before
             self.say_what_went_wrong(worker, run)
         self._turns.advance()
         self.restarts.advance(worker)

@@ -4,7 +4,8 @@ A run is made anew each time and never used twice. It is one task of the event l
 scope of its own that nobody but this module cancels:
 
     PENDING ─▶ INITIALIZING ─▶ INITIALIZED ─▶ WORKING ─▶ STOPPING ─▶ SHUTTING_DOWN ─▶ ENDED
-       ╰──────────────╰──────────── nothing to shut down ────────────────────────────────▲
+       │              │              ╰────── no work ───────▲                           ▲
+       ╰──────────────╰──────────── nothing to shut down ───────────────────────────────╯
 
 It goes through its phases by itself, does what it is told (`ask`, `cancel`, `fail`), and says
 what became of it. What that means for others is its supervisor's to decide. Whatever a hook raises
@@ -62,6 +63,7 @@ class Run:
         "_shutdown_scope",
         "_turn",
         "_why_cut",
+        "abandonment",
         "cancel_asked",
         "deadline",
         "failure",
@@ -118,6 +120,8 @@ class Run:
         self.failure_before: BaseException | None = failure_before
         #: what went wrong after the work
         self.shutdown_errors: tuple[TaskShutdownError, ...] = ()
+        #: that of them which told that it ignores its cancellation, and is in the log
+        self.abandonment: TaskShutdownError | None = None
         self._reported = 0  # how many of them have been told
         #: how many wait for its end, and raise what goes wrong
         self.waiters: int = 0
@@ -248,13 +252,15 @@ class Run:
         :param what: what it does, for the error
         :param deadline: the option whose time is up
         """
+        was_abandoned = self.outcome is Outcome.ABANDONED  # and has come as far as its shutdown()
         self.outcome = Outcome.ABANDONED
-        error = self._note(what, TimeoutError(deadline))
+        error = self.abandonment = self._note(what, TimeoutError(deadline))
         stack = self.where()
         error.add_note(f"It stands here:\n{stack}")
         logger.warning("%s. It stands here:\n%s", error, stack, extra=self.host.extra(stack=stack))
-        self.host.tell()
-        self.host.run_abandoned()
+        if not was_abandoned:
+            self.host.tell()
+            self.host.run_abandoned()
 
     def expect_report(self) -> None:
         """Count one more that waits for it, and raises what went wrong."""

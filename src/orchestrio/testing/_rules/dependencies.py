@@ -23,8 +23,8 @@ def shutdown_order(ledger: Ledger) -> Iterator[str]:
     """
     for visit in ledger.visits:
         task = visit.registration
-        if visit.hook != "shutdown" or task is None or ledger.is_given_up(task, visit.begin):
-            continue  # who was given up, and ends after all, has no turn any more
+        if visit.hook != "shutdown" or task is None:
+            continue
         names = Names(ledger, visit.begin)
         for other in ledger.registrations.values():
             if other is task or not _is_being_stopped(ledger, other, visit.begin):
