@@ -152,7 +152,8 @@ async def test_messages_published_while_a_group_restarts_wait_for_it(scheduler: 
 
 async def test_a_group_that_is_removed_leaves_its_names(scheduler: Scheduler, diary: Diary) -> None:
     group = scheduler.group("group")
-    add(group.group("inner"), diary, "a")
+    inner = group.group("inner")
+    add(inner, diary, "a")
     add(group, diary, "b", depends_on=["a"])
     async with scheduler:
         await scheduler.start()
@@ -163,8 +164,9 @@ async def test_a_group_that_is_removed_leaves_its_names(scheduler: Scheduler, di
         assert scheduler.groups == {}
         with pytest.raises(LifecycleError, match="'group' has been removed"):
             await group.restart()
-        with pytest.raises(LifecycleError):
-            add(group, diary, "a")
+        for removed in (group, inner):
+            with pytest.raises(LifecycleError, match=r"has ended\. It was removed: make a new one"):
+                add(removed, diary, "a")
         again = scheduler.group("group")
         add(again.group("inner"), diary, "a")
         await settle()

@@ -67,17 +67,22 @@ class Dependencies:
     def check(self, worker: Worker) -> None:
         """Refuse a task whose dependencies cannot be.
 
-        :raises LifecycleError: if there is no task and no group of such a name, or it is its own
+        :raises LifecycleError: if there is no task and no group of such a name, or it is its own or
+            that of a group it is in
         """
         for name in worker.entry.metadata.depends_on:
             if name == worker.entry.name:
                 raise _circle([name, name])
-            if self._named(name) is None:
-                try:
-                    self._find(name)
-                except TaskNotFoundError as error:
-                    what = f"{worker.title} depends on another: {error}"
-                    raise LifecycleError(what) from error
+            try:
+                self._find(name)
+            except TaskNotFoundError as error:
+                branch = self._groups.get(name)
+                if branch is None:
+                    what = f"{worker.title} depends on {name!r}, but no group has that name, and"
+                    raise LifecycleError(f"{what} {error}") from error
+                if branch in worker.groups_around():
+                    what = f"{worker.title} depends on {branch.title}, which it is in"
+                    raise LifecycleError(what) from None
 
     def _named(self, name: str) -> list[Worker] | None:
         """Return the task of a name, or those of the group of that name; `None` if there is none."""
@@ -93,10 +98,9 @@ class Dependencies:
         if not self._dependants:
             return []
         found = dict(self._dependants.get(worker.entry.name, {}))
-        branch = worker.parent
-        while branch is not None and branch.parent is not None:  # the scheduler has no name
-            found |= self._dependants.get(branch.name, {})
-            branch = branch.parent
+        for branch in worker.groups_around():
+            if branch.parent is not None:  # the scheduler has no name
+                found |= self._dependants.get(branch.name, {})
         return list(found)
 
     def in_order_of_start(self, workers: Iterable[Worker]) -> list[Worker]:

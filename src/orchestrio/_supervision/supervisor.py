@@ -276,7 +276,7 @@ class Supervisor(Generic[E]):
         """Take a task over: now it waits for the start, or after the start, begins at once.
 
         :raises LifecycleError: if its group has ended, or a dependency is not registered or leads
-            in a circle (after the start)
+            in a circle or to its own group (after the start)
         :raises InvalidChannelError: if its event has no channel (after the start)
         """
         parent.see_that_it_runs(f"{worker.title} cannot be registered")
@@ -284,7 +284,7 @@ class Supervisor(Generic[E]):
             self._dependencies.check(worker)
             worker.subscribe()
         self.workers[worker.entry.task_id] = worker
-        parent.children[worker] = None
+        worker.join()
         self._dependencies.add(worker)
         if self.takes_part:
             self._number += 1
@@ -294,7 +294,8 @@ class Supervisor(Generic[E]):
                     self._turns.sort()
             except LifecycleError:
                 worker.unsubscribe()
-                del self.workers[worker.entry.task_id], parent.children[worker]
+                del self.workers[worker.entry.task_id]
+                worker.leave()
                 self._dependencies.remove(worker)
                 raise
             if self.stage is Stage.STARTING:
@@ -479,8 +480,7 @@ class Supervisor(Generic[E]):
         for one in list(branch.branches()):
             if self.groups.get(one.name) is one:
                 del self.groups[one.name]
-        if branch.parent is not None:
-            branch.parent.children.pop(branch, None)
+        branch.leave()
 
     def _look_whether_finished(self) -> None:
         if self.is_finished:
@@ -513,8 +513,7 @@ class Supervisor(Generic[E]):
             self.registry.remove(task_id)
             self._dependencies.remove(worker)
             self.restarts.drop(worker)
-            if worker.parent is not None:
-                worker.parent.children.pop(worker, None)
+            worker.leave()
             worker.is_gone = True
             if worker.wanted is not Wanted.REMOVE:
                 worker.want(Wanted.REMOVE)

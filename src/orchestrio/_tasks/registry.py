@@ -75,7 +75,7 @@ class TaskRegistry(Generic[E]):
         elif name in self._by_name:
             raise LifecycleError(
                 f"a task named {name!r} is registered already: give this one another name, or"
-                " remove the first with remove_task()"
+                " remove the first; its name is free when remove_task() has returned"
             )
         entry = RegisteredTask(TaskId(f"{name}#{next(_serial)}"), name, task, metadata)
         self._tasks[entry.task_id] = entry

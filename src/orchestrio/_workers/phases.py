@@ -41,7 +41,7 @@ NEXT: Final[Mapping[Phase, frozenset[Phase]]] = {
 
 
 class Outcome(Enum):
-    """What became of the work of a run, set once; only what is abandoned is told later."""
+    """What became of the work of a run; it stays, unless ``shutdown()`` is abandoned after it."""
 
     RETURNED = auto()
     """It came to its end by itself."""

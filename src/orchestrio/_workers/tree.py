@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from math import inf
 from typing import final
 
@@ -109,6 +110,23 @@ class Node:
         """When it began to work after its last start, in seconds; infinity if it has not."""
         raise NotImplementedError
 
+    def join(self) -> None:
+        """Become the last child of its group."""
+        if self.parent is not None:
+            self.parent.children[self] = None
+
+    def leave(self) -> None:
+        """Be in its group no more."""
+        if self.parent is not None:
+            self.parent.children.pop(self, None)
+
+    def groups_around(self) -> Iterator[Branch]:
+        """Iterate over the groups that it is in, inside out; the last one is the scheduler."""
+        branch = self.parent
+        while branch is not None:
+            yield branch
+            branch = branch.parent
+
 
 @final
 class Branch(Node):
@@ -131,7 +149,7 @@ class Branch(Node):
         self.path: str | None = None
         if parent is not None:
             self.path = name if parent.path is None else f"{parent.path}/{name}"
-            parent.children[self] = None
+        self.join()
         #: in order; a dictionary, so that removing one of many is quick
         self.children: dict[Node, None] = {}
         #: whether it has been ended as a whole, so that nothing in it is started any more
@@ -153,6 +171,12 @@ class Branch(Node):
             if isinstance(child, Branch):
                 child.begin_anew()
 
+    @property
+    def is_removed(self) -> bool:
+        """Whether it, or a group around it, is in the tree no more."""
+        way = (self, *self.groups_around())
+        return any(inner not in outer.children for inner, outer in pairwise(way))
+
     def end(self) -> None:
         """Note that nothing in it is started any more, nor in the groups within it."""
         for branch in self.branches():
@@ -169,11 +193,10 @@ class Branch(Node):
         :param what: what is refused, such as ``task 'web' cannot be registered``
         :raises LifecycleError: if this group has ended, or one around it
         """
-        branch: Branch | None = self
-        while branch is not None:
+        for branch in (self, *self.groups_around()):
             if branch.has_ended:
-                raise LifecycleError(f"{what}: {branch.title} has ended. Restart the group first.")
-            branch = branch.parent
+                hint = "It was removed: make a new one" if self.is_removed else "Restart it first"
+                raise LifecycleError(f"{what}: {branch.title} has ended. {hint}.")
 
     def branches(self) -> Iterator[Branch]:
         """Iterate over this group and those within it."""
