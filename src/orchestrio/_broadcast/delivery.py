@@ -204,23 +204,23 @@ class Pool(Generic[T]):
         "_delivery",
         "_failures",
         "_feeding",
-        "_patience",
         "_scope",
+        "_stop_timeout",
         "finished",
         "in_hand",
     )
 
-    def __init__(self, delivery: Delivery[T], count: int, patience: float) -> None:
+    def __init__(self, delivery: Delivery[T], count: int, stop_timeout: float) -> None:
         """Make a pool.
 
         :param delivery: where the items come from
         :param count: how many are handled at a time
-        :param patience: how many seconds the others may finish what they have in hand when a
+        :param stop_timeout: how many seconds the others may finish what they have in hand when a
             handler has raised
         """
         self._delivery = delivery
         self._count = count
-        self._patience = patience
+        self._stop_timeout = stop_timeout
         self._failures: list[BaseException] = []
         self._feeding = self._scope = CancelScope()
         self._cut = 0  # items whose handler was cancelled
@@ -248,12 +248,12 @@ class Pool(Generic[T]):
 
         async def hand(item: T) -> None:
             self.in_hand += 1
-            parcel = [(item, self._delivery.number)]
+            slot = [(item, self._delivery.number)]
             try:
-                await send.send(parcel)
+                await send.send(slot)
             except get_cancelled_exc_class():
                 # A handler has raised. What no other has unpacked is for the next run.
-                if parcel and self._delivery.put_back(parcel.pop()[0]):
+                if slot and self._delivery.put_back(slot.pop()[0]):
                     self.in_hand -= 1
                 raise
 
@@ -285,10 +285,10 @@ class Pool(Generic[T]):
         handle: Callable[[T, int], Awaitable[object]],
     ) -> None:
         with receive:
-            async for parcel in receive:
-                if not parcel:
+            async for slot in receive:
+                if not slot:
                     continue
-                item, number = parcel.pop()
+                item, number = slot.pop()
                 try:
                     await handle(item, number)
                     self.finished += 1
@@ -307,7 +307,7 @@ class Pool(Generic[T]):
     def _stop_after(self, error: BaseException) -> None:
         """Hand over nothing any more, and give the others some time."""
         if not self._failures:
-            self._scope.deadline = current_time() + self._patience
+            self._scope.deadline = current_time() + self._stop_timeout
         self._failures.append(error)
         self._feeding.cancel()
 

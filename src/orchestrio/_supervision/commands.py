@@ -181,7 +181,7 @@ def _subscribe(workers: Iterable[Worker]) -> None:
             worker.subscribe()
     except BaseException:
         for worker in subscribed:
-            worker.settle_subscription()
+            worker.update_subscription()
         raise
 
 

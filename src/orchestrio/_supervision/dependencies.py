@@ -127,14 +127,14 @@ class Dependencies:
             self._place(sorted(self._workers.values(), key=attrgetter("number")))
             return True
         self._places += 1
-        newcomer.rank = self._places
+        newcomer.put_at(self._places)
         return False
 
     def _place(self, workers: list[Worker]) -> list[Worker]:
         if self._dependants:
             workers = self._sorted(workers)
         for rank, worker in enumerate(workers, 1):
-            worker.rank = rank
+            worker.put_at(rank)
         self._places = len(workers)
         return workers
 

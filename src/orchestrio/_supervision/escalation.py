@@ -55,18 +55,18 @@ class Escalation:
 
     def failed(self, node: Node, failure: Failure) -> None:
         """Do what the policy of a task or group says to a failure of it."""
-        restarts = node.restarts
+        history = node.history
         if node.parent is None:
             self._measures.end_the_run(failure)
-        elif restarts is None:
+        elif history is None:
             self._escalate(node.parent, failure)
-        elif restarts.policy.mode == "never":
+        elif history.policy.mode == "never":
             self.left_alone(node, failure)
         else:
             now = current_time()
-            delay = restarts.next_delay(failure, now, now - node.up_since, self._measures.random)
+            delay = history.next_delay(failure, now, now - node.up_since, self._measures.random)
             if delay is None:
-                self._escalate(node.parent, restarts.give_up(node.title, failure))
+                self._escalate(node.parent, history.exhausted(node.title, failure))
             else:
                 self._measures.restart(node, failure, delay)
 

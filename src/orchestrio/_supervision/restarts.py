@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from math import inf
 from operator import attrgetter
 from typing import Protocol, final
 
@@ -159,8 +158,7 @@ class Restarts:
                 self.go_on(one)
         if branch is not None:
             self._whole[branch] = restart
-            branch.restarted += 1
-            branch.up = inf
+            branch.comes_down()
         return restart
 
     def _announce(self, worker: Worker, delay: float, failure: Failure | None) -> None:
@@ -217,4 +215,4 @@ class Restarts:
         is_over = not (restart.starting or restart.members)
         if is_over and branch is not None and self._whole.get(branch) is restart:
             del self._whole[branch]
-            branch.up = current_time()
+            branch.comes_up(current_time())

@@ -144,13 +144,14 @@ class Turns:
     neither does one that was abandoned; if that ends after all, it has its turn as any other.
     """
 
-    __slots__ = ("_changed", "_due", "_late", "_order", "_ready", "_shutting_down")
+    __slots__ = ("_changed", "_deadlines", "_due", "_late", "_order", "_ready")
 
     def __init__(self) -> None:
         self._order: list[Run] = []  # by rank: the last one has the turn
         self._ready: set[Run] = set()  # those with which nothing else is to end first
         self._late: set[Run] = set()  # those that were abandoned, and wait now
-        self._shutting_down: set[Run] = set()
+        # When the ``shutdown()`` of those that are in it is to be over, on the event loop's clock.
+        self._deadlines: dict[Run, float] = {}
         self._due = inf  # when `watch` looks again, in seconds on the event loop's clock
         self._changed = Wakeup()
 
@@ -185,7 +186,7 @@ class Turns:
         elif self._due < inf:
             self._changed.notify_all()  # nothing is due any more
 
-    def take(self, run: Run) -> bool:
+    def take_turn(self, run: Run) -> bool:
         """Return whether it is the turn of a run; then its ``shutdown()`` begins at once."""
         last = self._order[-1] if self._order else run
         if run.is_stuck:
@@ -197,41 +198,40 @@ class Turns:
             return False
         if run.has_hook:
             timeout = run.host.entry.metadata.shutdown_timeout
-            run.deadline = current_time() + (_LAST_RESORT if run.is_cut_short else timeout)
-            self._shutting_down.add(run)
-            if run.deadline < self._due:
-                self._due = run.deadline
+            deadline = current_time() + (_LAST_RESORT if run.is_cut_short else timeout)
+            self._deadlines[run] = deadline
+            if deadline < self._due:
+                self._due = deadline
                 self._changed.notify_all()
         return True
 
     async def watch(self) -> None:
         """See to it that each ``shutdown()`` ends within its bounds, until this is cancelled."""
         while True:
-            self._shutting_down = {
-                run for run in self._shutting_down if run.phase is Phase.SHUTTING_DOWN
-            }
-            due = min((run.deadline for run in self._shutting_down), default=inf)
+            for run in [run for run in self._deadlines if run.phase is not Phase.SHUTTING_DOWN]:
+                del self._deadlines[run]
+            due = min(self._deadlines.values(), default=inf)
             if due < inf or not self._order or self._due <= current_time():
                 self._due = due  # otherwise the next one, which is not due before, wakes nobody
             with move_on_at(self._due):
                 await self._changed.wait()
                 continue
             now = current_time()
-            for run in [run for run in self._shutting_down if run.deadline <= now]:
-                if run.phase is Phase.SHUTTING_DOWN:
+            for run, deadline in list(self._deadlines.items()):
+                if deadline <= now and run.phase is Phase.SHUTTING_DOWN:
                     self._overdue(run)
 
     def _overdue(self, run: Run) -> None:
         timeout = run.host.entry.metadata.shutdown_timeout
         if run.is_cut_short:
-            self._shutting_down.discard(run)
+            del self._deadlines[run]
             what = f"it ignores its cancellation {_LAST_RESORT:g} s after shutdown_timeout"
             run.abandon(
                 f"{what} ({timeout:g} s); the others are shut down without it", "shutdown_timeout"
             )
         else:
             run.cancel_shutdown(f"its shutdown() ran longer than shutdown_timeout ({timeout:g} s)")
-            run.deadline = current_time() + _LAST_RESORT
+            self._deadlines[run] = current_time() + _LAST_RESORT
 
     def force(self, runs: Iterable[Run], why: str) -> None:
         """Cancel the work and the ``shutdown()`` of runs at once.
@@ -243,5 +243,6 @@ class Turns:
             if run.phase is not Phase.ENDED:
                 run.cancel()
                 run.cancel_shutdown(why)
-                run.deadline = current_time() + _LAST_RESORT
+                if run in self._deadlines:
+                    self._deadlines[run] = current_time() + _LAST_RESORT
         self._changed.notify_all()

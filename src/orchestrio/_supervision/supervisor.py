@@ -13,7 +13,7 @@ Who owns what, from the outside in:
              │                        the time-outs of the tasks, it always stops in the same way
              └─ watch group           Turns.watch; cancelled when the group below has ended
                  └─ task group        never cancelled as a whole: no exception leaves what is in it
-                     ├─ Run.live      one for each run, in a cancel scope of its own, which `Run`
+                     ├─ Run.start     one for each run, in a cancel scope of its own, which `Run`
                      │   │            alone cancels: to end the work
                      │   └─ shutdown  shielded; `Run.cancel_shutdown` cancels it, on a time-out
                      ├─ stopping.end  one for each stop or restart; nobody cancels it
@@ -95,7 +95,7 @@ class Supervisor(Generic[E]):
         self.stage: Stage = Stage.NEW
         #: all tasks, in the order of registration
         self.workers: dict[TaskId, Worker] = {}
-        #: rung when there is nothing more to run for, or a stop was asked for
+        #: notified when there is nothing more to run for, or a stop was asked for
         self.finished: Wakeup = Wakeup()
         #: set when a stop begins, whoever asked for it
         self.stopping: Event = Event()
@@ -110,7 +110,6 @@ class Supervisor(Generic[E]):
         self.restarts: Restarts = Restarts(self._dependencies, self._start_run)
         self._escalation = Escalation(self)
         self._turns = Turns()
-        self.may_shut_down: Callable[[Run], bool] = self._turns.take
         self._number = 0  # how many tasks have got a place in the order of registration
         self._starting: list[Worker] = []  # those that belong to the start
         self._beginning = 0  # how many of them are to be initialised yet
@@ -288,7 +287,7 @@ class Supervisor(Generic[E]):
         self._dependencies.add(worker)
         if self.takes_part:
             self._number += 1
-            worker.number = self._number
+            worker.enrol(self._number)
             try:
                 if self._dependencies.place_late(worker):
                     self._turns.sort()
@@ -309,7 +308,7 @@ class Supervisor(Generic[E]):
         """Start all tasks, in order; see `Scheduler.start`."""
         workers = list(workers_below(self.root))
         for self._number, worker in enumerate(workers, 1):
-            worker.number = self._number
+            worker.enrol(self._number)
         workers = self._dependencies.in_order_of_start(workers)
         try:
             for worker in workers:
@@ -339,7 +338,7 @@ class Supervisor(Generic[E]):
             start_next()
             await self._all_initialized.wait()
             if not self.is_stopping:
-                self._let_work()
+                self._start_work()
                 for worker in self._starting:
                     await worker.wait_until(partial(_need_not_be_waited_for, worker))
             if self.is_stopping:
@@ -359,7 +358,7 @@ class Supervisor(Generic[E]):
         if not self._beginning:
             self._all_initialized.set()
 
-    def _let_work(self) -> None:
+    def _start_work(self) -> None:
         self.stage = Stage.RUNNING
         self._go.set()
         now = current_time()
@@ -399,10 +398,7 @@ class Supervisor(Generic[E]):
         run = worker.new_run(self._go, not_before, begun)
         if worker.wanted is not Wanted.RUN:
             worker.want(Wanted.RUN)
-        # It gets a copy of the context: what one run sets, the next one does not see.
-        run.handle = self._tasks.create_task(
-            run.live(), name=worker.entry.name, context=worker.context
-        )
+        run.start(self._tasks, worker.context)
         self._workload.note(worker)
 
     # -- what a run tells ----------------------------------------------------------------------
@@ -421,12 +417,16 @@ class Supervisor(Generic[E]):
             assert worker.run is not None
             self._tasks.start_soon(watch, worker, worker.run, self.end_the_run)
 
-    def is_ready(self, worker: Worker) -> None:
+    def became_ready(self, worker: Worker) -> None:
         """Tell those that depend on a task that was restarted, unless they begin anew as well."""
         if worker.runs > 1:
             for dependant in self._dependencies.dependants_of(worker):
                 if dependant.run is not None and dependant.run.is_working:
                     dependant.run.info.tell_restarted(worker.entry.name)
+
+    def take_turn(self, run: Run) -> bool:
+        """Return whether it is the turn of a run to shut down; then it does so at once."""
+        return self._turns.take_turn(run)
 
     def work_ended(self, worker: Worker, run: Run) -> None:
         """Decide what the end of one task's work means for it and for the others."""
@@ -513,11 +513,7 @@ class Supervisor(Generic[E]):
             self.registry.remove(task_id)
             self._dependencies.remove(worker)
             self.restarts.drop(worker)
-            worker.leave()
-            worker.is_gone = True
-            if worker.wanted is not Wanted.REMOVE:
-                worker.want(Wanted.REMOVE)
-            worker.changed.notify_all()
+            worker.be_gone()
             self._workload.note(worker)
 
 

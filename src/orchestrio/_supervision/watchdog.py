@@ -60,7 +60,7 @@ async def watch(worker: Worker, run: Run, cannot_end: Callable[[BaseException], 
             return
         if current_time() >= due + metadata.watchdog:
             # Nobody could beat: the clock has jumped, or something blocked the whole event loop.
-            run.info.last_beat = current_time()
+            run.info.beat(current_time())
         elif worker.last_beat() + metadata.watchdog <= current_time():
             await fail(f"it gave no sign of life for {metadata.watchdog:g} s, its watchdog")
             return

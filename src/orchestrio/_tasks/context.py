@@ -110,6 +110,14 @@ class RunInfo:
         """What a log record about the task carries beside the text."""
         return self._owner.extra()
 
+    def begin(self, number: int) -> None:
+        """Note which run it is."""
+        self.number = number
+
+    def beat(self, now: float) -> None:
+        """Note that the task shows that it is alive."""
+        self.last_beat = now
+
     def become_ready(self) -> None:
         """Note that the task is ready, and tell those who wait for it."""
         if not self.is_ready:
@@ -206,7 +214,7 @@ class TaskContext:
 
     def beat(self) -> None:
         """Say that the task is alive, for one registered with a ``watchdog``."""
-        self._run.last_beat = current_time()
+        self._run.beat(current_time())
 
     async def dependency_restarted(self) -> str:
         """Wait until a task that this one depends on was restarted.

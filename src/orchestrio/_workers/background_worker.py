@@ -78,7 +78,7 @@ class BackgroundWorker(Worker):
             info.fencing_token = None
 
     @override
-    def settle_subscription(self) -> None:
+    def update_subscription(self) -> None:
         pass  # it has none
 
     @override

@@ -39,8 +39,8 @@ class EventWorker(Worker, Generic[T]):
         "_accounted",
         "_delivery",
         "_failed",
-        "_gave_up",
         "_handle",
+        "_handler_failed",
         "_left",
         "_pool",
         "_progress",
@@ -70,7 +70,7 @@ class EventWorker(Worker, Generic[T]):
         self._failed = 0  # messages whose handler raised or was cancelled
         self._skipped = 0  # those of them after which it went on
         self._left = 0  # messages that nobody will handle any more
-        self._gave_up = False  # whether a handler's error ended the work
+        self._handler_failed = False  # whether a handler's error ended the work
         self._accounted = False  # whether what is in hand is counted as failed already
         self._reader: Reader | None = None  # as whom it acknowledges what it has handled
         self._progress = 0  # how far it had come when the watchdog last looked
@@ -83,7 +83,7 @@ class EventWorker(Worker, Generic[T]):
 
     @override
     def subscribe(self) -> None:
-        self._gave_up = self._accounted = False
+        self._handler_failed = self._accounted = False
         self._handle = with_retries(
             self._task.handler, self.entry.metadata, self.supervision.random, self.extra
         )
@@ -91,8 +91,8 @@ class EventWorker(Worker, Generic[T]):
             self._stream = self._subscribe()
             self._delivery = Delivery(cursor_of(self._stream))
             count = self.entry.metadata.concurrency
-            patience = self.entry.metadata.stop_timeout
-            self._pool = Pool(self._delivery, count, patience) if count > 1 else None
+            stop_timeout = self.entry.metadata.stop_timeout
+            self._pool = Pool(self._delivery, count, stop_timeout) if count > 1 else None
             self._failed = self._skipped = self._left = 0
         else:
             self._delivery.resume()
@@ -187,7 +187,7 @@ class EventWorker(Worker, Generic[T]):
             try:
                 await pool.run(self._handle_in_pool)
             except Exception as error:
-                if self._gave_up:
+                if self._handler_failed:
                     raise  # one of the handlers did
                 if not await self._go_on_after(error, None):
                     return
@@ -247,7 +247,7 @@ class EventWorker(Worker, Generic[T]):
                 extra=self.extra(attempts=metadata.retries + 1),
             )
             return
-        self._gave_up = True
+        self._handler_failed = True
         raise error
 
     async def _lagged(self, missed: int) -> None:
@@ -267,7 +267,7 @@ class EventWorker(Worker, Generic[T]):
     @override
     def release(self, run: Run) -> None:
         delivery = self._delivery
-        run.spares_others = self._gave_up and self.entry.metadata.on_error == "stop"
+        run.spares_others = self._handler_failed and self.entry.metadata.on_error == "stop"
         self._within = "handle_event()"
         if delivery is None or not run.came_to_work:
             return  # what is in hand is still that of the run before
@@ -295,7 +295,7 @@ class EventWorker(Worker, Generic[T]):
             progress += self._pool.finished
         if progress != self._progress or self.is_drained:
             self._progress = progress
-            self.run.info.last_beat = current_time()
+            self.run.info.beat(current_time())
         return self.run.info.last_beat
 
     @override

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextvars import Context
 from math import inf
 from typing import Final, final
 
@@ -29,6 +30,7 @@ from anyio import (
     sleep_forever,
     sleep_until,
 )
+from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from .._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
@@ -57,18 +59,17 @@ class Run:
         "_begun",
         "_doom",
         "_go",
-        "_may_shut_down",
+        "_handle",
         "_not_before",
         "_reported",
         "_shutdown_scope",
+        "_take_turn",
         "_turn",
         "_why_cut",
         "abandonment",
         "cancel_asked",
-        "deadline",
         "failure",
         "failure_before",
-        "handle",
         "host",
         "info",
         "is_restart",
@@ -85,7 +86,7 @@ class Run:
         host: Host,
         services: Services,
         go: Event,
-        may_shut_down: Callable[[Run], bool],
+        take_turn: Callable[[Run], bool],
         *,
         not_before: float = 0.0,
         begun: Callable[[], None] | None = None,
@@ -97,7 +98,7 @@ class Run:
         :param host: the worker
         :param services: what all tasks share
         :param go: set when all tasks that start together are initialised
-        :param may_shut_down: returns whether it is the turn of a run to shut down
+        :param take_turn: returns whether it is the turn of a run to shut down
         :param not_before: when it may begin, in seconds on the event loop's clock
         :param begun: called when it is initialised, or never will be: it lets the next one begin
         :param is_restart: whether it follows another one
@@ -107,7 +108,7 @@ class Run:
         #: the worker that it is a run of
         self.host: Host = host
         self._go = go
-        self._may_shut_down = may_shut_down
+        self._take_turn = take_turn
         self._not_before = not_before
         self._begun = begun
         #: what the task sees of it
@@ -131,10 +132,7 @@ class Run:
         self.spares_others: bool = False
         #: when it began to work, in seconds on the event loop's clock
         self.works_since: float = inf
-        #: when its ``shutdown()`` is to be over, in seconds on the event loop's clock
-        self.deadline: float = inf
-        #: the task of the event loop that it is
-        self.handle: TaskHandle[None] | None = None
+        self._handle: TaskHandle[None] | None = None  # the task of the event loop that it is
         self._doom: Exception | None = None  # why it was cancelled, if that is a failure
         self._turn: Event | None = None  # set when it may be its turn to shut down
         self._shutdown_scope: CancelScope | None = None
@@ -205,9 +203,19 @@ class Run:
 
     def where(self) -> str:
         """Say which line of which function it awaits, outermost first, as a traceback does."""
-        return "" if self.handle is None else task_stack(self.handle.coro, without=__file__)
+        return "" if self._handle is None else task_stack(self._handle.coro, without=__file__)
 
     # -- what it is told -----------------------------------------------------------------------
+
+    def start(self, tasks: TaskGroup, context: Context) -> None:
+        """Begin, as a task of the event loop.
+
+        :param tasks: the group that owns it
+        :param context: the context variables; it gets a copy, so the next run does not see what it
+            sets
+        """
+        name = self.host.entry.name
+        self._handle = tasks.create_task(self._run(), name=name, context=context)
 
     def ask(self) -> None:
         """Show that the work is to end, and tell the task if it listens."""
@@ -219,8 +227,8 @@ class Run:
         if self.outcome is None and not self.cancel_asked:
             self.cancel_asked = True
             self.host.tell()
-            assert self.handle is not None
-            self.handle.cancel()
+            assert self._handle is not None
+            self._handle.cancel()
 
     def fail(self, why: Exception) -> None:
         """Cancel the work, as a failure.
@@ -278,7 +286,7 @@ class Run:
 
     # -- what it does --------------------------------------------------------------------------
 
-    async def live(self) -> None:
+    async def _run(self) -> None:
         """Go through all phases; nothing escapes."""
         current_run.set(self.info)
         try:
@@ -299,11 +307,11 @@ class Run:
                 await self._wait_for_turn()
             await self._shut_down()
         self._enter(Phase.ENDED)
-        self._shutdown_scope = self.handle = None
+        self._shutdown_scope = self._handle = None
         self.host.run_ended()
 
     async def _wait_for_turn(self) -> None:
-        while not self._may_shut_down(self):
+        while not self._take_turn(self):
             self._turn = Event()
             try:
                 await self._turn.wait()
@@ -327,7 +335,7 @@ class Run:
         if self.host.wanted is not Wanted.RUN:
             await sleep_forever()  # what it waited for has come of a stop, which is its end as well
         self.failure_before = None  # with its traceback, it would keep a whole run alive
-        self.info.number = self.host.run_initializes()
+        self.info.begin(self.host.run_initializes())
         self._enter(Phase.INITIALIZING)
         if metadata.start_timeout == inf:
             await self.host.entry.task.initialize()
@@ -354,7 +362,8 @@ class Run:
         """
         asked = self.info.stop_asked  # in initialize(), which did not mind
         if self.phase is Phase.INITIALIZED and not asked and self.host.are_dependencies_ready():
-            self.works_since = self.info.last_beat = now
+            self.works_since = now
+            self.info.beat(now)
             self._enter(Phase.WORKING)
             self.host.run_works()
             if not self.host.entry.metadata.reports_ready:

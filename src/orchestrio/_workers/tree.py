@@ -22,14 +22,14 @@ from typing import final
 from .._model.errors import LifecycleError, TaskExecutionError, TaskInitializationError
 from .._model.settings import RestartPolicy, Strategy
 
-__all__ = ["Branch", "Failure", "Node", "Restarts", "leaves"]
+__all__ = ["Branch", "Failure", "Node", "RestartHistory", "leaves"]
 
 #: How a task failed, with its identity and the cause.
 Failure = TaskExecutionError | TaskInitializationError
 
 
 @final
-class Restarts:
+class RestartHistory:
     """What a policy makes of one failure after another: the next delay, or that it is enough."""
 
     __slots__ = ("_attempt", "_recent", "policy")
@@ -68,8 +68,8 @@ class Restarts:
         self._attempt += 1
         return policy.delay(self._attempt, random())
 
-    def give_up(self, title: str, failure: Failure) -> TaskExecutionError:
-        """Return the failure of failures: all that happened in the window, in order.
+    def exhausted(self, title: str, failure: Failure) -> TaskExecutionError:
+        """Forget it all, and return the failure of failures: what happened in the window, in order.
 
         :param title: who failed too often, such as ``task 'web'``
         :param failure: the one that was too much
@@ -90,7 +90,7 @@ class Restarts:
 class Node:
     """A task or a group, as the rules see it."""
 
-    __slots__ = ("parent", "policy", "restarts", "significant", "title")
+    __slots__ = ("history", "parent", "policy", "significant", "title")
 
     def __init__(
         self, title: str, parent: Branch | None, policy: RestartPolicy | None, significant: bool
@@ -101,7 +101,7 @@ class Node:
         self.parent: Branch | None = parent
         #: when it runs again; `None`: never, and its failure is one of its group
         self.policy: RestartPolicy | None = policy
-        self.restarts: Restarts | None = None if policy is None else Restarts(policy)
+        self.history: RestartHistory | None = None if policy is None else RestartHistory(policy)
         #: whether its group ends when it does
         self.significant: bool = significant
 
@@ -132,7 +132,7 @@ class Node:
 class Branch(Node):
     """A group: children in the order of registration, and who is restarted with whom."""
 
-    __slots__ = ("children", "has_ended", "name", "path", "restarted", "strategy", "up")
+    __slots__ = ("_up", "children", "has_ended", "name", "path", "restarted", "strategy")
 
     def __init__(
         self,
@@ -156,20 +156,31 @@ class Branch(Node):
         self.has_ended: bool = False
         #: how often it was restarted as a whole
         self.restarted: int = 0
-        #: when all of it had begun, after its last start as a whole, in seconds of the clock
-        self.up: float = inf
+        self._up = inf  # when all of it had begun, after its last start as a whole
 
     @property
     def up_since(self) -> float:
-        return self.up
+        return self._up
 
     def begin_anew(self) -> None:
         """Forget all failures below, as for a supervisor of Erlang/OTP that was restarted."""
         for child in self.children:
-            if child.restarts is not None:
-                child.restarts.refresh()
+            if child.history is not None:
+                child.history.refresh()
             if isinstance(child, Branch):
                 child.begin_anew()
+
+    def comes_down(self) -> None:
+        """Count a restart of it as a whole, which begins."""
+        self.restarted += 1
+        self._up = inf
+
+    def comes_up(self, now: float) -> None:
+        """Note that all of it has begun.
+
+        :param now: the present, in seconds on the event loop's clock
+        """
+        self._up = now
 
     @property
     def is_removed(self) -> bool:

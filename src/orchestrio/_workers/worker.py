@@ -60,12 +60,11 @@ class Supervision(Protocol):
     def work_began(self, worker: Worker) -> None:
         """Hear that the work of a run begins."""
 
-    def is_ready(self, worker: Worker) -> None:
+    def became_ready(self, worker: Worker) -> None:
         """Hear that a task is ready, so that those that depend on it may work."""
 
-    @property
-    def may_shut_down(self) -> Callable[[Run], bool]:
-        """Tells whether it is the turn of a run to shut down; then it does so at once."""
+    def take_turn(self, run: Run) -> bool:
+        """Return whether it is the turn of a run to shut down; then it does so at once."""
         ...
 
     def work_ended(self, worker: Worker, run: Run) -> None:
@@ -131,8 +130,16 @@ class Worker(Node, ABC):
         if comes_no_more and self.run is not None and self.run.phase is Phase.ENDED:
             self.run = None  # what ended it was to be mended by the run that will not come
         self.wanted = wanted
-        self.settle_subscription()
+        self.update_subscription()
         self.tell()
+
+    def enrol(self, number: int) -> None:
+        """Give it its place in the order of registration."""
+        self.number = number
+
+    def put_at(self, rank: int) -> None:
+        """Give it its place in the order of start."""
+        self.rank = rank
 
     def adopt(self, ambient: Context) -> None:
         """Add the context variables of the start to those of the registration, the later value wins.
@@ -142,6 +149,14 @@ class Worker(Node, ABC):
         for variable, value in ambient.items():
             if self.context.get(variable) is not value:
                 self.context.run(variable.set, value)
+
+    def be_gone(self) -> None:
+        """Note that it has been removed."""
+        self.leave()
+        self.is_gone = True
+        if self.wanted is not Wanted.REMOVE:
+            self.want(Wanted.REMOVE)
+        self.changed.notify_all()
 
     def new_run(self, go: Event, not_before: float, begun: Callable[[], None] | None) -> Run:
         """Make the next run; there must be none that has not ended.
@@ -156,7 +171,7 @@ class Worker(Node, ABC):
             self,
             self.supervision.services,
             go,
-            self.supervision.may_shut_down,
+            self.supervision.take_turn,
             not_before=not_before,
             begun=begun,
             is_restart=self.wanted is Wanted.RESTART,
@@ -303,14 +318,14 @@ class Worker(Node, ABC):
         """Pass on that it is ready."""
         if self._changed is not None:
             self._changed.notify_all()
-        self.supervision.is_ready(self)
+        self.supervision.became_ready(self)
 
     def work_ended(self) -> None:
         """Pass on that the work has ended, and let go of what it needed."""
         assert self.run is not None
         self.release(self.run)
         self.supervision.work_ended(self, self.run)
-        self.settle_subscription()
+        self.update_subscription()
 
     def run_ended(self) -> None:
         """Pass on that nothing is left of a run."""
@@ -320,7 +335,7 @@ class Worker(Node, ABC):
     def run_abandoned(self) -> None:
         """Pass on that it ignores its cancellation."""
         assert self.run is not None
-        self.settle_subscription()
+        self.update_subscription()
         self.supervision.run_abandoned(self, self.run)
 
     def process_ends(self, error: BaseException) -> None:
@@ -360,7 +375,7 @@ class Worker(Node, ABC):
     def unsubscribe(self) -> None:
         """Give up its place in a channel, if it has one."""
 
-    def settle_subscription(self) -> None:
+    def update_subscription(self) -> None:
         """Give up its place in a channel if nobody works there, nor will.
 
         A message in hand, and what was published before the work ended, are for the next run.
