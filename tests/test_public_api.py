@@ -24,6 +24,8 @@ import orchestrio
 import orchestrio.redis
 import orchestrio.testing
 from orchestrio._model import errors
+from orchestrio.redis import BridgeOptions, RedisBridge
+from orchestrio.redis.options import BridgeSettings
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(orchestrio.__file__).parent
@@ -202,15 +204,40 @@ def test_fields_and_constants_are_found_to_be_documented() -> None:
     assert {"TASK_EVENTS", "Overflow"} <= {*CONSTANTS}
 
 
-def test_an_option_is_documented_as_the_field_of_the_metadata_is() -> None:
-    options = typing.get_type_hints(orchestrio.TaskOptions)
-    assert set(options) == set(orchestrio.TaskMetadata.model_fields)
+@pytest.mark.parametrize(
+    ("options", "model", "apart"),
+    [
+        (orchestrio.TaskOptions, orchestrio.TaskMetadata, set[str]()),
+        (BridgeOptions, BridgeSettings, {"namespace"}),
+    ],
+    ids=["task", "bridge"],
+)
+def test_an_option_is_documented_as_the_field_of_the_model_is(
+    options: type, model: type[BaseModel], apart: set[str]
+) -> None:
+    names = typing.get_type_hints(options)
+    assert set(names) == set(model.model_fields) - apart
     different = [
         name
-        for name in options
-        if DOCUMENTED[f"TaskOptions.{name}"] != DOCUMENTED[f"TaskMetadata.{name}"]
+        for name in names
+        if DOCUMENTED[f"{options.__name__}.{name}"] != DOCUMENTED[f"{model.__name__}.{name}"]
     ]
     assert different == []
+
+
+def test_an_option_of_a_bridge_has_the_type_of_the_field_of_the_model() -> None:
+    fields = typing.get_type_hints(BridgeSettings) | {"outbox": str | Path | None}  # read as a path
+    options = typing.get_type_hints(BridgeOptions)
+    assert options == {name: fields[name] for name in options}
+
+
+def test_the_help_on_a_bridge_names_each_option_with_its_default() -> None:
+    documented = re.search(r":param options:(.*?):raises", RedisBridge.__doc__ or "", re.DOTALL)
+    assert documented
+    said = re.findall(r"``(\w+)=(.+?)``", documented[1])
+    listed = {name: ast.literal_eval(default) for name, default in said}
+    fields = BridgeSettings.model_fields
+    assert listed == {name: fields[name].default for name in fields if name != "namespace"}
 
 
 def test_the_help_on_the_scheduler_reads_well() -> None:

@@ -247,12 +247,28 @@ async def test_a_server_that_cannot_be_trusted_gets_nothing(
         ("claim_after", 0),
         ("max_deliveries", 0),
         ("lease", 0),
+        ("leese", 1),
     ],
 )
 def test_an_option_that_is_not_valid_is_named(field: str, value: object) -> None:
     options: dict[str, object] = {"topics": [NUMBERS], "namespace": "test", field: value}
-    with pytest.raises(ValidationError, match=field):
+    with pytest.raises(ValidationError, match=rf"^1 .* for RedisBridge\(\)\n{field}\n"):
         RedisBridge("redis://localhost", **options)  # type: ignore[arg-type]  # that is the point
+
+
+def test_every_option_that_is_not_valid_is_named_at_once() -> None:
+    with pytest.raises(ValidationError) as raised:
+        RedisBridge("redis://localhost", topics=[NUMBERS], namespace="", lease=0, prefetch=0)
+    assert [error["loc"] for error in raised.value.errors()] == [
+        ("namespace",),
+        ("prefetch",),
+        ("lease",),
+    ]
+
+
+def test_a_bridge_needs_a_namespace() -> None:
+    with pytest.raises(TypeError, match="namespace"):
+        RedisBridge("redis://localhost", topics=[NUMBERS])  # type: ignore[call-arg]  # the point
 
 
 class Opaque:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import assert_type, cast
+from pathlib import Path
+from typing import Any, assert_type, cast
 
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
+from typing_extensions import Unpack
 
 from orchestrio import (
     DEAD_LETTERS,
@@ -37,6 +39,7 @@ from orchestrio import (
     create_broadcast_stream,
     current_task_context,
 )
+from orchestrio.redis import BridgeOptions, RedisBridge, RedisSettings
 
 
 @dataclass
@@ -192,6 +195,17 @@ async def tasks() -> None:
         for entry in scheduler.registry:
             assert_type(entry, RegisteredTask)
         assert_type(await scheduler.shutdown(), None)
+
+
+def of_the_shop(*topics: Topic[Any], **options: Unpack[BridgeOptions]) -> RedisBridge:
+    return RedisBridge(RedisSettings(), topics=topics, namespace="shop", **options)
+
+
+def bridges() -> None:
+    assert_type(of_the_shop(ORDERS, mode="compete", group="stock", claim_after=5), RedisBridge)
+    assert_type(of_the_shop(ORDERS, LOG, outbox="outbox.db", lease=2.5), RedisBridge)
+    assert_type(of_the_shop(outbox=Path("outbox.db"), max_bytes=1_000), RedisBridge)
+    RedisBridge("redis://localhost", topics=["log", ORDERS], namespace="shop", prefetch=8)
 
 
 def decorators() -> None:

@@ -19,6 +19,7 @@ from orchestrio import (
     Topic,
     create_broadcast_stream,
 )
+from orchestrio.redis import BridgeOptions, RedisBridge
 
 
 @dataclass
@@ -138,6 +139,15 @@ def tasks() -> None:
     scheduler.register_background_task(Collector())  # error
     scheduler.register_event_task(Clock())  # error
     scheduler.status("clock")  # error
+
+
+def bridges() -> None:
+    RedisBridge("redis://localhost", topics=[ORDERS])  # error
+    RedisBridge("redis://localhost", topics=[ORDERS], namespace="shop", leese=5)  # error
+    RedisBridge("redis://localhost", topics=[ORDERS], namespace="shop", mode="both")  # error
+    RedisBridge("redis://localhost", topics=[ORDERS], namespace="shop", lease="5")  # error
+    RedisBridge("redis://localhost", [ORDERS], namespace="shop")  # error
+    BridgeOptions(prefetched=5)  # error
 
 
 def decorators() -> None:

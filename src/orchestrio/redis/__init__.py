@@ -13,7 +13,8 @@ except ImportError:  # pragma: no cover  # a test runs this in an interpreter of
 from .bridge import BridgeStatistics as BridgeStatistics, RedisBridge as RedisBridge
 from .connection import RedisSettings as RedisSettings
 from .envelope import traceparent as traceparent
+from .options import BridgeOptions as BridgeOptions
 
-for _value in (BridgeStatistics, RedisBridge, RedisSettings):
+for _value in (BridgeOptions, BridgeStatistics, RedisBridge, RedisSettings):
     _value.__module__ = __name__
 del _coredis

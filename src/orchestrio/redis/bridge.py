@@ -7,14 +7,12 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias, cast, final
+from typing import Any, Final, cast, final
 from urllib.parse import quote
 from uuid import uuid4
 
 from anyio import current_time, sleep
-from pydantic import BaseModel, ConfigDict, Field
-from typing_extensions import override
+from typing_extensions import Unpack, override
 
 from .._broadcast.bus import EventBus
 from .._broadcast.relay import Relay
@@ -28,32 +26,14 @@ from .carriers import Broadcast, Carrier, Compete
 from .connection import TROUBLE, Connection, RedisSettings, Refused, connected, together
 from .envelope import Format
 from .leases import RedisLeases
+from .options import BridgeOptions, BridgeSettings
 from .outbox import Database, DiskOutbox, MemoryOutbox
 
 __all__ = ["BridgeStatistics", "RedisBridge"]
 
 logger: logging.Logger = logging.getLogger("orchestrio")
 
-Mode: TypeAlias = Literal["broadcast", "compete"]
-
 _BACKOFF: Final = Backoff(initial_delay=0.1, max_delay=5.0)
-
-
-class _Options(BaseModel, frozen=True):
-    """What is checked of the options of a bridge."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    namespace: Annotated[str, Field(min_length=1, max_length=200)]
-    mode: Mode
-    group: Annotated[str, Field(min_length=1, max_length=200)]
-    outbox: Path | None
-    max_bytes: Annotated[int, Field(strict=True, ge=1)]
-    max_length: Annotated[int, Field(strict=True, ge=1)]
-    prefetch: Annotated[int, Field(strict=True, ge=1, le=10_000)]
-    claim_after: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    max_deliveries: Annotated[int, Field(strict=True, ge=1)]
-    lease: Annotated[float, Field(ge=0.1, allow_inf_nan=False)]
 
 
 @final
@@ -134,19 +114,11 @@ class RedisBridge(BackgroundTask):
     :param topics: what to carry: topics whose payload has JSON by Pydantic, or plain `str` keys;
         each has a channel on the bus
     :param namespace: keeps programs apart that share a server
-    :param mode: whether every process gets every message, or they compete
-    :param group: with ``"compete"``: those that compete with each other; each group gets all
-    :param outbox: path of an SQLite file that keeps what is published until the server has it
-    :param max_bytes: how long a payload may be as JSON; a longer one is refused at publish
-    :param max_length: with ``"broadcast"``: about how many messages the server keeps of a topic for
-        those that are slow or away
-    :param prefetch: with ``"compete"``: how many messages of a topic this process has in hand
-    :param claim_after: with ``"compete"``: for how long, in seconds, nothing is heard of the
-        consumer of a message before another takes it over
-    :param max_deliveries: with ``"compete"``: how often a message is delivered at most
-    :param lease: how long, in seconds, a background task with ``singleton=True`` may go on when
-        nothing is heard from its process; that, and a quarter more, is how soon after a crash
-        another process takes over
+    :param options: the fields of `BridgeOptions`, which explains each. Those not given are
+        ``mode="broadcast"``; ``group="workers"``, of those that compete; ``outbox=None``, a path;
+        ``max_bytes=1_000_000``, of a payload; ``max_length=100_000`` messages of a topic in the
+        server; ``prefetch=64`` messages of a topic in hand; ``claim_after=30.0`` seconds;
+        ``max_deliveries=5``, of a message; ``lease=10.0`` seconds, of a singleton
     :raises ~pydantic.ValidationError: if an option is not valid; it names the field
     :raises ValueError: if the URL is none, or no topic is given
     :raises InvalidChannelError: if a topic cannot leave the process
@@ -158,39 +130,18 @@ class RedisBridge(BackgroundTask):
         *,
         topics: Sequence[Topic[Any] | str],
         namespace: str,
-        mode: Mode = "broadcast",
-        group: str = "workers",
-        outbox: str | Path | None = None,
-        max_bytes: int = 1_000_000,
-        max_length: int = 100_000,
-        prefetch: int = 64,
-        claim_after: float = 30.0,
-        max_deliveries: int = 5,
-        lease: float = 10.0,
+        **options: Unpack[BridgeOptions],
     ) -> None:
         self._settings = RedisSettings.from_url(url) if isinstance(url, str) else url
-        options = _Options.model_validate(
-            {
-                "namespace": namespace,
-                "mode": mode,
-                "group": group,
-                "outbox": outbox,
-                "max_bytes": max_bytes,
-                "max_length": max_length,
-                "prefetch": prefetch,
-                "claim_after": claim_after,
-                "max_deliveries": max_deliveries,
-                "lease": lease,
-            }
-        )
-        self._options = options
+        checked = BridgeSettings.model_validate({"namespace": namespace, **options})
+        self._options = checked
         if isinstance(topics, str) or not topics:
             raise ValueError("topics is a list of at least one topic")
-        self._formats = [Format[Any](topic, options.max_bytes) for topic in topics]
-        self._database = None if options.outbox is None else Database(options.outbox)
+        self._formats = [Format[Any](topic, checked.max_bytes) for topic in topics]
+        self._database = None if checked.outbox is None else Database(checked.outbox)
         self._origin = uuid4().hex
         self._carriers: list[Carrier[Any]] = []
-        self._leases = RedisLeases(options.namespace, options.lease, self._keep)
+        self._leases = RedisLeases(checked.namespace, checked.lease, self._keep)
         self._connected = False
         self._outages = 0
         self._down: set[object] = set()  # the loops that wait for it to answer

@@ -2,11 +2,14 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, Self, final
+from typing import Any, ClassVar, Final, Literal, Self, TypeAlias, TypedDict, final
 
 from pydantic import BaseModel, ConfigDict, SecretStr
+from typing_extensions import Unpack
 
 from .. import BackgroundTask, Topic
+
+_Mode: TypeAlias = Literal["broadcast", "compete"]
 
 traceparent: Final[ContextVar[str | None]]
 
@@ -25,6 +28,17 @@ class RedisSettings(BaseModel, frozen=True):
     response_timeout: float = 10.0
     @classmethod
     def from_url(cls, url: str) -> Self: ...
+
+class BridgeOptions(TypedDict, total=False):
+    mode: _Mode
+    group: str
+    outbox: str | Path | None
+    max_bytes: int
+    max_length: int
+    prefetch: int
+    claim_after: float
+    max_deliveries: int
+    lease: float
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -48,15 +62,7 @@ class RedisBridge(BackgroundTask):
         *,
         topics: Sequence[Topic[Any] | str],
         namespace: str,
-        mode: Literal["broadcast", "compete"] = "broadcast",
-        group: str = "workers",
-        outbox: str | Path | None = None,
-        max_bytes: int = 1_000_000,
-        max_length: int = 100_000,
-        prefetch: int = 64,
-        claim_after: float = 30.0,
-        max_deliveries: int = 5,
-        lease: float = 10.0,
+        **options: Unpack[BridgeOptions],
     ) -> None: ...
     @property
     def default_name(self) -> str: ...

@@ -1,0 +1,82 @@
+"""The options of a `RedisBridge`, as the model that checks them and as keywords."""
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, TypeAlias, TypedDict
+
+from pydantic import ConfigDict, Field
+
+from .._model.settings import Model
+
+__all__ = ["BridgeOptions", "BridgeSettings", "Mode"]
+
+Mode: TypeAlias = Literal["broadcast", "compete"]
+
+_Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=200)]
+_Count: TypeAlias = Annotated[int, Field(strict=True, ge=1)]
+
+
+class BridgeSettings(Model, frozen=True):
+    """What a bridge is given beside the server and the topics, checked."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(title="RedisBridge()")
+
+    namespace: _Name
+    """Keeps programs apart that share a server."""
+    mode: Mode = "broadcast"
+    """Whether every process gets every message, or they compete."""
+    group: _Name = "workers"
+    """With ``"compete"``: those that compete with each other; each group gets all."""
+    outbox: Path | None = None
+    """Path of an SQLite file that keeps what is published until the server has it."""
+    max_bytes: _Count = 1_000_000
+    """How long a payload may be as JSON, in bytes; a longer one is refused at publish."""
+    max_length: _Count = 100_000
+    """With ``"broadcast"``: about how many messages the server keeps of a topic for those that are
+    slow or away.
+    """
+    prefetch: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 64
+    """With ``"compete"``: how many messages of a topic this process has in hand."""
+    claim_after: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
+    """With ``"compete"``: for how long, in seconds, nothing is heard of the consumer of a message
+    before another takes it over.
+    """
+    max_deliveries: _Count = 5
+    """With ``"compete"``: how often a message is delivered at most."""
+    lease: Annotated[float, Field(ge=0.1, allow_inf_nan=False)] = 10.0
+    """How long, in seconds, a background task with ``singleton=True`` may go on when nothing is
+    heard from its process; that, and a quarter more, is how soon after a crash another process
+    takes over.
+    """
+
+
+class BridgeOptions(TypedDict, total=False):
+    """The options of a `RedisBridge` as keywords.
+
+    For functions of your own that pass them on: ``def mine(**options: Unpack[BridgeOptions])``.
+    """
+
+    mode: Mode
+    """Whether every process gets every message, or they compete."""
+    group: str
+    """With ``"compete"``: those that compete with each other; each group gets all."""
+    outbox: str | Path | None
+    """Path of an SQLite file that keeps what is published until the server has it."""
+    max_bytes: int
+    """How long a payload may be as JSON, in bytes; a longer one is refused at publish."""
+    max_length: int
+    """With ``"broadcast"``: about how many messages the server keeps of a topic for those that are
+    slow or away.
+    """
+    prefetch: int
+    """With ``"compete"``: how many messages of a topic this process has in hand."""
+    claim_after: float
+    """With ``"compete"``: for how long, in seconds, nothing is heard of the consumer of a message
+    before another takes it over.
+    """
+    max_deliveries: int
+    """With ``"compete"``: how often a message is delivered at most."""
+    lease: float
+    """How long, in seconds, a background task with ``singleton=True`` may go on when nothing is
+    heard from its process; that, and a quarter more, is how soon after a crash another process
+    takes over.
+    """
