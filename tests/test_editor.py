@@ -9,11 +9,13 @@ import pytest
 from language_server import Editor
 
 from orchestrio import ChannelConfig, OnError, Overflow, TaskOptions
+from orchestrio.redis import BridgeOptions
 
 BEGIN = """\
 from dataclasses import dataclass
 
 from orchestrio import ChannelConfig, Scheduler, Topic, create_broadcast_stream
+from orchestrio.redis import RedisBridge
 
 @dataclass
 class Order:
@@ -51,6 +53,7 @@ def test_what_is_received_shows_its_type(editor: Editor) -> None:
         ("scheduler.subs|cribe(ORDERS)", "Return a new receiver of the event"),
         ("ChannelConfig().over|flow", "What happens to one item more"),
         ("Topic('log').pay|load", "Type of each message"),
+        ("RedisBridge('redis://', topics=[ORDERS], namespace='shop', lea|se=5)", "in seconds"),
     ],
 )
 def test_a_name_shows_its_docstring(editor: Editor, source: str, words: str) -> None:
@@ -75,6 +78,12 @@ def test_every_option_of_a_task_is_offered(editor: Editor, call: str) -> None:
     assert [option for option in OPTIONS if option not in offered] == []
 
 
+def test_every_option_of_a_bridge_is_offered(editor: Editor) -> None:
+    offered = editor.complete(BEGIN + 'RedisBridge("redis://localhost", |)')
+    names = ["topics", "namespace", *typing.get_type_hints(BridgeOptions)]
+    assert [name for name in names if f"{name}=" not in offered] == []
+
+
 def test_every_setting_of_a_channel_is_offered(editor: Editor) -> None:
     offered = editor.complete(BEGIN + "ChannelConfig(|)")
     assert {f"{name}=" for name in ChannelConfig.model_fields} <= set(offered)
@@ -86,6 +95,7 @@ def test_every_setting_of_a_channel_is_offered(editor: Editor) -> None:
         ('ChannelConfig(overflow="|")', typing.get_args(Overflow)),
         ('create_broadcast_stream[int](overflow="|")', typing.get_args(Overflow)),
         ('scheduler.on(ORDERS, on_error="|")', typing.get_args(OnError)),
+        ('RedisBridge("redis://localhost", mode="|")', ("broadcast", "compete")),
     ],
 )
 def test_the_names_that_an_option_knows_are_offered(
