@@ -18,7 +18,8 @@ from .._workers.wanted import Wanted
 from .._workers.worker import Worker
 from .dependencies import workers_below
 from .outcome import raise_together
-from .supervisor import Stage, Supervisor, runs_of, wait_down
+from .stopping import runs_of, wait_down
+from .supervisor import Stage, Supervisor
 
 __all__ = ["Commands"]
 

@@ -7,9 +7,9 @@ none any more, and holds none up.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from operator import attrgetter
-from typing import Protocol, final
+from typing import final
 
 from anyio import current_time
 
@@ -18,22 +18,11 @@ from .._workers.tree import Branch, Failure, Node
 from .._workers.wanted import Wanted
 from .._workers.worker import Worker
 from .dependencies import Dependencies, workers_below
+from .starting import StartRun
 
 __all__ = ["Restart", "Restarts"]
 
 logger: logging.Logger = logging.getLogger("orchestrio")
-
-
-class Start(Protocol):
-    """What starts a run."""
-
-    def __call__(self, worker: Worker, *, not_before: float, begun: Callable[[], None]) -> None:
-        """Start the next run of a task.
-
-        :param worker: the task
-        :param not_before: when it may begin, in seconds on the event loop's clock
-        :param begun: called when it is initialised, or never will be
-        """
 
 
 @final
@@ -67,11 +56,11 @@ class Restart:
 class Restarts:
     """All restarts that are under way."""
 
-    __slots__ = ("_dependencies", "_of", "_start", "_whole")
+    __slots__ = ("_dependencies", "_of", "_start_run", "_whole")
 
-    def __init__(self, dependencies: Dependencies, start: Start) -> None:
+    def __init__(self, dependencies: Dependencies, start_run: StartRun) -> None:
         self._dependencies = dependencies
-        self._start = start
+        self._start_run = start_run
         self._of: dict[Worker, Restart] = {}  # those that are to end, or to be started
         self._whole: dict[Branch, Restart] = {}  # of groups as a whole; the newest one counts
 
@@ -210,7 +199,7 @@ class Restarts:
                 restart.starting = False
                 self.go_on(restart)
 
-            self._start(worker, not_before=restart.not_before, begun=begun)
+            self._start_run(worker, not_before=restart.not_before, begun=begun)
         branch = restart.branch
         is_over = not (restart.starting or restart.members)
         if is_over and branch is not None and self._whole.get(branch) is restart:

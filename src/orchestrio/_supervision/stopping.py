@@ -18,8 +18,9 @@ from anyio.lowlevel import checkpoint
 from .._model.wakeup import Wakeup
 from .._workers.phases import Phase
 from .._workers.run import Run
+from .._workers.worker import Worker
 
-__all__ = ["Turns", "ask_to_end", "end", "wait_cancelled"]
+__all__ = ["Turns", "ask_to_end", "end", "runs_of", "wait_cancelled", "wait_down"]
 
 #: How long after its own deadline a ``shutdown()`` may still ignore its cancellation (seconds).
 _LAST_RESORT: Final = 1.0
@@ -246,3 +247,16 @@ class Turns:
                 if run in self._deadlines:
                     self._deadlines[run] = current_time() + _LAST_RESORT
         self._changed.notify_all()
+
+
+def runs_of(workers: Iterable[Worker]) -> list[Run]:
+    """Return the runs of tasks that have not ended."""
+    return [one.run for one in workers if one.run is not None and one.run.phase is not Phase.ENDED]
+
+
+async def wait_down(runs: Iterable[Run]) -> None:
+    """Wait until runs have come to their end, or nobody waits for that any more."""
+    # Whoever started first is down last: most need not be waited for.
+    for run in sorted(runs, key=lambda run: run.host.rank):
+        if not run.is_down:
+            await run.wait_down()

@@ -26,10 +26,9 @@ import logging
 from collections.abc import Callable, Hashable, Iterable
 from contextvars import copy_context
 from enum import Enum, auto
-from functools import partial
 from typing import Generic, cast, final
 
-from anyio import CancelScope, Event, create_task_group, current_time, get_cancelled_exc_class
+from anyio import CancelScope, Event, create_task_group, get_cancelled_exc_class
 from anyio.abc import TaskGroup, TaskStatus
 from typing_extensions import TypeVar
 
@@ -50,7 +49,8 @@ from .dependencies import Dependencies, workers_below
 from .escalation import Escalation
 from .outcome import RunOutcome
 from .restarts import Restarts
-from .stopping import Turns, ask_to_end, end
+from .starting import Start
+from .stopping import Turns, ask_to_end, end, runs_of, wait_down
 from .watchdog import needs_watching, watch
 from .workload import Workload
 
@@ -111,10 +111,7 @@ class Supervisor(Generic[E]):
         self._escalation = Escalation(self)
         self._turns = Turns()
         self._number = 0  # how many tasks have got a place in the order of registration
-        self._starting: list[Worker] = []  # those that belong to the start
-        self._beginning = 0  # how many of them are to be initialised yet
-        self._all_initialized = Event()  # or never will be
-        self._go = Event()  # set once all tasks are initialised
+        self._start = Start(self._start_run)
         self._workload = Workload()
         self._tasks: TaskGroup | None = None  # around all runs
 
@@ -182,7 +179,7 @@ class Supervisor(Generic[E]):
             self._begin_to_end(runs_of(self.workers.values()))
             self.stopping.set()
             self.finished.notify_all()
-            self._all_initialized.set()
+            self._start.give_up()
 
     async def _stop_everything(self) -> None:
         runs = runs_of(self.workers.values())
@@ -298,9 +295,7 @@ class Supervisor(Generic[E]):
                 self._dependencies.remove(worker)
                 raise
             if self.stage is Stage.STARTING:
-                self._starting.append(worker)
-                self._beginning += 1
-                self._start_run(worker, begun=self._one_has_begun)
+                self._start.add(worker)
             else:
                 self._start_run(worker)
 
@@ -318,54 +313,25 @@ class Supervisor(Generic[E]):
                 worker.unsubscribe()
             raise
         self.stage = Stage.STARTING
-        self._starting = list(workers)
         try:
             ambient = copy_context()
             for worker in workers:
                 worker.adopt(ambient)
                 self._workload.note(worker)
-            # Each starts the next when it is initialised: nobody in between has to be woken.
-            remaining = iter(workers)
-
-            def start_next() -> None:
-                worker = next((one for one in remaining if one.wanted is Wanted.RUN), None)
-                if worker is None or self.is_stopping:
-                    self._one_has_begun()
-                else:
-                    self._start_run(worker, begun=start_next)
-
-            self._beginning += 1
-            start_next()
-            await self._all_initialized.wait()
+            await self._start.initialize(workers)
             if not self.is_stopping:
-                self._start_work()
-                for worker in self._starting:
-                    await worker.wait_until(partial(_need_not_be_waited_for, worker))
+                self.stage = Stage.RUNNING
+                self._start.begin_work()
+                self._look_whether_finished()
+                await self._start.wait_ready()
             if self.is_stopping:
                 await self.stopped.wait()
         except get_cancelled_exc_class():
             self.ask_to_stop()
             raise
-        finally:
-            self._starting = []
         if self.is_stopping:
             self.outcome.raise_failures()
             raise LifecycleError("the scheduler was stopped while it was starting")
-
-    def _one_has_begun(self) -> None:
-        """Note that one of those that belong to the start is initialised, or never will be."""
-        self._beginning -= 1
-        if not self._beginning:
-            self._all_initialized.set()
-
-    def _start_work(self) -> None:
-        self.stage = Stage.RUNNING
-        self._go.set()
-        now = current_time()
-        for worker in self._starting:
-            if worker.run is not None:
-                worker.run.begin_work(now)
-        self._look_whether_finished()
 
     def _start_run(
         self,
@@ -395,7 +361,7 @@ class Supervisor(Generic[E]):
                 if begun is not None:
                     begun()
                 return
-        run = worker.new_run(self._go, not_before, begun)
+        run = worker.new_run(self._start.go, not_before, begun)
         if worker.wanted is not Wanted.RUN:
             worker.want(Wanted.RUN)
         run.start(self._tasks, worker.context)
@@ -515,21 +481,3 @@ class Supervisor(Generic[E]):
             self.restarts.drop(worker)
             worker.be_gone()
             self._workload.note(worker)
-
-
-def _need_not_be_waited_for(worker: Worker) -> bool:
-    """Whether a task is ready, or never will be."""
-    return worker.is_ready or worker.is_done or worker.is_gone
-
-
-def runs_of(workers: Iterable[Worker]) -> list[Run]:
-    """Return the runs of tasks that have not ended."""
-    return [one.run for one in workers if one.run is not None and one.run.phase is not Phase.ENDED]
-
-
-async def wait_down(runs: Iterable[Run]) -> None:
-    """Wait until runs have come to their end, or nobody waits for that any more."""
-    # Whoever started first is down last: most need not be waited for.
-    for run in sorted(runs, key=lambda run: run.host.rank):
-        if not run.is_down:
-            await run.wait_down()
