@@ -859,3 +859,74 @@ def test_an_exit_in_a_child_task_for_which_asyncio_cancels_all_ends_the_process(
     command = [sys.executable, "-c", EXIT_IN_A_CHILD, loop]
     ended = subprocess.run(command, capture_output=True, timeout=60, check=False)
     assert ended.returncode == 3, ended.stderr.decode()
+
+
+# -- those around the scheduler ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("enters", ["the block", "run()"])
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_task_that_is_cancelled_while_it_enters_the_scheduler_stops_it(
+    turns: int, enters: str
+) -> None:
+    hooks: list[str] = []
+
+    class Task(BackgroundTask):
+        async def initialize(self) -> None:
+            hooks.append("up")
+
+        async def execute(self) -> None:
+            await anyio.sleep(60)
+
+        async def shutdown(self) -> None:
+            hooks.append("down")
+
+    scheduler = Scheduler()
+    scheduler.register_background_task(Task())
+
+    async def enter() -> None:
+        if enters == "run()":
+            await scheduler.run()
+        else:
+            async with scheduler:
+                await anyio.sleep(60)
+
+    entering = asyncio.ensure_future(enter())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    entering.cancel()
+    with anyio.fail_after(5):
+        ended = await asyncio.gather(entering, return_exceptions=True)
+    assert isinstance(ended[0], CancelledError)
+    assert hooks in ([], ["up", "down"])
+
+
+LEFT_BEHIND = """
+import asyncio
+import sys
+import anyio
+from orchestrio import BackgroundTask, Scheduler
+
+class Idle(BackgroundTask):
+    async def execute(self):
+        await anyio.sleep_forever()
+    async def shutdown(self):
+        await anyio.sleep(0.01)
+        print("down", flush=True)
+
+async def main():
+    scheduler = Scheduler()
+    for name in sys.argv[1:]:
+        scheduler.register_background_task(Idle(), name=name)
+    running = asyncio.ensure_future(scheduler.run())
+    await asyncio.sleep(0.05)
+
+asyncio.run(main())
+"""
+
+
+def test_a_scheduler_that_is_left_behind_in_a_loop_that_closes_is_shut_down() -> None:
+    command = [sys.executable, "-c", LEFT_BEHIND, "first", "second"]
+    ended = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert ended.stdout.split() == [b"down", b"down"], ended.stderr.decode()
+    assert ended.returncode == 0

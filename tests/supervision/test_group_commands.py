@@ -237,6 +237,26 @@ async def test_what_goes_wrong_in_the_end_of_a_group_is_raised_there(
         assert len(diary.who("up")) == (4 if how == "restart" else 2)
 
 
+async def test_a_restart_of_a_group_that_is_being_removed_is_refused(
+    scheduler: Scheduler, diary: Diary
+) -> None:
+    group = scheduler.group("group")
+    inner = group.group("inner")
+    inner.register_background_task(Leisurely("a", diary, end=2), name="a")
+    async with create_task_group() as tasks, scheduler:
+        await scheduler.start()
+        tasks.start_soon(group.remove)
+        await anyio.sleep(1)
+        for one in (group, inner):
+            with pytest.raises(LifecycleError, match="has been removed"):
+                await one.restart()
+            with pytest.raises(LifecycleError, match="has ended. It was removed"):
+                add(one, diary, "b")
+        assert scheduler.groups["group"].ended
+        await anyio.sleep(2)
+        assert scheduler.groups == {}
+
+
 async def test_a_stop_crosses_a_restart_of_the_group(scheduler: Scheduler, diary: Diary) -> None:
     group = scheduler.group("group", strategy="one_for_all")
     for name in "abc":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from itertools import pairwise
 
 import anyio
@@ -207,11 +209,56 @@ async def test_one_that_was_given_up_and_ends_after_all_is_told_of_once(
             with CancelScope(shield=True):
                 await anyio.sleep(10)
 
-    task = scheduler.register_background_task(Late("late", diary), stop_timeout=1)
+        async def shutdown(self) -> None:
+            await super().shutdown()
+            with CancelScope(shield=True):
+                await anyio.sleep(5)
+
+    task = scheduler.register_background_task(
+        Late("late", diary), stop_timeout=1, shutdown_timeout=1
+    )
     async with scheduler:
         await scheduler.start()
         with anyio.move_on_after(0.5):
             await scheduler.stop_task(task)
         await anyio.sleep(20)
     assert diary.hooks == ["up late", "down late"]
-    assert len([one for one in caplog.records if "did not shut down well" in one.message]) == 1
+    messages = [one.message for one in caplog.records if "did not shut down well" in one.message]
+    assert len(messages) == 2
+    assert "its execute() went on for more than stop_timeout" in messages[0]
+    assert "it ignores its cancellation 1 s after shutdown_timeout" in messages[1]
+
+
+async def test_those_that_have_ended_are_let_go_of_while_another_one_takes_long_to_stop(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, logger="orchestrio")  # or the records would keep them
+    failures: list[weakref.ref[TroubleError]] = []
+
+    class Failing(Worker):
+        async def initialize(self) -> None:
+            trouble = TroubleError()
+            failures.append(weakref.ref(trouble))
+            raise trouble
+
+    @scheduler.background(name="first")
+    async def first() -> None:
+        await anyio.sleep_forever()
+
+    async with create_task_group() as group, scheduler:
+        await scheduler.start()
+        scheduler.register_background_task(
+            Failing("failing", Diary()), restart=RestartPolicy(max_restarts=None, max_delay=1)
+        )
+
+        @scheduler.background(name="slow", stop_timeout=100)
+        async def slow() -> None:
+            await current_task_context().stopping.wait()
+            await anyio.sleep(90)
+
+        await settle()
+        group.start_soon(scheduler.stop_task, scheduler.registry.get_by_name("slow").task_id)
+        await anyio.sleep(80)
+        gc.collect()
+        assert len(failures) > 50
+        assert len([failure for failure in failures if failure() is not None]) < 5

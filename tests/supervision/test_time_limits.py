@@ -8,13 +8,16 @@ import anyio
 import pytest
 from anyio import CancelScope, create_task_group, current_time
 from support import NUMBERS, SOON, TroubleError, settle
+from support.diary import Diary, add
 
 from orchestrio import (
+    BackgroundTask,
     Group,
     LifecycleError,
     Scheduler,
     TaskShutdownError,
     TaskSnapshot,
+    TaskState,
     current_task_context,
 )
 
@@ -340,3 +343,101 @@ async def test_stops_that_are_asked_one_after_the_other_have_their_times_from_th
         "second": ("cancelled", 6),
         "third": ("cancelled", 8),
     }
+
+
+class StuckAtTheStart(BackgroundTask):
+    """Ignores its cancellation in one of its ``initialize()``, for a minute and a half."""
+
+    def __init__(self, run: int) -> None:
+        self.run = run
+
+    async def initialize(self) -> None:
+        if current_task_context().run == self.run:
+            with CancelScope(shield=True):
+                await anyio.sleep(90)
+
+    async def execute(self) -> None:
+        await anyio.sleep(1)
+        raise TroubleError
+
+
+async def test_one_that_is_stuck_in_its_start_holds_the_restart_of_its_group_up_no_more(
+    scheduler: Scheduler,
+) -> None:
+    group = scheduler.group("group", strategy="one_for_all")
+    stuck = group.register_background_task(
+        StuckAtTheStart(2), name="stuck", restart=SOON, stop_timeout=2
+    )
+
+    @group.background(name="other")
+    async def other() -> None:
+        await anyio.sleep_forever()
+
+    async with scheduler:
+        await scheduler.start()
+        await anyio.sleep(5)
+        with pytest.raises(
+            TaskShutdownError, match=r"its initialize\(\) went on for more than stop"
+        ):
+            await scheduler.stop_task(stuck)
+        await settle()
+        assert [shot.state for shot in scheduler.status()][1] is TaskState.RUNNING
+        assert current_time() == 7
+
+
+async def test_one_that_is_stuck_in_its_start_holds_the_start_up_no_more(
+    scheduler: Scheduler,
+) -> None:
+    async def interrupt() -> None:
+        await anyio.sleep(1)
+        with pytest.raises(TaskShutdownError):
+            await scheduler.remove_task(stuck)
+
+    stuck = scheduler.register_background_task(StuckAtTheStart(1), stop_timeout=2)
+    async with create_task_group() as group, scheduler:
+        group.start_soon(interrupt)
+        await scheduler.start()
+        assert current_time() == 3
+
+
+async def test_the_time_limit_of_a_start_counts_no_more_when_a_stop_is_under_way(
+    scheduler: Scheduler,
+) -> None:
+    @scheduler.on(NUMBERS, name="slow", reports_ready=True)
+    async def slow(number: int) -> None:
+        await anyio.sleep(5)
+
+    @scheduler.on(NUMBERS, name="dependant", depends_on=["slow"], start_timeout=2)
+    async def dependant(number: int) -> None: ...
+
+    async def start() -> None:
+        with pytest.raises(LifecycleError, match="stopped while it was starting"):
+            await scheduler.start()
+
+    async with create_task_group() as group, scheduler:
+        group.start_soon(start)
+        await anyio.sleep(1)
+        await scheduler.publish(NUMBERS, 1)
+        await scheduler.shutdown()
+    assert {shot.error for shot in scheduler.status()} == {None}
+
+
+async def test_a_task_that_is_being_stopped_does_not_wait_for_one_that_shuts_down_after_it(
+    scheduler: Scheduler, diary: Diary
+) -> None:
+    first = add(scheduler, diary, "first")
+
+    @scheduler.on(NUMBERS)
+    async def handle(number: int) -> None:
+        await anyio.sleep(2)
+        await scheduler.stop_task(first)
+        diary.note("handled", "number")
+
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 1)
+        await anyio.sleep(1)
+        await scheduler.shutdown()
+        assert current_time() == 2
+    assert diary.who("handled") == ["number"]
+    assert diary.hooks[-1] == "down first"

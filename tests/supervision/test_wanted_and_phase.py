@@ -53,12 +53,12 @@ def test_a_run_that_was_initialised_does_not_end_without_a_shutdown() -> None:
     assert before_the_end == {Phase.PENDING, Phase.INITIALIZING, Phase.SHUTTING_DOWN}
 
 
-def test_whatever_is_wanted_may_be_wanted_otherwise_except_for_a_removal() -> None:
+def test_what_is_to_be_removed_is_wanted_back_no_more_and_what_was_stopped_by_a_restart() -> None:
     assert MAY_FOLLOW.keys() == set(Wanted)
     assert MAY_FOLLOW[Wanted.REMOVE] == {Wanted.REMOVE}
-    for wanted, following in MAY_FOLLOW.items():
-        if wanted is not Wanted.REMOVE:
-            assert following >= set(Wanted) - {wanted}
+    assert MAY_FOLLOW[Wanted.STOP] == {Wanted.STOP, Wanted.RESTART, Wanted.REMOVE}
+    assert MAY_FOLLOW[Wanted.RUN] == {Wanted.STOP, Wanted.RESTART, Wanted.REMOVE}
+    assert MAY_FOLLOW[Wanted.RESTART] == set(Wanted)
 
 
 # -- the walk --------------------------------------------------------------------------------------------

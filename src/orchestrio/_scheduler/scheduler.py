@@ -204,9 +204,11 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         error: BaseException | None = None
         try:
             async with create_task_group() as self._block:
-                with CancelScope(shield=True):  # a supervisor half started could not be stopped
-                    await self._block.start(self._supervisor.run)
                 try:
+                    # AnyIO's `start()` would wait for its end if a native cancellation came here.
+                    self._block.start_soon(self._supervisor.run)
+                    with CancelScope(shield=True):  # one half started could not be stopped
+                        await self._supervisor.opened.wait()
                     yield self
                 except get_cancelled_exc_class():
                     raise

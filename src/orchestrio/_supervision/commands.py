@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Generic, final
 
+from anyio import create_task_group
 from anyio.lowlevel import checkpoint
 from typing_extensions import TypeVar
 
@@ -30,7 +31,8 @@ E = TypeVar("E", bound=Hashable, default=Hashable)
 class Commands(Generic[E]):
     """Says what is wanted of tasks and groups, and waits until it is so.
 
-    A task that gives a command that concerns itself is not waited for.
+    A task that gives a command that concerns itself is not waited for. One that is being stopped
+    itself does not wait for those that shut down after it.
     """
 
     def __init__(self, supervisor: Supervisor[E]) -> None:
@@ -57,7 +59,7 @@ class Commands(Generic[E]):
         if supervisor.takes_part or supervisor.stage is Stage.STOPPING:
             if own in workers:
                 return
-            await self._wait_and_raise(workers)
+            await self._wait_and_raise(workers, own)
         if remove:
             for worker in workers:
                 supervisor.forget(worker)
@@ -95,7 +97,7 @@ class Commands(Generic[E]):
             if branch.parent is None:
                 raise _not_inside()
             self._see_that_scheduler_runs()
-            if self._supervisor.groups.get(branch.name) is not branch:
+            if branch.is_removed:
                 raise LifecycleError(f"{branch.title} has been removed: make a new one")
             branch.parent.see_that_it_runs(f"{branch.title} cannot be restarted")
             for worker in workers_below(branch):
@@ -142,16 +144,35 @@ class Commands(Generic[E]):
         workers = list(workers_below(branch))
         if remove or self._supervisor.takes_part:
             branch.end()
+        if remove:
+            branch.leave()
         try:
             await self._stop(workers, own, remove=remove)
         finally:
             if remove:
                 self._supervisor.forget_group(branch)
 
-    async def _wait_and_raise(self, workers: Sequence[Worker]) -> None:
+    async def _wait_and_raise(self, workers: Sequence[Worker], own: Worker | None) -> None:
         with self._waiting_for(workers) as errors:
-            await wait_down(runs_of(workers))
+            if own is None:
+                await wait_down(runs_of(workers))
+            else:
+                await self._wait_as_a_task(workers, own)
         raise_together("tasks did not shut down well", errors)
+
+    async def _wait_as_a_task(self, workers: Sequence[Worker], own: Worker) -> None:
+        """Wait as a task, which others may wait for: not for these, once it is being stopped."""
+        await wait_down(runs_of(worker for worker in workers if worker.rank > own.rank))
+        rest = runs_of(worker for worker in workers if worker.rank < own.rank)
+        async with create_task_group() as group:
+
+            async def wait_for_rest() -> None:
+                await wait_down(rest)
+                group.cancel_scope.cancel()
+
+            group.start_soon(wait_for_rest)
+            await own.wait_until(lambda: own.wanted is not Wanted.RUN)
+            group.cancel_scope.cancel()
 
     @contextmanager
     def _waiting_for(self, workers: Sequence[Worker]) -> Generator[list[TaskShutdownError]]:

@@ -93,14 +93,25 @@ class Dependencies:
             return None if branch is None else list(workers_below(branch))
         return [] if worker is None else [worker]
 
+    def _is_task(self, name: str) -> bool:
+        try:
+            self._find(name)
+        except TaskNotFoundError:
+            return False
+        return True
+
     def dependants_of(self, worker: Worker) -> list[Worker]:
-        """Return the tasks that depend on one, or on a group that it is in, directly."""
+        """Return the tasks that depend on one, or on a group that it is in, directly.
+
+        Where a task has the name of the group, that one is meant.
+        """
         if not self._dependants:
             return []
         found = dict(self._dependants.get(worker.entry.name, {}))
         for branch in worker.groups_around():
-            if branch.parent is not None:  # the scheduler has no name
-                found |= self._dependants.get(branch.name, {})
+            dependants = self._dependants.get(branch.name)
+            if dependants and branch.parent is not None and not self._is_task(branch.name):
+                found |= dependants  # the scheduler itself has no name
         return list(found)
 
     def in_order_of_start(self, workers: Iterable[Worker]) -> list[Worker]:

@@ -31,6 +31,11 @@ class Measures(Protocol):
         """The source of randomness for delays."""
         ...
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether everything is being stopped."""
+        ...
+
     def restart(self, node: Node, failure: Failure, delay: float) -> None:
         """Restart a task or group that failed, and whom its group's strategy adds to it."""
 
@@ -76,12 +81,20 @@ class Escalation:
         self.failed(branch, failure)
 
     def failed_while_stopping(self, worker: Worker, run: Run, failure: Exception) -> None:
-        """Log the failure of a task that was to end anyway, or raise it if nothing guards it."""
+        """Log the failure of a task that was to end anyway, or raise it if nothing mends it.
+
+        A policy does not mend it either where messages are left that no other run will handle.
+        """
         node: Node | None = worker
         while node is not None and node.policy is None:
             node = node.parent
-        if (
+        mends = (
             node is not None
+            and node.policy is not None
+            and (node.policy.mode == "never" or worker.is_drained or not self._measures.is_stopping)
+        )
+        if (
+            mends
             or worker.wanted is Wanted.RESTART
             or run.outcome is Outcome.ABANDONED
             or run.spares_others

@@ -160,11 +160,11 @@ class Restarts:
             event = RestartScheduled(delay=delay, cause=failure, **worker.identity())
             publisher.publish(event)
 
-    def drop(self, worker: Worker) -> None:
-        """Take a task out of its restart, which goes on without it: it is wanted otherwise."""
-        restart = self._take_out(worker)
-        if restart is not None:
-            self.go_on(restart)
+    def drop(self, workers: Iterable[Worker]) -> None:
+        """Take tasks out of their restarts, which go on without: they are wanted otherwise."""
+        for restart in [self._take_out(worker) for worker in workers]:
+            if restart is not None:
+                self.go_on(restart)
 
     def _take_out(self, worker: Worker) -> Restart | None:
         restart = self._of.pop(worker, None)
@@ -193,13 +193,12 @@ class Restarts:
         while not (restart.starting or restart.up) and restart.members:
             worker = next(iter(restart.members))
             del restart.members[worker], self._of[worker]
-            restart.starting = True
 
             def begun() -> None:
                 restart.starting = False
                 self.go_on(restart)
 
-            self._start_run(worker, not_before=restart.not_before, begun=begun)
+            restart.starting = self._start_run(worker, not_before=restart.not_before, begun=begun)
         branch = restart.branch
         is_over = not (restart.starting or restart.members)
         if is_over and branch is not None and self._whole.get(branch) is restart:

@@ -22,13 +22,15 @@ class StartRun(Protocol):
         *,
         not_before: float = ...,
         begun: Callable[[], None] | None = ...,
-    ) -> None:
+    ) -> bool:
         """Start the next run of a task.
 
         :param worker: the task
         :param not_before: when it may begin, in seconds on the event loop's clock
         :param begun: called when it is initialised, or never will be
+        :return: whether there is a run; if not, nothing is called
         """
+        ...
 
 
 @final
@@ -73,8 +75,9 @@ class Start:
         if not self._beginning:
             self._all_initialized.set()
 
-    def give_up(self) -> None:
+    def stop_waiting(self) -> None:
         """Wait for none of them any more."""
+        self._workers = []
         self._all_initialized.set()
 
     def begin_work(self) -> None:

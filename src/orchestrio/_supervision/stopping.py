@@ -6,7 +6,7 @@ There is one way. Who is stopped, and whether what was published is handled befo
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_right, insort
 from collections.abc import Iterable, Sequence
 from math import inf
 from operator import attrgetter
@@ -130,7 +130,7 @@ async def wait_cancelled(run: Run, since: float) -> None:
     with move_on_at(since + timeout):
         await run.wait_over()
     if not run.is_over:
-        what = f"its {run.host.doing} went on for more than stop_timeout ({timeout:g} s) after it"
+        what = f"its {run.hook} went on for more than stop_timeout ({timeout:g} s) after it"
         run.abandon(f"{what} was cancelled", "stop_timeout")
 
 
@@ -145,10 +145,11 @@ class Turns:
     neither does one that was abandoned; if that ends after all, it has its turn as any other.
     """
 
-    __slots__ = ("_changed", "_deadlines", "_due", "_late", "_order", "_ready")
+    __slots__ = ("_changed", "_deadlines", "_due", "_late", "_order", "_ready", "_stopping")
 
     def __init__(self) -> None:
         self._order: list[Run] = []  # by rank: the last one has the turn
+        self._stopping: set[Run] = set()  # the same, to know who is there
         self._ready: set[Run] = set()  # those with which nothing else is to end first
         self._late: set[Run] = set()  # those that were abandoned, and wait now
         # When the ``shutdown()`` of those that are in it is to be over, on the event loop's clock.
@@ -158,12 +159,13 @@ class Turns:
 
     def enter(self, runs: Iterable[Run]) -> None:
         """Add runs that are being stopped: those that started before them wait for them."""
-        added = [run for run in runs if not run.is_down]
+        added = [run for run in runs if not run.is_down and run not in self._stopping]
+        self._stopping.update(added)
         if len(added) == 1:
             insort(self._order, added[0], key=_rank)
         elif added:
             self._order += added
-            self._order.sort(key=_rank)
+            self.sort()
 
     def allow(self, runs: Iterable[Run]) -> None:
         """Let runs shut down when it is their turn: all that ends with them is over."""
@@ -174,12 +176,20 @@ class Turns:
         """Look at the ranks again: they have changed."""
         self._order.sort(key=_rank)
 
+    def leave(self, run: Run) -> None:
+        """Take a run out that is down: those that started before it need not wait for it."""
+        if run in self._stopping:
+            self._stopping.discard(run)
+            self._ready.discard(run)
+            at = bisect_right(self._order, run.host.rank, key=_rank) - 1
+            if self._order[at] is not run:
+                at = self._order.index(run)  # it shares its rank with another one
+            del self._order[at]
+        self.advance()
+
     def advance(self) -> None:
         """Have whoever may have the turn now ask for it."""
         order = self._order
-        while order and order[-1].is_down:
-            run = order.pop()
-            self._ready.discard(run)
         for run in self._late:
             run.look_at_turn()
         if order:

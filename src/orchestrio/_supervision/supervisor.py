@@ -29,7 +29,7 @@ from enum import Enum, auto
 from typing import Generic, cast, final
 
 from anyio import CancelScope, Event, create_task_group, get_cancelled_exc_class
-from anyio.abc import TaskGroup, TaskStatus
+from anyio.abc import TaskGroup
 from typing_extensions import TypeVar
 
 from .._broadcast.bus import EventBus
@@ -39,6 +39,7 @@ from .._model.snapshots import TaskId
 from .._model.wakeup import Wakeup
 from .._tasks.context import Services, current_run
 from .._tasks.events import DEAD_LETTERS, TASK_EVENTS, DeadLetter, Publisher, TaskEvent, TaskFailed
+from .._tasks.failures import raised, undisturbed
 from .._tasks.registry import TaskRegistry
 from .._workers.phases import Outcome, Phase
 from .._workers.run import FORCED, Run
@@ -97,6 +98,8 @@ class Supervisor(Generic[E]):
         self.workers: dict[TaskId, Worker] = {}
         #: notified when there is nothing more to run for, or a stop was asked for
         self.finished: Wakeup = Wakeup()
+        #: set when tasks can be started
+        self.opened: Event = Event()
         #: set when a stop begins, whoever asked for it
         self.stopping: Event = Event()
         #: set when everything has stopped
@@ -110,8 +113,9 @@ class Supervisor(Generic[E]):
         self.restarts: Restarts = Restarts(self._dependencies, self._start_run)
         self._escalation = Escalation(self)
         self._turns = Turns()
+        self._abandoned: set[Run] = set()  # those that have not ended, also of tasks that are gone
         self._number = 0  # how many tasks have got a place in the order of registration
-        self._start = Start(self._start_run)
+        self._startup = Start(self._start_run)
         self._workload = Workload()
         self._tasks: TaskGroup | None = None  # around all runs
 
@@ -128,9 +132,7 @@ class Supervisor(Generic[E]):
     @property
     def is_live(self) -> bool:
         """Whether it has not stopped, and no task ignores its cancellation."""
-        return self.stage is not Stage.STOPPED and not any(
-            worker.run is not None and worker.run.is_stuck for worker in self.workers.values()
-        )
+        return self.stage is not Stage.STOPPED and not self._abandoned
 
     @property
     def takes_part(self) -> bool:
@@ -148,17 +150,18 @@ class Supervisor(Generic[E]):
 
     # -- the one task --------------------------------------------------------------------------
 
-    async def run(self, *, task_status: TaskStatus[None]) -> None:
+    async def run(self) -> None:
         """Own all runs until a stop is asked for, and stop everything then, whatever happens."""
         with CancelScope(shield=True):
             try:
                 async with create_task_group() as watching:
-                    watching.start_soon(self._turns.watch)
+                    watching.start_soon(undisturbed, self._turns.watch)
                     async with create_task_group() as self._tasks:
-                        self.stage = Stage.OPEN
-                        task_status.started()
-                        await self.stopping.wait()
-                        await self._stop_everything()
+                        if not self.is_stopping:
+                            self.stage = Stage.OPEN
+                        self.opened.set()
+                        await self._until_stopping()
+                        await undisturbed(self._stop_everything)
                     watching.cancel_scope.cancel()
             finally:
                 self._bus.close()
@@ -167,6 +170,14 @@ class Supervisor(Generic[E]):
                     if worker.run is not None:
                         self.outcome.shutdown_errors += worker.run.report()
                 self.stopped.set()
+
+    async def _until_stopping(self) -> None:
+        while not self.is_stopping:
+            try:
+                await self.stopping.wait()
+            except get_cancelled_exc_class():
+                # No scope did that. asyncio does, to all that is left in a loop that closes.
+                self.ask_to_stop()
 
     def ask_to_stop(self) -> None:
         """Have everything stop, once; nobody is waited for."""
@@ -179,7 +190,7 @@ class Supervisor(Generic[E]):
             self._begin_to_end(runs_of(self.workers.values()))
             self.stopping.set()
             self.finished.notify_all()
-            self._start.give_up()
+            self._startup.stop_waiting()
 
     async def _stop_everything(self) -> None:
         runs = runs_of(self.workers.values())
@@ -188,7 +199,8 @@ class Supervisor(Generic[E]):
 
     def force_stop(self) -> None:
         """Stop at once: no waiting for what is left, and no time for ``shutdown()``."""
-        self._turns.force(runs_of(self.workers.values()), FORCED)
+        runs = runs_of(self.workers.values())
+        self._turns.force([*runs, *self._abandoned.difference(runs)], FORCED)
 
     def add_group(
         self,
@@ -212,8 +224,8 @@ class Supervisor(Generic[E]):
     def stop(self, workers: Iterable[Worker], wanted: Wanted, own: Worker | None = None) -> None:
         """Say that tasks are wanted down, and see to it."""
         workers = list(workers)
+        self.restarts.drop(workers)
         for worker in workers:
-            self.restarts.drop(worker)
             if not worker.is_gone and worker.wanted is not Wanted.REMOVE:
                 worker.want(wanted)
         self.bring_down(workers, own, drain=True)
@@ -236,11 +248,11 @@ class Supervisor(Generic[E]):
         if own in workers and own.run is not None and not own.run.is_over:
             runs.remove(own.run)
             ask_to_end(own.run, finish=True)  # it is to get no other message, starting now
-            self._tasks.start_soon(self._end, [own.run], False)
+            self._tasks.start_soon(undisturbed, self._end, [own.run], False)
         if all(run.is_over for run in runs):
             self._turns.allow(runs)
         else:
-            self._tasks.start_soon(self._end, runs, drain)
+            self._tasks.start_soon(undisturbed, self._end, runs, drain)
 
     def _begin_to_end(self, runs: list[Run]) -> None:
         """Have those that started before wait for these, and end at once what has not begun."""
@@ -263,7 +275,7 @@ class Supervisor(Generic[E]):
             self.outcome.shutdown_errors += errors
             return
         for error in errors:
-            if error is not run.abandonment:  # which is in the log already
+            if error not in run.logged:
                 logger.error("%s", error, exc_info=error, extra=worker.extra())
 
     # -- starting ------------------------------------------------------------------------------
@@ -295,7 +307,7 @@ class Supervisor(Generic[E]):
                 self._dependencies.remove(worker)
                 raise
             if self.stage is Stage.STARTING:
-                self._start.add(worker)
+                self._startup.add(worker)
             else:
                 self._start_run(worker)
 
@@ -318,12 +330,12 @@ class Supervisor(Generic[E]):
             for worker in workers:
                 worker.adopt(ambient)
                 self._workload.note(worker)
-            await self._start.initialize(workers)
+            await self._startup.initialize(workers)
             if not self.is_stopping:
                 self.stage = Stage.RUNNING
-                self._start.begin_work()
+                self._startup.begin_work()
                 self._look_whether_finished()
-                await self._start.wait_ready()
+                await self._startup.wait_ready()
             if self.is_stopping:
                 await self.stopped.wait()
         except get_cancelled_exc_class():
@@ -339,7 +351,7 @@ class Supervisor(Generic[E]):
         *,
         not_before: float = 0.0,
         begun: Callable[[], None] | None = None,
-    ) -> None:
+    ) -> bool:
         """Start the next run of a task: the one place where a run begins.
 
         There is none while the scheduler stops, and none beside one that has not ended. It waits by
@@ -347,9 +359,11 @@ class Supervisor(Generic[E]):
 
         :param not_before: when it may begin, in seconds on the event loop's clock
         :param begun: called when it is initialised, or never will be
+        :return: whether there is a run; not if the event of the task has ended
         """
         assert self._tasks is not None
         assert self.takes_part
+        broken: Exception | None = None
         if worker.wanted is not Wanted.RUN:  # or it is subscribed already
             try:
                 worker.subscribe()
@@ -358,14 +372,18 @@ class Supervisor(Generic[E]):
                 worker.want(Wanted.STOP)
                 self._workload.note(worker)
                 self._look_whether_finished()
-                if begun is not None:
-                    begun()
-                return
-        run = worker.new_run(self._start.go, not_before, begun)
+                return False
+            except Exception as error:  # the task itself says what it subscribes to
+                broken = LifecycleError(f"its subscription {raised(error)}")
+                broken.__cause__ = error
+        run = worker.new_run(self._startup.go, not_before, begun)
         if worker.wanted is not Wanted.RUN:
             worker.want(Wanted.RUN)
         run.start(self._tasks, worker.context)
         self._workload.note(worker)
+        if broken is not None:
+            run.fail(broken)
+        return True
 
     # -- what a run tells ----------------------------------------------------------------------
 
@@ -381,7 +399,7 @@ class Supervisor(Generic[E]):
         if needs_watching(worker.entry.metadata):
             assert self._tasks is not None
             assert worker.run is not None
-            self._tasks.start_soon(watch, worker, worker.run, self.end_the_run)
+            self._tasks.start_soon(undisturbed, watch, worker, worker.run, self.end_the_run)
 
     def became_ready(self, worker: Worker) -> None:
         """Tell those that depend on a task that was restarted, unless they begin anew as well."""
@@ -421,7 +439,8 @@ class Supervisor(Generic[E]):
         """Decide what follows when nothing is left of a run."""
         if run.shutdown_errors:
             self.say_what_went_wrong(worker, run)
-        self._turns.advance()
+        self._abandoned.discard(run)
+        self._turns.leave(run)
         if worker.wanted is Wanted.REMOVE:
             self.forget(worker)
         else:
@@ -429,6 +448,7 @@ class Supervisor(Generic[E]):
 
     def run_abandoned(self, worker: Worker, run: Run) -> None:
         """Go on without a task that ignores its cancellation; where it stands is in the log."""
+        self._abandoned.add(run)
         if worker.wanted is Wanted.RESTART:
             what = " cannot be restarted: it was cancelled, and does not end"
             self.end_the_run(worker.execution_error(what))
@@ -436,7 +456,7 @@ class Supervisor(Generic[E]):
             self.forget(worker)
         if self.is_stopping:  # otherwise it is raised in the end, unless it ends before
             self.say_what_went_wrong(worker, run)
-        self._turns.advance()
+        self._turns.leave(run)
         self.restarts.advance(worker)
         self._workload.note(worker)
         self._look_whether_finished()
@@ -478,6 +498,6 @@ class Supervisor(Generic[E]):
         if self.workers.pop(task_id, None) is not None:
             self.registry.remove(task_id)
             self._dependencies.remove(worker)
-            self.restarts.drop(worker)
+            self.restarts.drop([worker])
             worker.be_gone()
             self._workload.note(worker)

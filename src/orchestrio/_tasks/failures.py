@@ -7,12 +7,23 @@ asked for is no error; but a clean-up may fail on the way, and then both arrive 
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from math import inf
 from typing import cast
 
 from anyio import current_effective_deadline, get_cancelled_exc_class
+from typing_extensions import TypeVarTuple, Unpack
 
-__all__ = ["ForeignCancellationError", "error_in", "failure_in", "in_words", "raised"]
+__all__ = [
+    "ForeignCancellationError",
+    "error_in",
+    "failure_in",
+    "in_words",
+    "raised",
+    "undisturbed",
+]
+
+Args = TypeVarTuple("Args")
 
 
 class ForeignCancellationError(RuntimeError):
@@ -44,6 +55,23 @@ def error_in(error: BaseException) -> BaseException | None:
     foreign = ForeignCancellationError("it was cancelled by something other than its scheduler")
     foreign.__cause__ = error
     return foreign
+
+
+async def undisturbed(function: Callable[[Unpack[Args]], Awaitable[None]], *args: *Args) -> None:
+    """Do something whatever cancels it but a scope around it.
+
+    asyncio cancels all that is left in a loop that closes, shielded or not.
+
+    :param function: called again after a cancellation that no scope asked for
+    """
+    while True:
+        try:
+            await function(*args)
+        except get_cancelled_exc_class() as error:
+            if error_in(error) is None:
+                raise
+        else:
+            return
 
 
 def failure_in(error: BaseException) -> Exception | None:

@@ -27,7 +27,6 @@ from anyio import (
     current_time,
     fail_after,
     get_cancelled_exc_class,
-    sleep_forever,
     sleep_until,
 )
 from anyio.abc import TaskGroup
@@ -40,7 +39,6 @@ from .._tasks.task import Task
 from .host import Host
 from .phases import NEXT, Outcome, Phase
 from .stack import task_stack
-from .wanted import Wanted
 
 __all__ = ["FORCED", "Run"]
 
@@ -66,13 +64,13 @@ class Run:
         "_take_turn",
         "_turn",
         "_why_cut",
-        "abandonment",
         "cancel_asked",
         "failure",
         "failure_before",
         "host",
         "info",
         "is_restart",
+        "logged",
         "outcome",
         "phase",
         "shutdown_errors",
@@ -121,8 +119,8 @@ class Run:
         self.failure_before: BaseException | None = failure_before
         #: what went wrong after the work
         self.shutdown_errors: tuple[TaskShutdownError, ...] = ()
-        #: that of them which told that it ignores its cancellation, and is in the log
-        self.abandonment: TaskShutdownError | None = None
+        #: those of them that are in the log
+        self.logged: tuple[TaskShutdownError, ...] = ()
         self._reported = 0  # how many of them have been told
         #: how many wait for its end, and raise what goes wrong
         self.waiters: int = 0
@@ -190,6 +188,13 @@ class Run:
     def has_hook(self) -> bool:
         """Whether the task has a ``shutdown()`` of its own: a plain function has none."""
         return getattr(self.host.entry.task.shutdown, "__func__", None) is not Task.shutdown
+
+    @property
+    def hook(self) -> str:
+        """Which hook it is in, if it is in one."""
+        if self.phase is Phase.WORKING:
+            return self.host.doing
+        return "shutdown()" if self.phase is Phase.SHUTTING_DOWN else "initialize()"
 
     async def wait_over(self) -> None:
         """Wait until `is_over` holds."""
@@ -262,13 +267,15 @@ class Run:
         """
         was_abandoned = self.outcome is Outcome.ABANDONED  # and has come as far as its shutdown()
         self.outcome = Outcome.ABANDONED
-        error = self.abandonment = self._note(what, TimeoutError(deadline))
+        error = self._note(what, TimeoutError(deadline))
+        self.logged += (error,)
         stack = self.where()
         error.add_note(f"It stands here:\n{stack}")
         logger.warning("%s. It stands here:\n%s", error, stack, extra=self.host.extra(stack=stack))
         if not was_abandoned:
             self.host.tell()
             self.host.run_abandoned()
+            self._tell_begun()  # those that begin after it wait no more
 
     def expect_report(self) -> None:
         """Count one more that waits for it, and raises what went wrong."""
@@ -308,7 +315,7 @@ class Run:
             await self._shut_down()
         self._enter(Phase.ENDED)
         self._shutdown_scope = self._handle = None
-        self.host.run_ended()
+        self._report(self.host.run_ended)
 
     async def _wait_for_turn(self) -> None:
         while not self._take_turn(self):
@@ -332,8 +339,8 @@ class Run:
             await sleep_until(self._not_before)
         if metadata.depends_on:
             await self.host.wait_for_dependencies()
-        if self.host.wanted is not Wanted.RUN:
-            await sleep_forever()  # what it waited for has come of a stop, which is its end as well
+        if self.cancel_asked:
+            await checkpoint_if_cancelled()  # what it waited for has come of a stop, its own too
         self.failure_before = None  # with its traceback, it would keep a whole run alive
         self.info.begin(self.host.run_initializes())
         self._enter(Phase.INITIALIZING)
@@ -390,8 +397,15 @@ class Run:
             self._enter(Phase.STOPPING)
         else:
             self.host.tell()
-        self.host.work_ended()
+        self._report(self.host.work_ended)
         self._tell_begun()  # stopped or failed before it was initialised
+
+    def _report(self, tell: Callable[[], None]) -> None:
+        """Tell the supervisor; what comes of that may call what users have given, which may raise."""
+        try:
+            tell()
+        except BaseException as error:
+            self.host.process_ends(error)
 
     async def _shut_down(self) -> None:
         self._enter(Phase.SHUTTING_DOWN)
@@ -449,7 +463,7 @@ class Run:
         if error is doom or self.phase in (Phase.PENDING, Phase.INITIALIZED):
             what = str(error)  # said here, and not by the task
         else:
-            hook = host.doing if self.phase is Phase.WORKING else "initialize()"
+            hook = self.hook
             what = f"its {hook} {raised(error)}"
             if isinstance(error, TimeoutError) and hook == "initialize()" and timeout < inf:
                 what += f" (start_timeout is {timeout:g} s)"

@@ -26,7 +26,7 @@ class Wanted(StrEnum):
 
 MAY_FOLLOW: Final[Mapping[Wanted, frozenset[Wanted]]] = {
     Wanted.RUN: frozenset({Wanted.STOP, Wanted.RESTART, Wanted.REMOVE}),
-    Wanted.STOP: frozenset({Wanted.STOP, Wanted.RUN, Wanted.RESTART, Wanted.REMOVE}),
+    Wanted.STOP: frozenset({Wanted.STOP, Wanted.RESTART, Wanted.REMOVE}),
     Wanted.RESTART: frozenset({Wanted.RUN, Wanted.STOP, Wanted.RESTART, Wanted.REMOVE}),
     Wanted.REMOVE: frozenset({Wanted.REMOVE}),
 }

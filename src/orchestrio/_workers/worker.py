@@ -298,6 +298,8 @@ class Worker(Node, ABC):
                             f"{one.title}, on which it depends, failed before it was ready"
                         )
         if scope.cancelled_caught:
+            if self.wanted is not Wanted.RUN:
+                await sleep_forever()  # likewise
             raise TimeoutError(
                 f"{waiting_for}, on which it depends, was not ready within its start_timeout"
                 f" ({timeout:g} s)"
