@@ -176,7 +176,7 @@ class Commands(Generic[E]):
 
     @contextmanager
     def _waiting_for(self, workers: Sequence[Worker]) -> Generator[list[TaskShutdownError]]:
-        """Raise what goes wrong in a ``shutdown()``, as long as somebody waits for that.
+        """Collect what goes wrong in a ``shutdown()``, as long as somebody waits for that.
 
         :return: the errors, when the block has been left
         """

@@ -139,7 +139,7 @@ _rank = attrgetter("host.rank")
 
 @final
 class Turns:
-    """Who shuts down when: of all that are being stopped, whoever started last goes first.
+    """Who shuts down when: of all that are being stopped, whoever has the last place goes first.
 
     It does not matter who asked for which stop. A task that nobody stops holds nobody up, and
     neither does one that was abandoned; if that ends after all, it has its turn as any other.
@@ -158,7 +158,7 @@ class Turns:
         self._changed = Wakeup()
 
     def enter(self, runs: Iterable[Run]) -> None:
-        """Add runs that are being stopped: those that started before them wait for them."""
+        """Add runs that are being stopped: those that have a place before theirs wait for them."""
         added = [run for run in runs if not run.is_down and run not in self._stopping]
         self._stopping.update(added)
         if len(added) == 1:
@@ -177,7 +177,7 @@ class Turns:
         self._order.sort(key=_rank)
 
     def leave(self, run: Run) -> None:
-        """Take a run out that is down: those that started before it need not wait for it."""
+        """Take a run out that is down: those before it need not wait for it any more."""
         if run in self._stopping:
             self._stopping.discard(run)
             self._ready.discard(run)
@@ -266,7 +266,7 @@ def runs_of(workers: Iterable[Worker]) -> list[Run]:
 
 async def wait_down(runs: Iterable[Run]) -> None:
     """Wait until runs have come to their end, or nobody waits for that any more."""
-    # Whoever started first is down last: most need not be waited for.
+    # Whoever has the first place is down last: most need not be waited for.
     for run in sorted(runs, key=lambda run: run.host.rank):
         if not run.is_down:
             await run.wait_down()

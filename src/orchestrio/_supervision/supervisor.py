@@ -9,14 +9,15 @@ Who owns what, from the outside in:
 
     the task that entered the scheduler
      └─ the block's task group        cancelled from outside, or when a task failed unheard
-         └─ Supervisor.run            shielded: nothing outside cancels what is below; bounded by
-             │                        the time-outs of the tasks, it always stops in the same way
+         └─ Supervisor.run            shielded: nothing outside cancels what is below. It always
+             │                        stops in the same way, bounded by the time-outs of the tasks;
+             │                        then it waits for those that ignore their cancellation
              └─ watch group           Turns.watch; cancelled when the group below has ended
                  └─ task group        never cancelled as a whole: no exception leaves what is in it
-                     ├─ Run.start     one for each run, in a cancel scope of its own, which `Run`
+                     ├─ Run           one task for each, in a cancel scope of its own, which `Run`
                      │   │            alone cancels: to end the work
                      │   └─ shutdown  shielded; `Run.cancel_shutdown` cancels it, on a time-out
-                     ├─ stopping.end  one for each stop or restart; nobody cancels it
+                     ├─ _end          one for each stop or restart; nobody cancels it
                      └─ watch         one for each run with a watchdog; ends with it
 """
 
@@ -454,7 +455,7 @@ class Supervisor(Generic[E]):
             self.end_the_run(worker.execution_error(what))
         elif worker.wanted is Wanted.REMOVE:
             self.forget(worker)
-        if self.is_stopping:  # otherwise it is raised in the end, unless it ends before
+        if self.is_stopping:  # otherwise it is in the log
             self.say_what_went_wrong(worker, run)
         self._turns.leave(run)
         self.restarts.advance(worker)
