@@ -22,6 +22,7 @@ from orchestrio import (
     RestartPolicy,
     Scheduler,
     SchedulerError,
+    StateChanged,
     TaskFailed,
     TaskSnapshot,
     TaskState,
@@ -488,6 +489,72 @@ def test_a_failure_after_which_the_run_goes_on_is_found(
 
     failure = find(make, backend, seeds=range(20), faults=Faults(crashes=1, commands=0, delays=0))
     assert failure.kind == "failures_raised"
+
+
+def test_a_task_that_is_cancelled_though_nobody_stops_it_is_found(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = Publisher.publish
+
+    def hide(self: Publisher[Any], event: object) -> None:
+        if getattr(event, "state", None) not in (TaskState.STOPPING, TaskState.STOPPED):
+            publish(self, event)
+
+    def make() -> Scheduler:
+        scheduler = Scheduler()
+        scheduler.register_background_task(Slow(), name="victim")
+        return scheduler
+
+    monkeypatch.setattr(Publisher, "publish", hide)
+    failure = find(make, backend)
+    assert failure.kind == "no_silent_end"
+    assert failure.what == "execute() of victim was cancelled, and nobody had asked for its end"
+
+
+def test_an_event_task_that_is_told_to_be_over_before_its_event_is_found(
+    backend: Backend,
+) -> None:
+    def make() -> Scheduler:
+        scheduler = build()
+
+        @scheduler.background()
+        async def liar() -> None:
+            await sleep(2.5)
+            (task,) = (task for task in scheduler.status() if task.name == "listener")
+            event = StateChanged(
+                task_id=task.task_id,
+                task_name=task.name,
+                group=None,
+                time=current_time(),
+                previous=TaskState.RUNNING,
+                state=TaskState.COMPLETED,
+            )
+            await scheduler.publish(TASK_EVENTS, event)
+
+        return scheduler
+
+    failure = find(make, backend)
+    assert failure.kind == "no_silent_end"
+    assert failure.what == "listener has ended, and its event numbers (int) has not"
+
+
+def test_a_failure_that_passes_for_an_end_is_found(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make() -> Scheduler:
+        scheduler = Scheduler()
+
+        @scheduler.background(name="failing", restart=RestartPolicy(mode="never"))
+        async def failing() -> None:
+            raise RuntimeError("as it had to be")
+
+        return scheduler
+
+    simulate(make, seeds=[1], backends=[backend], faults=Faults(most=0))
+    monkeypatch.setattr("orchestrio._workers.run.error_in", lambda error: None)
+    failure = find(make, backend)
+    assert failure.kind == "no_silent_end"
+    assert failure.what == "failing is told to have ended, and its execute() has not returned"
 
 
 def test_a_stray_cancellation_that_nobody_hears_of_is_found(

@@ -61,6 +61,8 @@ class Audit:
     def note_state(self, event: StateChanged) -> None:
         """Note that a subscription is being given up, or that there may be a new one."""
         account = self._account(event.task_name)
+        if event.state is TaskState.COMPLETED:
+            self._see_that_its_event_has_ended(event)
         if event.state not in SUBSCRIBED:
             account.suspect = None
             if event.state is TaskState.STOPPED:
@@ -80,6 +82,17 @@ class Audit:
                 if task.name == event.task_name and self._is_new(task, account, kept=kept):
                     self._accounts[task.name] = Account()
                     self._ledger.resubscribed.add(task.name)
+
+    def _see_that_its_event_has_ended(self, event: StateChanged) -> None:
+        """See that an event task that is told to be over has no event any more."""
+        if self._scheduler.stopping.is_set():
+            return
+        there = {str(channel) for channel in self._scheduler.bus.channels}
+        for task in self._scheduler.status():
+            if task.task_id == event.task_id and task.event in there:
+                self._ledger.violate(
+                    "no_silent_end", f"{task.name} has ended, and its event {task.event} has not"
+                )
 
     def note_restart(self, event: RestartScheduled) -> None:
         """Note that a task that has ended, or is about to, keeps its place in the channel."""
@@ -125,7 +138,7 @@ class Audit:
                         f" {config.capacity} are held",
                     )
 
-    def note_end(self, visit: Visit, *, cancelled: bool) -> None:
+    def note_end(self, visit: Visit) -> None:
         """Note what became of a message."""
         account = self._account(visit.task)
         if visit.hook in ("initialize", "shutdown"):
@@ -142,12 +155,12 @@ class Audit:
             account.attempts.pop(key, None)
             return
         several = metadata is not None and metadata.concurrency > 1 and retries
-        if (cancelled and timeout < float("inf")) or several:  # of which message, nobody can tell
+        if several or (visit.cancelled and timeout < float("inf")):  # of which, nobody can tell
             account.unsure = True
             self._ledger.unsure.add(visit.task)
             return
         attempts = account.attempts.pop(key, 0) + 1
-        if cancelled:
+        if visit.cancelled:
             account.failed += 1
         elif attempts <= retries:
             account.attempts[key] = attempts

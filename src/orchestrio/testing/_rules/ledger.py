@@ -65,6 +65,8 @@ class Visit:
     begin: int
     end: int | None = None
     error: BaseException | None = None
+    #: whether that is a cancellation, and not one that was made to go astray
+    cancelled: bool = False
     #: of which task it is a hook; `None` if that is not registered
     registration: Registration | None = None
     #: what is known of the run

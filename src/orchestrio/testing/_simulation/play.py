@@ -183,19 +183,17 @@ class Play:
         self._open[id(visit)] = visit
         self._see_that_it_is_there(task, visit)
         self._audit.note_begin(visit)
-        cancelled = False
         try:
             return await self._injection.perform(visit, work)
         except BaseException as error:
-            cancelled = self._is_cancellation(error)
+            visit.cancelled = self._is_cancellation(error)
             visit.error = error
             raise
         finally:
             del self._open[id(visit)]
             self._read_events()
-            how = "" if visit.error is None else f": {_kind(visit.error, cancelled=cancelled)}"
-            visit.end = ledger.say(f"{name}.{hook}() ends{how}")
-            self._audit.note_end(visit, cancelled=cancelled)
+            visit.end = ledger.say(f"{name}.{hook}() ends{_how(visit)}")
+            self._audit.note_end(visit)
             if visit.error is not None:
                 self._quiet.set()
 
@@ -399,8 +397,12 @@ class Play:
                 )
 
 
-def _kind(error: BaseException, *, cancelled: bool) -> str:
-    return "cancelled" if cancelled else f"{type(error).__name__}: {in_words(error)}"
+def _how(visit: Visit) -> str:
+    """Say how the call of a hook ends, if not well."""
+    if visit.error is None:
+        return ""
+    words = f"{type(visit.error).__name__}: {in_words(visit.error)}"
+    return ": cancelled" if visit.cancelled else f": {words}"
 
 
 def _is_over_or_idle(task: TaskSnapshot) -> bool:
