@@ -263,6 +263,15 @@ async def test_a_task_registered_later_is_seen_as_well(scheduler: Scheduler) -> 
         h.assert_handled(NUMBERS, [7], by="late")
 
 
+async def test_a_task_that_a_group_registers_later_is_seen_as_well(scheduler: Scheduler) -> None:
+    group = scheduler.group("group")
+    async with harness(scheduler) as h:
+        group.group("within").on(NUMBERS, name="late")(nothing)
+        await h.publish(NUMBERS, 7)
+        await h.idle()
+        h.assert_handled(NUMBERS, [7], by="late")
+
+
 async def test_an_unknown_task_is_an_error_that_names_those_that_are_near(
     scheduler: Scheduler,
 ) -> None:

@@ -210,7 +210,7 @@ async def harness(scheduler: Scheduler[E], /) -> AsyncGenerator[Harness[E]]:
 
     It is the scheduler as ever, but for a recorder on each of its channels that does not ask for
     receivers of its own: ``publish()`` counts it, and where a full channel blocks or fails, it takes
-    its turn. What its tasks handle is kept, but for those that a group registers later. A task that
+    its turn. What its tasks handle is kept, also of those that are registered later. A task that
     fails for good ends the block, and the test in it, with that failure. Leaving the block stops all
     tasks.
 

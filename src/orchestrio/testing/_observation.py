@@ -19,6 +19,8 @@ from orchestrio import (
 )
 
 from .._model.wakeup import Wakeup
+from .._workers.tree import Branch
+from .._workers.worker import Worker
 from ._probe import Hook, Observer, observe
 from ._recorder import Recorder
 
@@ -48,6 +50,7 @@ class Observation:
         self, scheduler: Scheduler[Any], group: TaskGroup, around: Observer | None = None
     ) -> None:
         self._scheduler = scheduler
+        self._supervisor: Any = cast("Any", scheduler)._supervisor
         self._group = group
         self._around = around
         #: the recorder of each event that had a channel at the begin
@@ -79,16 +82,15 @@ class Observation:
         observe(task, self)
 
     def _observe_newcomers(self) -> None:
-        """Observe what is registered from now on, too, with the scheduler itself."""
-        for name in ("register_background_task", "register_event_task"):
-            register = getattr(self._scheduler, name)
+        """Observe what is registered from now on, too, be it with the scheduler or with a group."""
+        adopt = self._supervisor.adopt
 
-            def observed(task: Any, *args: Any, _register: Any = register, **options: Any) -> Any:
-                if isinstance(task, Task):
-                    self._observe(task)
-                return _register(task, *args, **options)
+        def observed(worker: Worker, parent: Branch) -> None:
+            self._observe(worker.entry.task)
+            adopt(worker, parent)
 
-            setattr(self._scheduler, name, observed)
+        # All that is registered comes by here, before anything of it is called.
+        self._supervisor.adopt = observed
 
     def record(self, event: object) -> Recorder[Any]:
         """Subscribe a recorder, which gets all that is published from now on."""
@@ -154,5 +156,6 @@ class Observation:
         """Read what is left, and leave the tasks as they were."""
         for task, kind in self._observed:
             object.__setattr__(task, "__class__", kind)
+        del self._supervisor.adopt
         for recorder in self.recorders.values():
             recorder.close()
