@@ -18,7 +18,8 @@ from .._harness import Harness
 from .._rules.ledger import Ledger
 from .._time.order import Order
 from .._time.virtual import Backend
-from .scenario import Faults, Scenario, draw
+from .draws import draw
+from .scenario import Faults, Scenario
 from .stage import Outcome, Program, Stage
 
 E = TypeVar("E", bound=Hashable)
