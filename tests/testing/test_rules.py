@@ -19,6 +19,7 @@ from orchestrio import (
     ChannelConfig,
     DeadLetter,
     EventTask,
+    Group,
     RestartPolicy,
     Scheduler,
     SchedulerError,
@@ -593,6 +594,87 @@ def test_a_stray_cancellation_of_a_handler_without_a_dead_letter_is_found(
     failure = find(make, "asyncio", seeds=range(40), faults=strays)
     assert failure.kind == "dead_letters"
     assert "1 messages failed for good in listener, and there are 0" in failure.what
+
+
+# -- groups ----------------------------------------------------------------------------------
+
+
+def grouped() -> Scheduler:
+    scheduler = Scheduler()
+    storage = scheduler.group("storage")
+    storage.register_background_task(Slow(), name="database", restart=RestartPolicy())
+    scheduler.register_background_task(Slow(), name="web")
+    return scheduler
+
+
+COMMANDS = Faults(crashes=0, delays=0, cancellations=0, strays=0)
+
+
+async def do_nothing(self: Group) -> None:
+    await checkpoint()
+
+
+async def only_say_so(self: Group) -> None:
+    await checkpoint()
+    self._branch.end()
+
+
+@pytest.mark.parametrize(
+    ("command", "does", "words"),
+    [
+        ("stop", only_say_so, "storage was stopped, and database in it is running"),
+        ("remove", do_nothing, "storage was removed, and is still there"),
+    ],
+)
+def test_a_command_to_a_group_that_does_not_do_it_is_found(
+    command: str,
+    does: Callable[[Group], Any],
+    words: str,
+    backend: Backend,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    simulate(grouped, seeds=range(200), backends=[backend], faults=COMMANDS, limit=60)
+    monkeypatch.setattr(Group, command, does)
+    failure = find(grouped, backend, seeds=range(200), faults=COMMANDS)
+    assert (failure.kind, failure.what) == ("nothing_left", words)
+
+
+def test_a_task_that_a_removed_group_leaves_behind_is_found(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def forget(self: Group) -> None:
+        await checkpoint()
+        self._supervisor.forget_group(self._branch)
+
+    monkeypatch.setattr(Group, "remove", forget)
+    failure = find(grouped, backend, seeds=range(200), faults=COMMANDS)
+    assert failure.kind == "nothing_left"
+    assert failure.what == "storage was removed, and database is still there"
+
+
+def test_a_task_that_begins_in_a_group_that_has_ended_is_found(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make() -> Scheduler:
+        scheduler = Scheduler()
+        storage = scheduler.group("storage")
+
+        @storage.background(name="brief", restart=RestartPolicy(mode="always", max_restarts=2))
+        async def brief() -> None:
+            await sleep(2)
+
+        @scheduler.background()
+        async def somebody() -> None:
+            await storage.stop()
+            await sleep(5)
+
+        return scheduler
+
+    simulate(make, seeds=[1], backends=[backend], faults=Faults(most=0), limit=60)
+    monkeypatch.setattr(Group, "stop", only_say_so)
+    failure = find(make, backend)
+    assert failure.kind == "nothing_left"
+    assert failure.what == "brief begins in storage, which has ended"
 
 
 # -- what a drive sees of faults -------------------------------------------------------------

@@ -577,6 +577,43 @@ def test_a_task_that_others_depend_on_is_replaced() -> None:
     assert "database is registered" in lines
 
 
+COMMANDS = Faults(crashes=0, delays=0, cancellations=0, strays=0)
+
+
+def grouped() -> Scheduler:
+    """A program of one task in a group, and one in no group."""
+    scheduler = Scheduler()
+    scheduler.group("storage").background(name="database")(wait_for_a_stop)
+    scheduler.background(name="web")(wait_for_a_stop)
+    return scheduler
+
+
+def test_commands_are_for_groups_as_well() -> None:
+    traces = [trace_of(grouped, seed, faults=COMMANDS, limit=60) for seed in range(120)]
+    lines = [line[10:].strip() for trace in traces for line in trace]
+    for command in ("stop", "restart", "remove"):
+        assert any(line.startswith(f"command: {command} group 'storage'") for line in lines)
+        assert any(line.startswith(f"command: {command} database") for line in lines)
+    assert any("register a background task in group 'storage'" in line for line in lines)
+
+
+def test_a_command_to_a_group_is_what_is_left_if_it_is_all_that_is_needed() -> None:
+    played: list[Scheduler] = []
+
+    def build() -> Scheduler:
+        played.append(grouped())
+        return played[-1]
+
+    def check(h: Harness[Any]) -> None:
+        groups = played[-1].groups
+        assert "storage" not in groups or not groups["storage"].restarts, "it was restarted"
+
+    failure = find(build, seeds=range(200), faults=COMMANDS, check=[check])
+    assert failure.kind == "check"
+    (fault,) = shrink(failure).scenario.faults
+    assert str(fault).endswith("restart group 'storage'")
+
+
 def test_only_faults_with_a_weight_are_drawn() -> None:
     report = simulate(healthy, seeds=range(10), faults=Faults(crashes=0, strays=0, commands=0))
     assert set(report.faults) == {"delay", "cancel"}

@@ -21,6 +21,8 @@ from orchestrio import (
     TASK_EVENTS,
     BackgroundTask,
     EventTask,
+    Group,
+    LifecycleError,
     Scheduler,
     SchedulerError,
     TaskMetadata,
@@ -28,7 +30,9 @@ from orchestrio import (
     Topic,
 )
 
+from ..._tasks.context import current_run
 from ..._tasks.failures import in_words
+from .._rules.groups import see_that_it_is_down, see_that_it_is_gone
 from .._rules.ledger import Ledger, alone
 from .scenario import NEWCOMER, Command
 
@@ -58,6 +62,7 @@ class Commands:
         self._interrupt = interrupt
         self._look = look
         self._outside = copy_context()
+        self._groups = {name: _group(scheduler, name) for name in scheduler.groups}
         self._newcomers = 0
         #: how many are being carried out
         self.running: int = 0
@@ -104,6 +109,7 @@ class Commands:
         try:
             await self._give(command)
         except Exception as error:
+            self._see_what_became_of_its_group(command, place)
             for one in alone(error):
                 refused = isinstance(one, (SchedulerError, ClosedResourceError))
                 # One that depends on a task that is not there is refused with that as the cause.
@@ -111,6 +117,7 @@ class Commands:
                     self._ledger.raised.append(one)
                 self._ledger.say(f"command {place}: {type(one).__name__}: {in_words(one)}")
         else:
+            self._see_what_became_of_its_group(command, place)
             self._ledger.say(f"command {place} is done")
 
     async def wait_ended(self) -> None:
@@ -128,6 +135,11 @@ class Commands:
             if command.anew is not None:
                 await self._free_name(command.anew)
             self._register(command)
+        elif command.group is not None:
+            group = self._group_named(command.group)
+            await {"stop": group.stop, "restart": group.restart, "remove": group.remove}[
+                command.name
+            ]()
         else:
             give = {
                 "stop": scheduler.stop_task,
@@ -143,6 +155,21 @@ class Commands:
         if entry is not None:
             await self._scheduler.remove_task(entry.task_id)
 
+    def _group_named(self, name: str) -> Group[Any]:
+        """Return a group as whoever made it has it, even when it has been removed."""
+        if name not in self._groups:
+            raise LifecycleError(f"there is no group named {name!r}")
+        return self._groups[name]
+
+    def _see_what_became_of_its_group(self, command: Command, place: int) -> None:
+        if command.group not in self._groups or current_run.get() is not None:
+            return  # a task does not wait for what concerns itself
+        self._look()
+        if command.name == "stop":
+            see_that_it_is_down(self._scheduler, self._ledger, command.group, place)
+        elif command.name == "remove":
+            see_that_it_is_gone(self._scheduler, self._ledger, command.group)
+
     def _register(self, command: Command) -> None:
         name = command.anew
         if name is None:
@@ -153,13 +180,20 @@ class Commands:
         )
         self._look()
         events = [event for event in self._scheduler.bus.channels if event != TASK_EVENTS]
+        group = self._scheduler if command.group is None else self._group_named(command.group)
         if command.event is None or not events:
-            self._scheduler.register_background_task(Newcomer(), metadata)
+            group.register_background_task(Newcomer(), metadata)
         else:
             event = events[command.event % len(events)]
-            self._scheduler.register_event_task(Listener(event), metadata)
+            group.register_event_task(Listener(event), metadata)
         self._ledger.metadata[name] = metadata
         self._look()
+
+
+def _group(scheduler: Scheduler[Any], name: str) -> Group[Any]:
+    """Return a group, which only those have who made it."""
+    inside: Any = scheduler
+    return Group(inside._supervisor.groups[name], inside._supervisor, scheduler.bus)
 
 
 async def _cancel_after(checkpoints: int, scope: CancelScope) -> None:

@@ -1,7 +1,7 @@
 """`draw`: draws from the seed what goes wrong in one run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Final, TypeVar
 
@@ -48,23 +48,37 @@ COMMANDS: Final[Mapping[CommandName, float]] = {
 }
 
 
+#: Which commands there are for groups as well, and how many of those are for one.
+FOR_GROUPS: Final[Sequence[CommandName]] = ("stop", "restart", "remove", "register")
+SHARE_OF_GROUPS: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Whom faults may happen to, and commands may be about."""
+
+    #: those of the program
+    tasks: Sequence[RegisteredTask]
+    #: the groups, each with the names of the tasks in it, and in those within it
+    groups: Mapping[str, Sequence[str]]
+
+    def groups_of(self, task: str | None) -> list[str]:
+        """Return the groups that a task is in."""
+        return [name for name, tasks in self.groups.items() if task in tasks]
+
+
 def draw(
-    tasks: Sequence[RegisteredTask],
-    faults: Faults,
-    random: Random,
-    *,
-    limit: float,
-    backend: Backend,
+    cast: Cast, faults: Faults, random: Random, *, limit: float, backend: Backend
 ) -> tuple[Fault, ...]:
     """Draw the faults of one run.
 
-    :param tasks: those of the program
+    :param cast: the tasks and groups of the program
     :param faults: which faults, and how often
     :param random: what decides
     :param limit: how long the program runs at most, in virtual seconds
     :param backend: the event loop; the faults are the same on each, but for what asyncio alone has
     """
-    if not tasks:
+    if not cast.tasks:
         return ()
     kinds = {
         "crash": faults.crashes,
@@ -78,24 +92,19 @@ def draw(
     drawn: list[Fault] = []
     count = random.randint(0, faults.most)
     while len(drawn) < count:
-        fault = _draw_one(pick(random, kinds), tasks, faults, random, limit, backend)
+        fault = _draw_one(pick(random, kinds), cast, faults, random, limit, backend)
         drawn.append(fault)
         if isinstance(fault.what, Command) and random.random() < 0.35:
-            drawn.append(_draw_another(fault, fault.what, random))
+            drawn.append(_draw_another(fault, fault.what, cast, random))
     return tuple(drawn[:count])
 
 
 def _draw_one(
-    kind: str,
-    tasks: Sequence[RegisteredTask],
-    faults: Faults,
-    random: Random,
-    limit: float,
-    backend: Backend,
+    kind: str, cast: Cast, faults: Faults, random: Random, limit: float, backend: Backend
 ) -> Fault:
-    task = random.choice(tasks)
+    task = random.choice(cast.tasks)
     if kind == "command":
-        return _draw_command(task, tasks, random, limit)
+        return Fault(_draw_moment(task, random, limit), _draw_command(task, cast, random))
     if kind == "crash":
         return Fault(_in_hook(task, random), Crash())
     if kind == "delay":
@@ -112,54 +121,74 @@ def _draw_one(
     return Fault(_in_hook(task, random), Cancel())
 
 
-def _draw_another(fault: Fault, command: Command, random: Random) -> Fault:
-    """Draw a command that crosses another one: to the same task, at the same moment or just after."""
+def _draw_command(task: RegisteredTask, cast: Cast, random: Random) -> Command:
+    name = pick(random, COMMANDS)
+    target: str | None = (task if random.random() < 0.5 else random.choice(cast.tasks)).name
+    if random.random() < 0.15:
+        target = NEWCOMER.format(1)  # if there is none, the command finds no task
+    event = anew = group = None
+    if name in FOR_GROUPS and cast.groups and random.random() < SHARE_OF_GROUPS:
+        group = random.choice(cast.groups_of(target) or list(cast.groups))
+    if name in ("shutdown", "interrupt") or (group is not None and name != "register"):
+        target = None
+    elif name == "register":
+        target = random.choice((None, target))
+        event = random.choice((None, random.randrange(10)))
+        depended_on = sorted({one for task in cast.tasks for one in task.metadata.depends_on})
+        if depended_on and random.random() < 0.5:
+            anew = random.choice(depended_on)
+            target = random.choice((None, None, target if target != anew else None))
+    return Command(name, target, event, _draw_patience(name, random), anew, group)
+
+
+def _draw_moment(task: RegisteredTask, random: Random, limit: float) -> InHook | OnState | AtTime:
+    where = random.random()
+    if where < 0.7:
+        return OnState(task.name, pick(random, MOMENTS), random.choice((1, 1, 1, 2, 3)))
+    if where < 0.9:
+        return _in_hook(task, random)
+    return AtTime(round(random.uniform(0, min(limit, 30)), 3))
+
+
+def _draw_another(fault: Fault, command: Command, cast: Cast, random: Random) -> Fault:
+    """Draw a command that crosses another one: at the same moment or just after.
+
+    It is about the same task or group, about one in that group, or about one around that task.
+    """
     names: dict[CommandName, float] = {**COMMANDS, "register": 0}
     name = pick(random, names)
-    target = NEWCOMER.format(1) if command.name == "register" else command.task
-    if name in ("shutdown", "interrupt") or target is None:
+    target, group = _draw_crossed(command, cast, random)
+    if name in ("shutdown", "interrupt") or (target is None and group is None):
         return Fault(fault.when, Command(random.choice(("shutdown", "interrupt"))))
-    if command.name == "stop" and random.random() < 0.5:
+    stopped = command.task or target or random.choice([*cast.groups.get(group or "", ()), None])
+    if command.name == "stop" and stopped is not None and random.random() < 0.5:
         patience = random.choice((None, None, 0, 1, 2))
         return Fault(
-            OnState(target, TaskState.STOPPED, 1), Command("restart", target, patience=patience)
+            OnState(stopped, TaskState.STOPPED, 1),
+            Command("restart", target, patience=patience, group=group),
         )
-    return Fault(fault.when, Command(name, target, patience=_draw_patience(name, random)))
+    patience = _draw_patience(name, random)
+    return Fault(fault.when, Command(name, target, patience=patience, group=group))
+
+
+def _draw_crossed(command: Command, cast: Cast, random: Random) -> tuple[str | None, str | None]:
+    """Draw a task or a group that another command is about as well."""
+    if command.group is not None:
+        inside = cast.groups[command.group]
+        if inside and random.random() < 0.5:
+            return random.choice(inside), None
+        return None, command.group
+    target = NEWCOMER.format(1) if command.name == "register" else command.task
+    around = cast.groups_of(target)
+    if around and random.random() < SHARE_OF_GROUPS:
+        return None, random.choice(around)
+    return target, None
 
 
 def _draw_patience(name: CommandName, random: Random) -> int | None:
     if name in ("stop", "restart", "remove") and random.random() < 0.25:
         return random.choice((0, 1, 1, 2, 3, 5, 8, 12))
     return None
-
-
-def _draw_command(
-    task: RegisteredTask, tasks: Sequence[RegisteredTask], random: Random, limit: float
-) -> Fault:
-    name = pick(random, COMMANDS)
-    target: str | None = (task if random.random() < 0.5 else random.choice(tasks)).name
-    if random.random() < 0.15:
-        target = NEWCOMER.format(1)  # if there is none, the command finds no task
-    event = anew = None
-    if name in ("shutdown", "interrupt"):
-        target = None
-    elif name == "register":
-        target = random.choice((None, target))
-        event = random.choice((None, random.randrange(10)))
-        depended_on = sorted({one for task in tasks for one in task.metadata.depends_on})
-        if depended_on and random.random() < 0.5:
-            anew = random.choice(depended_on)
-            target = random.choice((None, None, target if target != anew else None))
-    patience = _draw_patience(name, random)
-    where = random.random()
-    when: InHook | OnState | AtTime
-    if where < 0.7:
-        when = OnState(task.name, pick(random, MOMENTS), random.choice((1, 1, 1, 2, 3)))
-    elif where < 0.9:
-        when = _in_hook(task, random)
-    else:
-        when = AtTime(round(random.uniform(0, min(limit, 30)), 3))
-    return Fault(when, Command(name, target, event, patience, anew))
 
 
 def _in_hook(task: RegisteredTask, random: Random) -> InHook:

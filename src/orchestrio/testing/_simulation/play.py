@@ -41,6 +41,7 @@ from .._harness import Harness
 from .._observation import Observation
 from .._probe import Hook
 from .._rules.audit import SUBSCRIBED, Audit
+from .._rules.groups import see_that_it_may_begin
 from .._rules.ledger import Ledger, Visit, alone, shown
 from .._rules.rules import RULES
 from .commands import Commands
@@ -213,6 +214,8 @@ class Play:
             self.ledger.violate(
                 "nothing_left", f"{visit.hook}() of {visit.task} began after it was removed"
             )
+        if visit.hook == "initialize" and visit.registration is not None:
+            see_that_it_may_begin(self._scheduler, self.ledger, visit.registration)
 
     # -- what happens to the tasks -------------------------------------------------------------
 

@@ -35,8 +35,8 @@ class Faults(BaseModel, frozen=True):
     in one group with the cancellation.
     """
     commands: Weight = 4.0
-    """Somebody stops, restarts or removes a task, registers another, or stops the scheduler, just
-    when a task fails, backs off, starts, stops, or is in one of its hooks.
+    """Somebody stops, restarts or removes a task or, less often, a group, registers another task, or
+    stops the scheduler, just when a task fails, backs off, starts, stops, or is in one of its hooks.
     """
     longest: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 20.0
     """How many virtual seconds a delay takes at most."""
@@ -134,13 +134,18 @@ class Command:
     patience: int | None = None
     #: whose name a registered task gets: that one is removed before. `None`: it gets a new one
     anew: str | None = None
+    #: the group that is stopped, restarted or removed, or in which a task is registered
+    group: str | None = None
 
     def __str__(self) -> str:
         words: list[str] = [self.name]
         if self.name == "register":
             words.append("an event task" if self.event is not None else "a background task")
+            words += [] if self.group is None else [f"in group {self.group!r}"]
             words += [] if self.task is None else ["that depends on", self.task]
             words += [] if self.anew is None else ["in place of", self.anew]
+        elif self.group is not None:
+            words.append(f"group {self.group!r}")
         elif self.task is not None:
             words.append(self.task)
         if self.patience is not None:

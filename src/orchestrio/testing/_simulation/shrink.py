@@ -106,5 +106,7 @@ def _simpler(fault: Fault) -> Iterator[Fault]:
         yield replace(fault, what=replace(what, patience=None))
     if isinstance(what, Command) and what.anew is not None:
         yield replace(fault, what=replace(what, anew=None))
+    if isinstance(what, Command) and what.name == "register" and what.group is not None:
+        yield replace(fault, what=replace(what, group=None))
     if isinstance(what, Command) and what.event is not None:
         yield replace(fault, what=replace(what, event=None))

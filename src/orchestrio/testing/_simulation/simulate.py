@@ -18,7 +18,7 @@ from .._harness import Harness
 from .._rules.ledger import Ledger
 from .._time.order import Order
 from .._time.virtual import Backend
-from .draws import draw
+from .draws import Cast, draw
 from .scenario import Faults, Scenario
 from .stage import Outcome, Program, Stage
 
@@ -141,8 +141,8 @@ def simulate(
     ``shutdown_order`` (of tasks that are being stopped, dependants first, otherwise the last one),
     ``dependencies_first`` (a task works when those that it depends on are ready), ``no_overlap``
     (of two runs of one task), ``nothing_left`` (no task, subscription or receiver outlives what it
-    belongs to), ``no_deadlock`` (nobody waits who could go on, and at the limit no handler waits
-    for what will never come), ``errors_told_once`` (each injected error is logged or raised),
+    belongs to, and none begins in a group that has ended), ``no_deadlock`` (nobody waits who could
+    go on, and at the limit no handler waits for what will never come), ``errors_told_once`` (each injected error is logged or raised),
     ``failures_raised`` (a failure that no policy is for is raised, and not just logged),
     ``no_silent_end`` (a task ends when it has returned, has failed, or was asked to),
     ``dead_letters`` (one for each message that failed for good), ``legal_states``,
@@ -252,13 +252,21 @@ def play_seed(stage: Stage, scenario: Scenario, faults: Faults, limit: float) ->
     """Play the run of one seed, with the faults that it draws."""
 
     def with_faults(scheduler: Scheduler[Any]) -> Scenario:
-        tasks = list(scheduler.registry)
+        program = Cast(list(scheduler.registry), _tasks_by_group(scheduler))
         random = Random(f"{scenario.seed} breaks")
-        return replace(
-            scenario, faults=draw(tasks, faults, random, limit=limit, backend=scenario.backend)
-        )
+        drawn = draw(program, faults, random, limit=limit, backend=scenario.backend)
+        return replace(scenario, faults=drawn)
 
     return stage.play(scenario, with_faults)
+
+
+def _tasks_by_group(scheduler: Scheduler[Any]) -> Mapping[str, Sequence[str]]:
+    """Return the names of the tasks in each group, and in those within it."""
+    tasks = scheduler.status()
+    return {
+        name: [task.name for task in tasks if name in (task.group or "").split("/")]
+        for name in scheduler.groups
+    }
 
 
 def raise_broken(program: Program, outcome: Outcome) -> None:
