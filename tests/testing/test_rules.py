@@ -228,6 +228,15 @@ def test_a_task_that_has_something_to_do_and_sleeps_is_found(
     assert failure.kind in ("no_deadlock", "accounts")
 
 
+def test_a_run_that_goes_on_with_nothing_left_to_run_for_is_found(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Supervisor, "is_finished", property(lambda self: self.is_stopping))
+    failure = find(build, backend)
+    assert failure.kind == "no_deadlock"
+    assert failure.what == "run() goes on, though nothing is left to run for"
+
+
 def test_a_state_that_no_event_has_told_is_found(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
