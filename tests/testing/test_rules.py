@@ -25,6 +25,8 @@ from orchestrio import (
     SchedulerError,
     StateChanged,
     TaskFailed,
+    TaskId,
+    TaskMetadata,
     TaskSnapshot,
     TaskState,
     Topic,
@@ -33,6 +35,10 @@ from orchestrio._supervision.dependencies import Dependencies
 from orchestrio._supervision.supervisor import Supervisor
 from orchestrio._tasks.events import Publisher
 from orchestrio.testing import Faults, Harness, SimulationFailure, simulate
+from orchestrio.testing._rules.ledger import Ledger
+from orchestrio.testing._rules.promises import see_that_they_are_down
+from orchestrio.testing._simulation.commands import Commands
+from orchestrio.testing._simulation.scenario import Command
 
 NUMBERS = Topic("numbers", int)
 
@@ -605,7 +611,7 @@ def test_a_stray_cancellation_of_a_handler_without_a_dead_letter_is_found(
     assert "1 messages failed for good in listener, and there are 0" in failure.what
 
 
-# -- groups ----------------------------------------------------------------------------------
+# -- commands --------------------------------------------------------------------------------
 
 
 def grouped() -> Scheduler:
@@ -619,7 +625,7 @@ def grouped() -> Scheduler:
 COMMANDS = Faults(crashes=0, delays=0, cancellations=0, strays=0)
 
 
-async def do_nothing(self: Group) -> None:
+async def do_nothing(*args: Any) -> None:
     await checkpoint()
 
 
@@ -629,23 +635,65 @@ async def only_say_so(self: Group) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "does", "words"),
+    ("whose", "command", "words"),
     [
-        ("stop", only_say_so, "storage was stopped, and database in it is running"),
-        ("remove", do_nothing, "storage was removed, and is still there"),
+        (Scheduler, "stop_task", "was stopped, and is running"),
+        (Scheduler, "remove_task", "was removed, and is "),
+        (Scheduler, "restart_task", "was restarted, and has not begun again: it is "),
+        (Group, "stop", "database was stopped, and is running"),
+        (Group, "remove", "storage was removed, and is still there"),
+        (Group, "restart", "database was restarted, and has not begun again: it is "),
     ],
 )
-def test_a_command_to_a_group_that_does_not_do_it_is_found(
-    command: str,
-    does: Callable[[Group], Any],
-    words: str,
-    backend: Backend,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_command_that_does_not_do_what_it_says_is_found(
+    whose: type, command: str, words: str, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    simulate(grouped, seeds=range(200), backends=[backend], faults=COMMANDS, limit=60)
-    monkeypatch.setattr(Group, command, does)
-    failure = find(grouped, backend, seeds=range(200), faults=COMMANDS)
-    assert (failure.kind, failure.what) == ("nothing_left", words)
+    seeds = range(200)
+    simulate(grouped, seeds=seeds, backends=[backend], faults=COMMANDS, limit=60)
+    monkeypatch.setattr(whose, command, do_nothing)
+    failure = find(grouped, backend, seeds=seeds, faults=COMMANDS)
+    assert failure.kind == "done_as_told"
+    assert words in failure.what
+
+
+async def test_a_task_that_was_given_up_is_as_good_as_one_that_is_down() -> None:
+    ledger = Ledger()
+    deaf = TaskSnapshot(
+        task_id=TaskId("deaf#1"),
+        name="deaf",
+        kind="background",
+        state=TaskState.STOPPING,
+        metadata=TaskMetadata(),
+    )
+    see_that_they_are_down(ledger, [deaf.model_copy(update={"stuck": True})], 0)
+    assert not ledger.violations
+    see_that_they_are_down(ledger, [deaf], 0)
+    assert ledger.violations == [("done_as_told", "deaf was stopped, and is stopping")]
+
+
+async def test_a_restart_of_a_group_may_leave_out_whom_somebody_removes() -> None:
+    scheduler = Scheduler()
+    removed = anyio.Event()
+
+    class Lasting(BackgroundTask):
+        async def execute(self) -> None:
+            await sleep_forever()
+
+        async def shutdown(self) -> None:
+            await removed.wait()
+
+    scheduler.group("storage").register_background_task(Lasting(), name="database")
+    ledger = Ledger()
+    async with scheduler, anyio.create_task_group() as group:
+        await scheduler.start()
+        commands = Commands(scheduler, group, ledger, removed.set, lambda: None)
+        commands.start(Command("remove", "database"))
+        while scheduler.status()[0].state is not TaskState.STOPPING:
+            await checkpoint()
+        await commands.obey(Command("restart", group="storage"))
+        removed.set()
+    assert any("command 2 is done" in line for line in ledger.trace)
+    assert not ledger.violations
 
 
 def test_a_task_that_a_removed_group_leaves_behind_is_found(
@@ -657,8 +705,8 @@ def test_a_task_that_a_removed_group_leaves_behind_is_found(
 
     monkeypatch.setattr(Group, "remove", forget)
     failure = find(grouped, backend, seeds=range(200), faults=COMMANDS)
-    assert failure.kind == "nothing_left"
-    assert failure.what == "storage was removed, and database is still there"
+    assert failure.kind == "done_as_told"
+    assert "database was removed, and is " in failure.what
 
 
 def test_a_task_that_begins_in_a_group_that_has_ended_is_found(

@@ -25,6 +25,7 @@ from orchestrio import (
     LifecycleError,
     Scheduler,
     SchedulerError,
+    TaskId,
     TaskMetadata,
     TaskNotFoundError,
     Topic,
@@ -32,8 +33,14 @@ from orchestrio import (
 
 from ..._tasks.context import current_run
 from ..._tasks.failures import in_words
-from .._rules.groups import see_that_it_is_down, see_that_it_is_gone
+from ..._workers.tree import Branch
 from .._rules.ledger import Ledger, alone
+from .._rules.promises import (
+    is_being_removed,
+    see_that_they_are_back,
+    see_that_they_are_down,
+    see_that_they_are_gone,
+)
 from .scenario import NEWCOMER, Command
 
 
@@ -62,7 +69,9 @@ class Commands:
         self._interrupt = interrupt
         self._look = look
         self._outside = copy_context()
-        self._groups = {name: _group(scheduler, name) for name in scheduler.groups}
+        self._supervisor: Any = cast("Any", scheduler)._supervisor
+        self._branches: dict[str, Branch] = dict(self._supervisor.groups)
+        self._removed: set[str] = set()  # groups whose removal was asked for
         self._newcomers = 0
         #: how many are being carried out
         self.running: int = 0
@@ -106,10 +115,10 @@ class Commands:
             self.ended = Event()
 
     async def _give_and_note(self, command: Command, place: int) -> None:
+        concerned = self._concerned(command)
         try:
             await self._give(command)
         except Exception as error:
-            self._see_what_became_of_its_group(command, place)
             for one in alone(error):
                 refused = isinstance(one, (SchedulerError, ClosedResourceError))
                 # One that depends on a task that is not there is refused with that as the cause.
@@ -117,8 +126,36 @@ class Commands:
                     self._ledger.raised.append(one)
                 self._ledger.say(f"command {place}: {type(one).__name__}: {in_words(one)}")
         else:
-            self._see_what_became_of_its_group(command, place)
             self._ledger.say(f"command {place} is done")
+            self._see_that_it_is_done(command, place, concerned)
+
+    def _concerned(self, command: Command) -> set[TaskId]:
+        """Return the tasks that a command is about, which are there now."""
+        return {
+            task.task_id
+            for task in self._scheduler.status()
+            if (task.name == command.task and command.group is None)
+            or command.group in (task.group or "").split("/")
+        }
+
+    def _see_that_it_is_done(self, command: Command, place: int, tasks: set[TaskId]) -> None:
+        """See that a command that is done has done what it says."""
+        if current_run.get() is not None:
+            return  # a task does not wait for what concerns itself
+        self._look()
+        ledger, scheduler = self._ledger, self._scheduler
+        left = [task for task in scheduler.status() if task.task_id in tasks]
+        if command.name == "stop":
+            see_that_they_are_down(ledger, left, place)
+        elif command.name == "remove":
+            name = command.group
+            if name is not None and self._supervisor.groups.get(name) is self._branches[name]:
+                ledger.violate("done_as_told", f"{name} was removed, and is still there")
+            see_that_they_are_gone(ledger, left)
+        elif command.name == "restart":
+            if command.group is not None and command.group not in self._removed:
+                left = [task for task in left if not is_being_removed(scheduler, task.task_id)]
+            see_that_they_are_back(ledger, left, place)
 
     async def wait_ended(self) -> None:
         """Wait until none is being carried out."""
@@ -137,6 +174,8 @@ class Commands:
             self._register(command)
         elif command.group is not None:
             group = self._group_named(command.group)
+            if command.name == "remove" and command.patience is None:
+                self._removed.add(command.group)
             await {"stop": group.stop, "restart": group.restart, "remove": group.remove}[
                 command.name
             ]()
@@ -157,18 +196,10 @@ class Commands:
 
     def _group_named(self, name: str) -> Group[Any]:
         """Return a group as whoever made it has it, even when it has been removed."""
-        if name not in self._groups:
+        self._branches |= self._supervisor.groups  # one may have been made anew
+        if name not in self._branches:
             raise LifecycleError(f"there is no group named {name!r}")
-        return self._groups[name]
-
-    def _see_what_became_of_its_group(self, command: Command, place: int) -> None:
-        if command.group not in self._groups or current_run.get() is not None:
-            return  # a task does not wait for what concerns itself
-        self._look()
-        if command.name == "stop":
-            see_that_it_is_down(self._scheduler, self._ledger, command.group, place)
-        elif command.name == "remove":
-            see_that_it_is_gone(self._scheduler, self._ledger, command.group)
+        return Group(self._branches[name], self._supervisor, self._scheduler.bus)
 
     def _register(self, command: Command) -> None:
         name = command.anew
@@ -188,12 +219,6 @@ class Commands:
             group.register_event_task(Listener(event), metadata)
         self._ledger.metadata[name] = metadata
         self._look()
-
-
-def _group(scheduler: Scheduler[Any], name: str) -> Group[Any]:
-    """Return a group, which only those have who made it."""
-    inside: Any = scheduler
-    return Group(inside._supervisor.groups[name], inside._supervisor, scheduler.bus)
 
 
 async def _cancel_after(checkpoints: int, scope: CancelScope) -> None:

@@ -41,8 +41,8 @@ from .._harness import Harness
 from .._observation import Observation
 from .._probe import Hook
 from .._rules.audit import SUBSCRIBED, Audit
-from .._rules.groups import see_that_it_may_begin
 from .._rules.ledger import Ledger, Visit, alone, shown
+from .._rules.promises import see_that_it_may_begin
 from .._rules.rules import RULES
 from .commands import Commands
 from .injection import Injection

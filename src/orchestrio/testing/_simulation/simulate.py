@@ -144,7 +144,7 @@ def simulate(
     belongs to, and none begins in a group that has ended), ``no_deadlock`` (nobody waits who could
     go on, and at the limit no handler waits for what will never come), ``errors_told_once`` (each injected error is logged or raised),
     ``failures_raised`` (a failure that no policy is for is raised, and not just logged),
-    ``no_silent_end`` (a task ends when it has returned, has failed, or was asked to),
+    ``done_as_told`` (a command that is done has done what it says), ``no_silent_end`` (a task ends when it has returned, has failed, or was asked to),
     ``dead_letters`` (one for each message that failed for good), ``legal_states``,
     ``stop_in_time``, ``no_warnings`` (nothing is left for the garbage collector to warn of),
     ``no_other_errors`` (what the run raises comes from the faults), ``drive`` and ``check`` (what
