@@ -31,7 +31,6 @@ from orchestrio import (
     StateChanged,
     Task,
     TaskEvent,
-    TaskSnapshot,
     TaskState,
 )
 
@@ -40,10 +39,11 @@ from ..._tasks.failures import in_words
 from .._harness import Harness
 from .._observation import Observation
 from .._probe import Hook
-from .._rules.audit import SUBSCRIBED, Audit
+from .._rules.audit import Audit
 from .._rules.ledger import Ledger, Visit, alone, shown
 from .._rules.promises import see_that_it_may_begin
 from .._rules.rules import RULES
+from .._rules.waiting import see_that_it_ends, see_that_nobody_is_forgotten
 from .commands import Commands
 from .injection import Injection
 from .roll import Roll
@@ -360,44 +360,14 @@ class Play:
         """Look at everything, as all tasks wait and the clock is about to jump."""
         if self._seen is None:
             return
+        scheduler = self._scheduler
         self._at_rest_since = current_time()
         self._read_events()
         self._audit.look_at_rest()
-        self._see_that_nobody_is_forgotten()
-        self._see_that_it_ends()
-
-    def _see_that_it_ends(self) -> None:
-        """run() does not go on when no background task is left and all is handled."""
-        if self._drive is not None or self._open or self._scheduler.stopping.is_set():
-            return
-        tasks = self._scheduler.status()
-        if any(task.kind == "background" for task in tasks) and all(map(_is_over_or_idle, tasks)):
-            self.ledger.violate("no_deadlock", "run() goes on, though nothing is left to run for")
-
-    def _see_that_nobody_is_forgotten(self) -> None:
-        """Nobody waits who could go on: a wake-up was lost."""
         handling = {visit.task for visit in self._open.values()}
-        unread: dict[str, list[int]] = {}
-        for task in self._scheduler.status():
-            if task.kind != "event" or task.event is None:
-                continue
-            if task.state in SUBSCRIBED:  # of one that is being stopped, this cannot be told
-                unread.setdefault(task.event, []).append(task.unread)
-            idle = task.state is TaskState.RUNNING and not task.in_hand
-            if idle and task.unread and task.name not in handling:
-                self.ledger.violate(
-                    "no_deadlock",
-                    f"{task.name} waits for a message, and has {task.unread} to read",
-                )
-        for event, statistics in self._scheduler.bus.statistics().items():
-            known = unread.get(str(event), [])
-            assert self._seen is not None
-            others = statistics.receivers - len(known) - self._seen.receivers.get(event, 0)
-            full = max(known, default=0) >= statistics.capacity
-            if statistics.tasks_waiting_send and not full and others <= 0:
-                self.ledger.violate(
-                    "no_deadlock", f"a sender waits for room on {event!s}, and there is room"
-                )
+        see_that_nobody_is_forgotten(scheduler, self.ledger, handling, self._seen.receivers)
+        if self._drive is None and not handling:
+            see_that_it_ends(scheduler, self.ledger)
 
 
 def _how(visit: Visit) -> str:
@@ -406,11 +376,3 @@ def _how(visit: Visit) -> str:
         return ""
     words = f"{type(visit.error).__name__}: {in_words(visit.error)}"
     return ": cancelled" if visit.cancelled else f": {words}"
-
-
-def _is_over_or_idle(task: TaskSnapshot) -> bool:
-    """Whether run() need not wait for a task."""
-    if task.state in (TaskState.COMPLETED, TaskState.STOPPED, TaskState.FAILED):
-        return True
-    idle = task.state is TaskState.RUNNING and not (task.unread or task.in_hand)
-    return task.kind == "event" and idle
