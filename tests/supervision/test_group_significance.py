@@ -93,6 +93,19 @@ async def test_a_significant_task_that_fails_for_good_ends_its_group(
         assert scheduler.status(other).state is TaskState.RUNNING
 
 
+async def test_a_significant_task_that_is_stopped_by_a_command_ends_nothing(
+    scheduler: Scheduler, diary: Diary
+) -> None:
+    group = scheduler.group("group")
+    helper = add(group, diary, "helper")
+    main = add(group, diary, "main", significant=True)
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.stop_task(main)
+        await anyio.sleep(100)
+        assert scheduler.status(helper).state is TaskState.RUNNING
+
+
 async def test_a_significant_task_that_is_restarted_has_not_ended(
     scheduler: Scheduler, diary: Diary
 ) -> None:

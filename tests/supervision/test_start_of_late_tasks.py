@@ -334,9 +334,8 @@ async def test_the_wait_of_a_late_task_for_a_dependency_is_bounded_by_its_start_
         shot = scheduler.status(task)
         assert shot.state is TaskState.FAILED
         assert shot.error is not None
-        assert "task 'slow', on which it depends, was not ready within its start_timeout (5 s)" in (
-            shot.error
-        )
+        what = "task 'slow', on which it depends, was not ready within the start_timeout (5 s)"
+        assert f"{what} of task 'late'" in shot.error
     assert diary.who("up") == []
 
 

@@ -157,7 +157,9 @@ class TaskMetadata(Model, frozen=True):
     restart_with_dependencies: Annotated[bool, Field(strict=True)] = False
     """Whether this task is restarted whenever one that it depends on is."""
     significant: Annotated[bool, Field(strict=True)] = False
-    """Whether its group, or at the top the run, ends when this task ends: a "main" task."""
+    """Whether its group, or at the top the run, ends when this task ends by itself, and not by a
+    command such as ``stop_task()``: a "main" task.
+    """
     concurrency: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 1
     """How many messages one event task handles at a time; with more than 1, order is not kept."""
     attempt_timeout: Deadline = math.inf
@@ -225,7 +227,9 @@ class TaskOptions(TypedDict, total=False):
     restart_with_dependencies: bool
     """Whether this task is restarted whenever one that it depends on is."""
     significant: bool
-    """Whether its group, or at the top the run, ends when this task ends: a "main" task."""
+    """Whether its group, or at the top the run, ends when this task ends by itself, and not by a
+    command such as ``stop_task()``: a "main" task.
+    """
     concurrency: int
     """How many messages one event task handles at a time; with more than 1, order is not kept."""
     attempt_timeout: float

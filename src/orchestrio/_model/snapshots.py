@@ -104,7 +104,7 @@ class GroupSnapshot(Model, frozen=True):
     restart: RestartPolicy | None = None
     """When the group as a whole is restarted."""
     significant: bool = False
-    """Whether the group around it ends when this one does."""
+    """Whether the group around it ends when this one ends by itself."""
     ended: bool = False
     """Whether it was stopped as a whole, so that nothing in it is started any more."""
     restarts: int = 0

@@ -92,7 +92,7 @@ class Group(Generic[E]):
             registered after it (``"rest_for_one"``)
         :param restart: when the group as a whole is restarted, after a failure that it could not
             deal with by itself; `None`: never, and such a failure is one of the group around it
-        :param significant: whether the group around it ends when this one does
+        :param significant: whether the group around it ends when this one ends by itself
         :return: the group
         :raises LifecycleError: if the name is taken, this group has ended, or the scheduler is
             stopping

@@ -301,8 +301,8 @@ class Worker(Node, ABC):
             if self.wanted is not Wanted.RUN:
                 await sleep_forever()  # likewise
             raise TimeoutError(
-                f"{waiting_for}, on which it depends, was not ready within its start_timeout"
-                f" ({timeout:g} s)"
+                f"{waiting_for}, on which it depends, was not ready within the start_timeout"
+                f" ({timeout:g} s) of {self.title}"
             )
 
     # -- what its run tells --------------------------------------------------------------------
