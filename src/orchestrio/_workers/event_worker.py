@@ -109,7 +109,7 @@ class EventWorker(Worker, Generic[T]):
                 self._reader = None
             if self._stream is not None:
                 self._stream.close()
-            if self._left and self.run is not None:
+            if self._left and (self.run is not None or self.runs):
                 logger.warning(
                     "task %r ended with %d messages unhandled",
                     self.entry.name,
