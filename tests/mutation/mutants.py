@@ -187,8 +187,14 @@ MUTANTS: Final = (
     Mutant(
         name="a pause forgets the batch",
         file="src/orchestrio/_broadcast/delivery.py",
-        text="        self._held += self._batch\n",
-        replacement="        self._held = list(self._batch)\n",
+        text="""\
+        self._held += self._batch
+        self.cursor.pause()
+""",
+        replacement="""\
+        self._held = list(self._batch)
+        self.cursor.pause()
+""",
         tests=MESSAGES,
         harm="A task that is paused twice, as in every group restart, loses what it had read.",
     ),

@@ -754,3 +754,69 @@ async def test_a_pool_loses_nothing_that_no_worker_has_begun(
         now = of(scheduler, "pool")
         assert (now.handled, now.failed, now.in_hand, now.unread) == (9, 1, 0, 0)
     assert sorted(handled) == [0, 2, 3, 4, 5, 6, 7, 8, 9]
+
+
+# -- who ignores its cancellation, and what is left of a run -----------------------------------------------
+
+
+async def test_a_message_in_a_handler_that_ignores_its_cancellation_is_in_hand(
+    scheduler: Scheduler, concurrency: int
+) -> None:
+    @scheduler.on(NUMBERS, name="stuck", concurrency=concurrency, drain_timeout=1, stop_timeout=1)
+    async def stuck(number: int) -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(30)
+
+    async with scheduler:
+        await scheduler.start()
+        watched = Watched(scheduler, of(scheduler, "stuck").task_id)
+        for number in range(5):
+            await watched.publish(number)
+        await settle()
+        watched.look()
+        with pytest.raises(TaskShutdownError, match="went on for more than stop_timeout"):
+            await scheduler.stop_task(watched.shot)
+        now = watched.look()
+        assert now.stuck
+        assert (now.handled, now.failed, now.in_hand) == (0, 0, concurrency)
+        await anyio.sleep(30)
+        now = watched.look()
+        assert (now.handled, now.failed, now.in_hand) == (concurrency, 0, 0)
+
+
+async def test_run_waits_for_no_restart_that_has_nothing_to_handle(
+    scheduler: Scheduler, concurrency: int
+) -> None:
+    @scheduler.on(NUMBERS, concurrency=concurrency, restart=RestartPolicy(initial_delay=60))
+    async def fragile(number: int) -> None:
+        raise TroubleError
+
+    @scheduler.background()
+    async def publish() -> None:
+        await scheduler.publish(NUMBERS, 1)
+        await anyio.sleep(1)
+
+    await scheduler.run()
+    assert current_time() == 1
+
+
+async def test_run_waits_for_a_restart_before_which_messages_were_read_ahead(
+    scheduler: Scheduler, concurrency: int
+) -> None:
+    handled: list[int] = []
+
+    @scheduler.on(NUMBERS, concurrency=concurrency, restart=SOON)
+    async def fragile(number: int) -> None:
+        if number == 0:
+            raise TroubleError
+        handled.append(number)
+
+    @scheduler.background()
+    async def publish() -> None:
+        for number in range(9):
+            scheduler.bus.publish_nowait(NUMBERS, number)
+        await settle()
+
+    await scheduler.run()
+    assert current_time() == 1
+    assert handled == list(range(1, 9))

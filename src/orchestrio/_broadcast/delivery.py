@@ -52,7 +52,7 @@ class Delivery(Generic[T]):
         #: notified when it may be that everything has been handled: see `is_drained`
         self.drained: Wakeup = Wakeup()
         self._batch: Iterator[T] = _NOTHING
-        self._held: list[T] = []  # the rest of the batch, while it is paused
+        self._held: list[T] = []  # the rest of the batch, while it is paused or does not run
         self._start = cursor.position
 
     @property
@@ -73,7 +73,7 @@ class Delivery(Generic[T]):
     @property
     def is_drained(self) -> bool:
         """Whether the handler has returned from everything sent so far."""
-        return self._batch is _NOTHING and not len(self.cursor)
+        return self._batch is _NOTHING and not self.unread
 
     @property
     def in_hand(self) -> bool:
@@ -91,11 +91,13 @@ class Delivery(Generic[T]):
         self.cursor.pause()
 
     def resume(self) -> None:
-        """Let `run` go on after a pause, where it ended."""
-        if self._held:
-            self._batch = iter([*self._batch, *self._held])
-            self._held = []
+        """Let the next `run` go on where the last one has ended."""
         self.cursor.resume()
+
+    def put_down(self) -> None:
+        """Note that `run` has ended: nothing is in hand any more, the rest is for the next one."""
+        self._held += self._batch
+        self._batch = _NOTHING
 
     def put_back(self, item: T) -> bool:
         """Take an item back that was handed over and not looked at: it is the next again.
@@ -147,6 +149,9 @@ class Delivery(Generic[T]):
         drained = self.drained
         since_yield = 0
         item: T | None = None
+        if self._held and not cursor.halted:
+            self._batch = iter(self._held)
+            self._held = []
         while True:
             try:
                 for item in self._batch:

@@ -283,6 +283,7 @@ class EventWorker(Worker, Generic[T]):
                 "a message" if cut == 1 else f"{cut} messages",
                 extra=self.extra(),
             )
+        delivery.put_down()
         delivery.drained.notify_all()
 
     @override
@@ -305,12 +306,11 @@ class EventWorker(Worker, Generic[T]):
         delivery = self._delivery
         if delivery is not None:
             started = delivery.started
-            works = self.run is not None and self.run.is_working
             if self._pool is not None:
                 in_hand = self._pool.in_hand
                 handled = self._pool.finished - self._skipped
             else:
-                in_hand = 1 if works and delivery.in_hand and not self._accounted else 0
+                in_hand = 1 if delivery.in_hand and not self._accounted else 0
                 handled = started - self._failed - in_hand
             facts["handled"] = handled
             facts["failed"] = started - handled - in_hand
