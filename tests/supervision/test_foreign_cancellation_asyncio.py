@@ -471,6 +471,93 @@ async def test_a_restart_by_a_policy_goes_on_after_it(
     assert tells_of(record.exc_info[1], stray)
 
 
+# -- between two messages --------------------------------------------------------------------
+
+
+class Late(EventTask[int]):
+    """For the number 1, the worker is cancelled by a timer of some library, so many turns later."""
+
+    def __init__(self, turns: int = 0) -> None:
+        self.turns = turns
+        self.calls: list[int] = []
+        self.handled: list[int] = []
+
+    @property
+    def subscribed_event(self) -> Topic[int]:
+        return NUMBERS
+
+    async def handle_event(self, number: int, /) -> None:
+        self.calls.append(number)
+        if number == 1:
+            task = asyncio.current_task()
+            assert task is not None
+            self.cancel_later(task, self.turns)
+        elif number == 0:
+            await anyio.sleep(0.02)
+        self.handled.append(number)
+
+    def cancel_later(self, task: asyncio.Task[Any], turns: int) -> None:
+        if turns:
+            asyncio.get_running_loop().call_soon(self.cancel_later, task, turns - 1)
+        else:
+            task.cancel()
+
+
+async def test_a_worker_of_a_pool_that_is_cancelled_between_two_messages_fails_its_task(
+    scheduler: Scheduler, neighbour: Neighbour
+) -> None:
+    late = Late()
+    scheduler.register_event_task(late, name="pool", concurrency=2)
+    with pytest.raises(TaskExecutionError, match="'pool' failed: its handle_event") as caught:
+        async with scheduler:
+            await scheduler.start()
+            await publish(scheduler, range(2))
+            await anyio.sleep(0.1)
+    assert "was cancelled by something other than its scheduler" in str(caught.value)
+    assert late.handled == [1, 0], "the other one has finished what it had in hand"
+    assert neighbour.hooks == ["up", "cancelled", "down"]
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_pool_goes_on_after_such_a_cancellation_as_its_policy_says_and_loses_nothing(
+    scheduler: Scheduler, neighbour: Neighbour, turns: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    late = Late(turns)
+    shot = scheduler.register_event_task(
+        late, name="pool", concurrency=2, restart=SOON, stop_timeout=5
+    )
+    async with scheduler:
+        await scheduler.start()
+        await publish(scheduler, range(2))
+        await settle(turns)
+        await publish(scheduler, range(2, 5))
+        await anyio.sleep(0.1)
+        assert await scheduler.publish(NUMBERS, 5) == 1
+        await settle()
+        now = scheduler.status(shot)
+        assert (now.restarts, now.handled, now.failed, now.in_hand) == (1, 6, 0, 0)
+        assert neighbour.hooks == ["up"]
+    assert sorted(late.calls) == sorted(late.handled) == list(range(6)), "each once"
+    assert "was cancelled while it handled" not in caplog.text
+
+
+async def test_when_the_task_of_a_pool_is_cancelled_its_workers_finish_what_they_have(
+    scheduler: Scheduler, neighbour: Neighbour
+) -> None:
+    late = Late()
+    shot = scheduler.register_event_task(late, name="pool", concurrency=2, restart=SOON)
+    async with scheduler:
+        await scheduler.start()
+        await publish(scheduler, range(1))
+        await settle()
+        (own,) = [task for task in asyncio.all_tasks() if task.get_name() == "pool"]
+        own.cancel()
+        await anyio.sleep(0.1)
+        now = scheduler.status(shot)
+        assert (now.restarts, now.handled, now.failed) == (1, 1, 0)
+        assert neighbour.hooks == ["up"]
+
+
 # -- handle_event() --------------------------------------------------------------------------
 
 

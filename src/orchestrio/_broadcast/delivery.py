@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
+from math import inf
 from operator import length_hint
 from typing import Final, Generic, Never, final
 
@@ -13,6 +14,7 @@ from anyio import (
     Event,
     create_memory_object_stream,
     create_task_group,
+    current_effective_deadline,
     current_time,
     get_cancelled_exc_class,
 )
@@ -231,19 +233,22 @@ class Pool(Generic[T]):
         self._cut = 0  # items whose handler was cancelled
         #: items whose handler has returned
         self.finished: int = 0
-        #: items that were taken and whose handler has not returned yet
-        self.in_hand: int = 0
+        #: items that were taken and whose handler has not returned yet, by their numbers; each is
+        #: in its slot until a handler is called with it
+        self.in_hand: dict[int, list[tuple[T, int]]] = {}
 
     def cut_off(self) -> int:
         """Return how many items were in hand when all was cancelled, once."""
-        cut = self._cut + self.in_hand
-        self._cut = self.in_hand = 0
+        cut = self._cut + len(self.in_hand)
+        self._cut = 0
+        self.in_hand.clear()
         return cut
 
     async def run(self, handle: Callable[[T, int], Awaitable[object]]) -> None:
         """Handle item by item until the event ends, as `Delivery.run` does.
 
         When `handle` raises, nothing is handed over any more, and the others finish what they have.
+        So it is when a worker is cancelled by something other than a scope around this.
 
         :param handle: awaited with each item and its number
         :raises BaseException: what `handle` raised, in a group if several did, or else what
@@ -252,14 +257,12 @@ class Pool(Generic[T]):
         send, receive = create_memory_object_stream[list[tuple[T, int]]](0)
 
         async def hand(item: T) -> None:
-            self.in_hand += 1
-            slot = [(item, self._delivery.number)]
+            number = self._delivery.number
+            slot = self.in_hand[number] = [(item, number)]
             try:
                 await send.send(slot)
             except get_cancelled_exc_class():
-                # A handler has raised. What no other has unpacked is for the next run.
-                if slot and self._delivery.put_back(slot.pop()[0]):
-                    self.in_hand -= 1
+                self._put_back()  # a handler has raised
                 raise
 
         self._failures = []
@@ -275,11 +278,15 @@ class Pool(Generic[T]):
                                 await self._delivery.run(hand, _raise)
                             except (EndOfStream, ClosedResourceError, LaggedError) as end:
                                 ended = end
+                            except get_cancelled_exc_class() as error:
+                                self._cancelled(error)
         except BaseException as cancelled:
             if self._failures:  # none of them is to be lost
                 self._failures.append(cancelled)
             else:
                 raise
+        finally:
+            self._put_back()  # a worker may have been cancelled as it was given one
         if len(self._failures) > 1:
             raise BaseExceptionGroup("several handlers failed", self._failures)
         raise self._failures[0] if self._failures else ended
@@ -289,25 +296,39 @@ class Pool(Generic[T]):
         receive: MemoryObjectReceiveStream[list[tuple[T, int]]],
         handle: Callable[[T, int], Awaitable[object]],
     ) -> None:
-        with receive:
-            async for slot in receive:
-                if not slot:
-                    continue
-                item, number = slot.pop()
-                try:
-                    await handle(item, number)
-                    self.finished += 1
-                except get_cancelled_exc_class():
-                    self._cut += 1
-                    raise
-                except BaseException as error:
-                    # It must not leave this task: the others would be cancelled at once.
-                    self._stop_after(error)
-                    return
-                finally:
-                    del item  # or this frame would keep it while it waits
-                    self.in_hand -= 1
-                    self._delivery.drained.notify_all()
+        try:
+            with receive:
+                async for slot in receive:
+                    if not slot:
+                        continue
+                    item, number = slot.pop()
+                    try:
+                        await handle(item, number)
+                        self.finished += 1
+                    except get_cancelled_exc_class():
+                        self._cut += 1
+                        raise
+                    finally:
+                        del item  # or this frame would keep it while it waits
+                        del self.in_hand[number]
+                        self._delivery.drained.notify_all()
+        except get_cancelled_exc_class() as error:
+            self._cancelled(error)
+        except BaseException as error:
+            # It must not leave this task: the others would be cancelled at once.
+            self._stop_after(error)
+
+    def _put_back(self) -> None:
+        """Leave what no worker has unpacked for the next run."""
+        for number, slot in reversed(list(self.in_hand.items())):
+            if slot and self._delivery.put_back(slot.pop()[0]):
+                del self.in_hand[number]
+
+    def _cancelled(self, error: BaseException) -> None:
+        """Go on with a cancellation that was asked for; any other one is a failure."""
+        if current_effective_deadline() == -inf:
+            raise error
+        self._stop_after(error)
 
     def _stop_after(self, error: BaseException) -> None:
         """Hand over nothing any more, and give the others some time."""

@@ -307,7 +307,7 @@ class EventWorker(Worker, Generic[T]):
         if delivery is not None:
             started = delivery.started
             if self._pool is not None:
-                in_hand = self._pool.in_hand
+                in_hand = len(self._pool.in_hand)
                 handled = self._pool.finished - self._skipped
             else:
                 in_hand = 1 if delivery.in_hand and not self._accounted else 0
