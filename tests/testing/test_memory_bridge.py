@@ -113,6 +113,61 @@ async def test_what_no_process_can_handle_is_a_dead_letter() -> None:
     server.close()
 
 
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize("finishes", [True, False])
+async def test_what_a_stop_finds_in_hand_is_settled_when_its_handler_returns(
+    concurrency: int, finishes: bool
+) -> None:
+    server = MemoryServer()
+    here, there = Process(server, "compete"), Process(server, "compete")
+    handled: list[int] = []
+
+    @here.scheduler.on(ORDERS, name="slow", concurrency=concurrency, stop_timeout=5)
+    async def slow(order: Order) -> None:
+        if order.number == 0:
+            await here.scheduler.stop_task(task)
+        await sleep(1 if finishes else 50)
+        handled.append(order.number)
+
+    numbers = list(range(concurrency + (concurrency > 1)))  # one that waits for a worker, too
+    async with running(here) as (one,):
+        task = one.task("slow").task_id
+        await one.scheduler.stop_task(one.task("handle").task_id)
+        for number in numbers:
+            one.scheduler.bus.publish_nowait(ORDERS, Order(number=number))
+        await sleep(4)
+        async with running(there):
+            await sleep(100)
+    server.close()
+    assert sorted(handled + there.handled) == numbers, "each is handled once"
+    assert sorted(there.handled) == ([] if finishes else numbers)
+
+
+async def test_what_a_handler_that_was_given_up_has_in_hand_goes_to_another_process() -> None:
+    server = MemoryServer()
+    here, there = Process(server, "compete"), Process(server, "compete")
+
+    @here.scheduler.on(ORDERS, name="stuck", stop_timeout=5)
+    async def stuck(order: Order) -> None:
+        await here.scheduler.stop_task(task)
+        with CancelScope(shield=True):
+            await sleep(1000)
+
+    async with running(there):
+        there.takes = 1
+        async with running(here) as (one,):
+            task = one.task("stuck").task_id
+            await one.scheduler.stop_task(one.task("handle").task_id)
+            await there.scheduler.stop_task(there.scheduler.status()[1].task_id)
+            await one.publish(ORDERS, Order(number=1))
+            await sleep(1)
+            await there.scheduler.restart_task(there.scheduler.status()[1].task_id)
+            await sleep(20)
+            assert there.handled == [1]
+            await sleep(1000)
+    server.close()
+
+
 async def test_what_is_published_while_the_server_is_away_waits_for_it() -> None:
     server = MemoryServer()
     here, there = Process(server), Process(server)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import final
 
 __all__ = ["Acknowledgements", "Reader"]
@@ -49,11 +49,17 @@ class Acknowledgements:
         self._changed()
         return reader
 
-    def leave(self, reader: Reader) -> None:
-        """Count one reader less: what it had still to handle, it will not."""
+    def leave(self, reader: Reader, in_hand: Container[int] = ()) -> None:
+        """Count one reader less: what it had still to handle, it will not.
+
+        :param reader: who; it may leave twice
+        :param in_hand: the messages that it has in hand; these it has still to settle
+        """
         self.readers.discard(reader)
-        for number in [number for number, who in self._waiting.items() if reader in who]:
-            self.settle(reader, number, LookupError("its event task has ended"))
+        left = [number for number, who in self._waiting.items() if reader in who]
+        for number in left:
+            if number not in in_hand:
+                self.settle(reader, number, LookupError("its event task has ended"))
         self._changed()
 
     def expect(self, number: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Generic, TypeVar, cast, final
 
 from anyio import ClosedResourceError, EndOfStream, current_time
@@ -102,11 +102,9 @@ class EventWorker(Worker, Generic[T]):
         # A handler that is running finishes what it has in hand.
         delivery = self._delivery
         if delivery is not None and not delivery.cursor.closed:
+            in_hand = self._in_hand
             self._left = delivery.abandon()
-            acknowledgements = delivery.cursor.channel.acknowledgements
-            if self._reader is not None and acknowledgements is not None:
-                acknowledgements.leave(self._reader)
-                self._reader = None
+            self._stop_acknowledging(in_hand)
             if self._stream is not None:
                 self._stream.close()
             if self._left and (self.run is not None or self.runs):
@@ -116,6 +114,25 @@ class EventWorker(Worker, Generic[T]):
                     self._left,
                     extra=self.extra(unhandled=self._left),
                 )
+
+    @property
+    def _in_hand(self) -> Collection[int]:
+        """The messages that the work will still handle, by their numbers, when it reads no more."""
+        delivery = self._delivery
+        if delivery is None or self.run is None or self.run.is_over:
+            return ()
+        if self._pool is not None:
+            return set(self._pool.in_hand)
+        return (delivery.number,) if delivery.in_hand else ()
+
+    def _stop_acknowledging(self, in_hand: Collection[int] = ()) -> None:
+        """Tell a bridge, if there is one, that nothing more is handled but what is in hand."""
+        assert self._delivery is not None
+        acknowledgements = self._delivery.cursor.channel.acknowledgements
+        if self._reader is not None and acknowledgements is not None:
+            acknowledgements.leave(self._reader, in_hand)
+        if not in_hand:
+            self._reader = None
 
     @override
     def finish_current(self) -> bool:
@@ -147,6 +164,8 @@ class EventWorker(Worker, Generic[T]):
     def run_abandoned(self) -> None:
         super().run_abandoned()
         assert self._delivery is not None
+        if self._delivery.cursor.closed:
+            self._stop_acknowledging()  # what it has in hand is for somebody else
         self._delivery.drained.notify_all()
 
     @override
@@ -284,6 +303,8 @@ class EventWorker(Worker, Generic[T]):
                 extra=self.extra(),
             )
         delivery.put_down()
+        if delivery.cursor.closed:
+            self._stop_acknowledging()
         delivery.drained.notify_all()
 
     @override
