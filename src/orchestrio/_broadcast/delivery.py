@@ -83,6 +83,12 @@ class Delivery(Generic[T]):
         return self._batch is not _NOTHING
 
     @property
+    def is_over(self) -> bool:
+        """Whether nothing can come any more, and all that had come was handed over."""
+        cursor = self.cursor
+        return cursor.closed or (cursor.channel.shut and not self.unread)
+
+    @property
     def number(self) -> int:
         """The number in the channel of the item that was handed over last."""
         return self.cursor.position - self._in_batch - 1

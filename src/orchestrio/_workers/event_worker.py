@@ -87,9 +87,13 @@ class EventWorker(Worker, Generic[T]):
         self._handle = with_retries(
             self._task.handler, self.entry.metadata, self.supervision.random, self.extra
         )
-        if self._delivery is None or self._delivery.cursor.closed:
-            self._stream = self._subscribe()
-            self._delivery = Delivery(cursor_of(self._stream))
+        if self._delivery is None or self._delivery.is_over:
+            stream = self._subscribe()
+            if self._stream is not None:
+                self._stop_acknowledging()
+                self._stream.close()
+            self._stream = stream
+            self._delivery = Delivery(cursor_of(stream))
             count = self.entry.metadata.concurrency
             stop_timeout = self.entry.metadata.stop_timeout
             self._pool = Pool(self._delivery, count, stop_timeout) if count > 1 else None
