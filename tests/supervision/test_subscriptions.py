@@ -7,15 +7,18 @@ from typing import Unpack
 
 import anyio
 import pytest
+from anyio import create_task_group
 from support import NUMBERS, TroubleError, settle
 
 from orchestrio import (
     EventTask,
     Group,
     InvalidChannelError,
+    LifecycleError,
     RestartPolicy,
     Scheduler,
     TaskId,
+    TaskNotFoundError,
     TaskOptions,
     TaskState,
     Topic,
@@ -142,3 +145,118 @@ async def test_a_task_that_runs_again_reads_the_channel_that_there_is_now(
         assert reader.read == ([1, 2] if unread else [2])
         now = scheduler.status(task)
         assert (now.handled, now.failed, now.unread) == (1, 0, 0), "since it has subscribed"
+
+
+async def test_a_restart_of_a_task_whose_channel_is_gone_is_refused(
+    scheduler: Scheduler, register: Register
+) -> None:
+    task = register()
+    async with scheduler:
+        await scheduler.start()
+        scheduler.bus.remove_channel(NUMBERS)
+        with pytest.raises(InvalidChannelError):
+            await scheduler.restart_task(task)
+        await settle()
+        assert scheduler.status(task).state in (TaskState.STOPPED, TaskState.COMPLETED)
+
+
+# -- when a restart crosses a stop ---------------------------------------------------------------
+
+
+class Slow(Reader):
+    """Stops its task at 9, and handles each message for eight seconds."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        super().__init__()
+        self.scheduler = scheduler
+
+    async def handle_event(self, event: int, /) -> None:
+        if event == 9:
+            own = self.scheduler.registry.get_by_name("reader").task_id
+            await self.scheduler.stop_task(own)  # it gets no other message from now on
+        await anyio.sleep(8)
+        await super().handle_event(event)
+
+
+class TestCrossing:
+    """A stop is under way, and lets the handler finish what it has in hand, until 8 s."""
+
+    @pytest.fixture
+    def reader(self, scheduler: Scheduler) -> Reader:
+        return Slow(scheduler)
+
+    @pytest.mark.parametrize("whole", [False, True])
+    async def test_what_is_published_from_then_on_waits_for_the_restart(
+        self, scheduler: Scheduler, reader: Reader, register: Register, whole: bool
+    ) -> None:
+        group = scheduler.group("group")
+        task = register(group)
+        async with scheduler, create_task_group() as restarts:
+            await scheduler.start()
+            await scheduler.publish(NUMBERS, 9)
+            await anyio.sleep(1)
+            assert await scheduler.publish(NUMBERS, 1) == 0, "this is for nobody"
+            if whole:
+                restarts.start_soon(group.restart)
+            else:
+                restarts.start_soon(scheduler.restart_task, task)
+            await settle()
+            assert await scheduler.publish(NUMBERS, 2) == 1
+            assert scheduler.status(task).unread == 1
+            await anyio.sleep(5)
+            assert await scheduler.publish(NUMBERS, 3) == 1
+            await anyio.sleep(30)
+            assert sorted(reader.read) == [2, 3, 9]
+            now = scheduler.status(task)
+            assert (now.handled, now.failed, now.unread, now.missed) == (2, 0, 0, 0)
+
+    @pytest.mark.parametrize("command", ["stop_task", "remove_task", "shutdown"])
+    async def test_what_waits_for_it_is_warned_of_if_it_does_not_come(
+        self,
+        scheduler: Scheduler,
+        reader: Reader,
+        register: Register,
+        command: str,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        async def restart() -> None:
+            with pytest.raises((LifecycleError, TaskNotFoundError)):
+                await scheduler.restart_task(task)
+
+        task = register()
+        async with scheduler, create_task_group() as restarts:
+            await scheduler.start()
+            await scheduler.publish(NUMBERS, 9)
+            await anyio.sleep(1)
+            restarts.start_soon(restart)
+            await settle()
+            await scheduler.publish(NUMBERS, 2)
+            if command == "shutdown":
+                await scheduler.shutdown()
+            else:
+                await getattr(scheduler, command)(task)
+                assert await scheduler.publish(NUMBERS, 3) == 0
+        assert reader.read == [9]
+        assert caplog.messages.count("task 'reader' ended with 1 messages unhandled") == 1
+
+    async def test_a_restart_that_is_refused_leaves_no_subscription_behind(
+        self, scheduler: Scheduler, reader: Reader, register: Register
+    ) -> None:
+        group = scheduler.group("group")
+        register(group)
+        scheduler.add_channel("words")
+
+        @group.on("words")
+        async def other(word: str) -> None: ...
+
+        async with scheduler:
+            await scheduler.start()
+            await scheduler.publish(NUMBERS, 9)
+            await settle()
+            scheduler.bus.remove_channel("words")
+            await settle()
+            with pytest.raises(InvalidChannelError):
+                await group.restart()
+            assert await scheduler.publish(NUMBERS, 2) == 0
+            await anyio.sleep(20)
+        assert reader.read == [9]

@@ -40,6 +40,11 @@ class Cursor(Generic[T]):
         channel = self.channel
         return self.position == channel.tail and channel.senders > 0 and not self.halted
 
+    @property
+    def is_over(self) -> bool:
+        """Whether everything was read, and nothing can come any more."""
+        return self.closed or (self.channel.shut and not len(self))
+
     def take(self, max_items: int) -> list[T]:
         """Copy out the next items, at least one, and move past them; one slice for the batch.
 

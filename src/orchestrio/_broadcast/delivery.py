@@ -84,9 +84,8 @@ class Delivery(Generic[T]):
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing can come any more, and all that had come was handed over."""
-        cursor = self.cursor
-        return cursor.closed or (cursor.channel.shut and not self.unread)
+        """Whether everything was handed over, and nothing can come any more."""
+        return self.cursor.is_over and not self._in_batch
 
     @property
     def number(self) -> int:

@@ -119,7 +119,7 @@ class Commands(Generic[E]):
     ) -> None:
         supervisor = self._supervisor
         before = [worker.run for worker in workers]
-        _subscribe(worker for worker in workers if worker.is_done)
+        _subscribe(workers)
         if branch is not None:
             branch.revive()
         restart = supervisor.restarts.by_hand(workers, branch)

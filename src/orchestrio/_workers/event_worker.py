@@ -45,6 +45,7 @@ class EventWorker(Worker, Generic[T]):
         "_pool",
         "_progress",
         "_reader",
+        "_reserved",
         "_skipped",
         "_stream",
         "_subscribe",
@@ -65,6 +66,7 @@ class EventWorker(Worker, Generic[T]):
         self._subscribe = subscribe
         self._handle = task.handler
         self._stream: BroadcastReceiveStream[T] | None = None  # kept, or it would warn
+        self._reserved: BroadcastReceiveStream[T] | None = None  # for the next run
         self._delivery: Delivery[T] | None = None
         self._pool: Pool[T] | None = None
         self._failed = 0  # messages whose handler raised or was cancelled
@@ -83,12 +85,17 @@ class EventWorker(Worker, Generic[T]):
 
     @override
     def subscribe(self) -> None:
+        if self.run is not None and not self.run.is_over:
+            self._reserve()
+            return
         self._handler_failed = self._accounted = False
         self._handle = with_retries(
             self._task.handler, self.entry.metadata, self.supervision.random, self.extra
         )
         if self._delivery is None or self._delivery.is_over:
-            stream = self._subscribe()
+            self._reserve()
+            stream, self._reserved = self._reserved, None
+            assert stream is not None
             if self._stream is not None:
                 self._stop_acknowledging()
                 self._stream.close()
@@ -101,23 +108,48 @@ class EventWorker(Worker, Generic[T]):
         else:
             self._delivery.resume()
 
+    def _reserve(self) -> None:
+        """Take a place in the channel for the next run, unless there is one that it can go on in.
+
+        What still runs may have given its own up already, and finish what it has in hand.
+        """
+        if self._reserved is not None and cursor_of(self._reserved).is_over:
+            self._reserved.close()
+            self._reserved = None
+        if self._reserved is None and (self._delivery is None or self._delivery.is_over):
+            self._reserved = self._subscribe()
+
+    @override
+    def update_subscription(self) -> None:
+        if self._reserved is not None and self.wanted is not Wanted.RESTART:
+            unread = len(self._reserved)
+            self._reserved.close()
+            self._reserved = None
+            self._leave_unhandled(unread)
+        super().update_subscription()
+
     @override
     def unsubscribe(self) -> None:
         # A handler that is running finishes what it has in hand.
         delivery = self._delivery
         if delivery is not None and not delivery.cursor.closed:
             in_hand = self._in_hand
-            self._left = delivery.abandon()
+            left = delivery.abandon()
             self._stop_acknowledging(in_hand)
             if self._stream is not None:
                 self._stream.close()
-            if self._left and (self.run is not None or self.runs):
-                logger.warning(
-                    "task %r ended with %d messages unhandled",
-                    self.entry.name,
-                    self._left,
-                    extra=self.extra(unhandled=self._left),
-                )
+            self._leave_unhandled(left)
+
+    def _leave_unhandled(self, count: int) -> None:
+        """Note how many messages nobody will handle any more, and say so."""
+        self._left += count
+        if count and (self.run is not None or self.runs):
+            logger.warning(
+                "task %r ended with %d messages unhandled",
+                self.entry.name,
+                count,
+                extra=self.extra(unhandled=count),
+            )
 
     @property
     def _in_hand(self) -> Collection[int]:
@@ -341,5 +373,6 @@ class EventWorker(Worker, Generic[T]):
             facts["failed"] = started - handled - in_hand
             facts["in_hand"] = in_hand
             facts["missed"] = delivery.cursor.missed + delivery.cursor.overwritten
-            facts["unread"] = self._left or delivery.unread
+            waiting = 0 if self._reserved is None else len(self._reserved)
+            facts["unread"] = self._left + delivery.unread + waiting
         return facts
