@@ -201,9 +201,9 @@ MUTANTS: Final = (
     Mutant(
         name="drain looks once",
         file="src/orchestrio/_supervision/stopping.py",
-        text="        while busy := _undrained(deadlines):\n",
-        replacement="        if busy := _undrained(deadlines):\n",
-        tests=("tests/test_scheduler_lifecycle.py",),
+        text="    rounds = len(runs)\n",
+        replacement="    rounds = 1\n",
+        tests=("tests/test_scheduler_lifecycle.py", "tests/supervision/test_drain.py"),
         harm="What a handler publishes during the stop is not handled any more.",
     ),
     Mutant(

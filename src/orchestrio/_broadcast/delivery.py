@@ -51,7 +51,7 @@ class Delivery(Generic[T]):
 
     def __init__(self, cursor: Cursor[T]) -> None:
         self.cursor: Cursor[T] = cursor
-        #: notified when it may be that everything has been handled: see `is_drained`
+        #: notified when it may be that everything has been handled: see `has_handled`
         self.drained: Wakeup = Wakeup()
         self._batch: Iterator[T] = _NOTHING
         self._held: list[T] = []  # the rest of the batch, while it is paused or does not run
@@ -72,10 +72,11 @@ class Delivery(Generic[T]):
     def _in_batch(self) -> int:
         return length_hint(self._batch) + len(self._held)
 
-    @property
-    def is_drained(self) -> bool:
-        """Whether the handler has returned from everything sent so far."""
-        return self._batch is _NOTHING and not self.unread
+    def has_handled(self, goal: int) -> bool:
+        """Whether the handler has returned from all items before this number, or will get none."""
+        if self.cursor.closed:
+            return not self.in_hand
+        return self.cursor.position - self._in_batch - self.in_hand >= goal
 
     @property
     def in_hand(self) -> bool:

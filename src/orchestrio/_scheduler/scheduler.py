@@ -309,6 +309,9 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
     async def shutdown(self) -> None:
         """Stop gracefully: producers, what was already published, each ``shutdown()`` in reverse.
 
+        What handlers publish meanwhile is handled too, as far as a chain of all event tasks goes;
+        handlers that publish in a circle are not followed for ever, but finish what they have.
+
         Twice, or from two tasks at once, is the same as once; what went wrong is raised once. A
         task of this scheduler that calls it asks for the stop and returns at once, since nobody
         can wait for their own end. If this is cancelled, the stop goes on.
@@ -381,6 +384,9 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
 
     async def stop_task(self, task_id: TaskId) -> None:
         """Stop one task gracefully: an event task handles what was published, then ``shutdown()``.
+
+        What is published after that, by its own handler too, is not waited for: the message in
+        hand is finished, within ``stop_timeout``, and how many are unread is in the log.
 
         Stopping a stopped task does nothing. A task that stops itself is not waited for: a
         background task is cancelled at its next checkpoint, unless it listens to

@@ -7,7 +7,7 @@ There is one way. Who is stopped, and whether what was published is handled befo
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from operator import attrgetter
 from typing import Final, final
@@ -25,6 +25,12 @@ __all__ = ["Turns", "ask_to_end", "end", "runs_of", "wait_cancelled", "wait_down
 #: How long after its own deadline a ``shutdown()`` may still ignore its cancellation (seconds).
 _LAST_RESORT: Final = 1.0
 
+#: When a drain looks again whether those that get new messages all the time have handled those that
+#: it waits for: after so many seconds, or after such a part of the time that it has taken. Looking
+#: costs the delivery of messages nothing.
+_LOOK_AGAIN: Final = 0.05
+_PART: Final = 0.1
+
 
 async def end(runs: Iterable[Run], drain: bool) -> None:
     """Bring the work of runs to its end, each within its own time-outs.
@@ -33,12 +39,17 @@ async def end(runs: Iterable[Run], drain: bool) -> None:
     a drain all end at once, and event tasks finish the message in hand. To shut down is up to the
     `Turns`.
 
+    A drain is for what was published before it, and for what handling that leads to: a chain of
+    handlers is followed as far as there are event tasks among these runs. So neither a producer
+    that goes on nor handlers that publish in a circle hold it up until the time-out; what is then
+    left is unread, or waits for the restart.
+
     :param runs: whose work is to end
     :param drain: whether event tasks handle what was published, within their ``drain_timeout``
     """
     runs = [run for run in runs if not run.is_over]
     if not drain:
-        await _end_all(runs, finish=True)
+        await _end_all(runs, finish=frozenset(runs))
         return
     consumers = [run for run in runs if run.host.kind == "event"]
     await _end_all([run for run in runs if run.host.kind == "background"])
@@ -47,47 +58,58 @@ async def end(runs: Iterable[Run], drain: bool) -> None:
 
 
 async def _drain_and_end(runs: list[Run]) -> None:
-    """End each when all have handled what was published, or when its own time is up."""
+    """End each when all have handled what was published, or when its own time is up.
+
+    This goes by rounds: in each, all handle what was published before it. Then another one is for
+    what their handlers published in it, unless nothing is left, or there were as many as runs.
+    """
     since = current_time()
     for run in runs:
         run.ask()
     deadlines = {run: since + run.host.entry.metadata.drain_timeout for run in runs}
+    rounds = len(runs)
+    goals = {run: run.host.published for run in runs}
+    now = since
     async with create_task_group() as group:
-        while busy := _undrained(deadlines):
-            with move_on_at(min(deadlines.values())):
-                await busy.host.wait_drained()
+        while True:
+            busy = next(_behind(goals), None)
+            if busy is None:
+                goals = {run: run.host.published for run in deadlines}
+                busy = next(_behind(goals), None)
+                rounds -= 1
+                if busy is None or not rounds:
+                    break
+            again = now + max(_LOOK_AGAIN, _PART * (now - since))
+            with move_on_at(min(again, *deadlines.values())):
+                await busy.host.wait_handled(goals[busy])
             now = current_time()
             late = [run for run, deadline in deadlines.items() if deadline <= now]
             for run in late:
-                del deadlines[run]
+                del deadlines[run], goals[run]
             if late:
                 group.start_soon(_end_all, late)
-        await _end_all(list(deadlines))
+        await _end_all(list(deadlines), frozenset(_behind(goals)))
 
 
-def _undrained(runs: Iterable[Run]) -> Run | None:
-    """Find one that has something left to handle: all must be drained in one look.
-
-    A handler may publish for another one.
-    """
-    for run in runs:
-        if run.is_working and not run.host.is_drained:
-            return run
-    return None
+def _behind(goals: Mapping[Run, int]) -> Iterator[Run]:
+    """Find those that have not handled all messages before their goals yet."""
+    for run, goal in goals.items():
+        if run.is_working and not run.host.has_handled(goal):
+            yield run
 
 
-async def _end_all(runs: Sequence[Run], finish: bool = False) -> None:
+async def _end_all(runs: Sequence[Run], finish: Collection[Run] = ()) -> None:
     """End the work of runs at the same time, and wait until it is over.
 
     A task that listens gets its ``stop_timeout`` to end by itself. All others are cancelled.
 
     :param runs: whose work is to end
-    :param finish: whether event tasks may finish the message in hand within that time
+    :param finish: which event tasks may finish the message in hand within that time
     """
     since = current_time()
     for run in runs:
         if not run.is_over:
-            ask_to_end(run, finish=finish)
+            ask_to_end(run, finish=run in finish)
     await checkpoint()
     await checkpoint()  # most are over by now, and need nobody to wait for them
     busy = [run for run in runs if not run.is_over]

@@ -182,18 +182,26 @@ class EventWorker(Worker, Generic[T]):
 
     @property
     @override
-    def is_drained(self) -> bool:
-        delivery = self._delivery
-        assert delivery is not None
-        return delivery.is_drained and (self._pool is None or not self._pool.in_hand)
+    def published(self) -> int:
+        assert self._delivery is not None
+        return self._delivery.cursor.channel.tail
 
     @override
-    async def wait_drained(self) -> None:
+    def has_handled(self, goal: int) -> bool:
+        delivery = self._delivery
+        assert delivery is not None
+        pool = self._pool
+        if pool is not None and any(number < goal for number in pool.in_hand):
+            return False
+        return delivery.has_handled(goal)
+
+    @override
+    async def wait_handled(self, goal: int) -> None:
         delivery = self._delivery
         run = self.run
         assert delivery is not None
         assert run is not None
-        while not (run.is_over or self.is_drained):
+        while not (run.is_over or self.has_handled(goal)):
             await delivery.drained.wait()
 
     @override

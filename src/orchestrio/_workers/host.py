@@ -60,12 +60,16 @@ class Host(Protocol):
         ...
 
     @property
-    def is_drained(self) -> bool:
-        """Whether all messages published so far have been handled."""
+    def published(self) -> int:
+        """The number that the next message gets."""
         ...
 
-    async def wait_drained(self) -> None:
-        """Wait until `is_drained` holds or the work is over."""
+    def has_handled(self, goal: int) -> bool:
+        """Whether all messages before this number have been handled."""
+        ...
+
+    async def wait_handled(self, goal: int) -> None:
+        """Wait until `has_handled` holds or the work is over; look again now and then."""
         ...
 
     async def wait_for_dependencies(self) -> None:

@@ -394,12 +394,24 @@ class Worker(Node, ABC):
         return False
 
     @property
-    def is_drained(self) -> bool:
-        """Whether it has handled all messages published so far; a task without event always has."""
+    def published(self) -> int:
+        """The number that the next message in its channel gets; 0 for a task without event."""
+        return 0
+
+    def has_handled(self, goal: int) -> bool:
+        """Whether it has handled all messages before this number; a task without event always has."""
         return True
 
-    async def wait_drained(self) -> None:
-        """Wait until `is_drained` holds or the work is over."""
+    @property
+    def is_drained(self) -> bool:
+        """Whether it has handled all messages published so far."""
+        return self.has_handled(self.published)
+
+    async def wait_handled(self, goal: int) -> None:
+        """Wait until `has_handled` holds or the work is over.
+
+        With others published after them, it may hold for some time before this returns.
+        """
 
     def release(self, run: Run) -> None:
         """Let go of what the work needed and ``shutdown()`` and the next run do not."""
