@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Iterable
-from typing import Annotated, ClassVar, Final, Literal, Self, TypeAlias, TypedDict
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias, TypedDict
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -25,6 +27,7 @@ __all__ = [
     "Strategy",
     "TaskMetadata",
     "TaskOptions",
+    "Text",
 ]
 
 Overflow: TypeAlias = Literal["drop_oldest", "block", "drop_newest", "error"]
@@ -49,21 +52,54 @@ def _not_nan(value: float) -> float:
     return value
 
 
-Seconds: TypeAlias = Annotated[float, Field(strict=True, ge=0), AfterValidator(_not_nan)]
-"""A span of time in seconds, zero or more; infinity means no limit."""
+def _null_is_infinity(value: object, info: ValidationInfo) -> object:
+    return math.inf if value is None and info.mode == "json" else value
+
+
+def _infinity_is_null(value: float) -> float | None:
+    return None if value == math.inf else value
+
+
+def _default_is_null(schema: dict[str, Any]) -> None:
+    if schema.get("default") == math.inf:
+        schema["default"] = None
+
+
+#: JSON has no infinity: there it is ``null``, as JavaScript has it.
+_AS_JSON: Final = (
+    Field(json_schema_extra=_default_is_null),
+    BeforeValidator(_null_is_infinity, json_schema_input_type=float | None),
+    PlainSerializer(_infinity_is_null, return_type=float | None, when_used="json"),
+)
+
+Seconds: TypeAlias = Annotated[float, Field(strict=True, ge=0), AfterValidator(_not_nan), *_AS_JSON]
+"""A span of time in seconds, zero or more; infinity, in JSON ``null``, means no limit."""
 
 FiniteSeconds: TypeAlias = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 """A span of time in seconds that has an end."""
 
-Deadline: TypeAlias = Annotated[float, Field(strict=True, gt=0), AfterValidator(_not_nan)]
-"""A span of time in seconds in which something is to happen; infinity means never mind."""
+Deadline: TypeAlias = Annotated[
+    float, Field(strict=True, gt=0), AfterValidator(_not_nan), *_AS_JSON
+]
+"""A span of time in seconds in which something is to happen; infinity, in JSON ``null``, means
+never mind.
+"""
+
+
+def _as_unicode(text: str) -> str:
+    """Write what is no Unicode, as in a file name that is not UTF-8, with a backslash."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+Text: TypeAlias = Annotated[str, PlainSerializer(_as_unicode, return_type=str, when_used="json")]
+"""Any text; in JSON, which is Unicode, what is none is written as ``\\udc80``."""
 
 
 # Frozen by a keyword of the class, here and below: that is where type checkers look for it.
 class Model(BaseModel, frozen=True):
     """Base of all settings and snapshots."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", ser_json_inf_nan="null")
 
 
 class ChannelConfig(Model, frozen=True):
@@ -71,7 +107,7 @@ class ChannelConfig(Model, frozen=True):
 
     capacity: Annotated[int, Field(strict=True, ge=1, le=_MAX_CAPACITY)] = 1024
     """How many items it holds: exact, at least 1; an event task has up to 256 more in hand."""
-    description: str = ""
+    description: Text = ""
     """What the channel is for, in the user's words."""
     overflow: Overflow = "drop_oldest"
     """What happens to one item more than `capacity`."""
@@ -144,15 +180,15 @@ class RestartPolicy(Backoff, frozen=True):
 class TaskMetadata(Model, frozen=True):
     """Description of a task, given when it is registered. All times are in seconds."""
 
-    name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    name: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
     """Unique in its scheduler; the name of the class or function, numbered, if not given."""
-    description: str = ""
+    description: Text = ""
     """What the task is for, in the user's words."""
-    tags: tuple[str, ...] = ()
+    tags: tuple[Text, ...] = ()
     """Labels of the user's own, kept in the order given."""
     restart: RestartPolicy | None = None
     """When a task that ended runs again; `None`: never, and a failure is one of its group."""
-    depends_on: tuple[str, ...] = ()
+    depends_on: tuple[Text, ...] = ()
     """Names of the tasks that are initialised and ready before this one, and shut down after it."""
     restart_with_dependencies: Annotated[bool, Field(strict=True)] = False
     """Whether this task is restarted whenever one that it depends on is."""
