@@ -40,6 +40,7 @@ from ._model.settings import (
 from ._model.snapshots import (
     GroupSnapshot,
     HealthReport,
+    ProbeReport,
     TaskId,
     TaskKind,
     TaskSnapshot,
@@ -84,6 +85,7 @@ __all__ = [
     "LifecycleError",
     "OnError",
     "Overflow",
+    "ProbeReport",
     "ReceiverStatistics",
     "RegisteredTask",
     "RestartMode",

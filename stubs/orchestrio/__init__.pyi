@@ -10,7 +10,7 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import tzinfo
+from datetime import datetime, tzinfo
 from enum import StrEnum
 from types import TracebackType
 from typing import (
@@ -54,6 +54,7 @@ __all__ = [
     "LifecycleError",
     "OnError",
     "Overflow",
+    "ProbeReport",
     "ReceiverStatistics",
     "RegisteredTask",
     "RestartMode",
@@ -202,6 +203,11 @@ class TaskSnapshot(_Model, frozen=True):
     missed: int = 0
     unread: int = 0
     error: str | None = None
+    started_at: datetime | None = None
+    last_error: str | None = None
+    last_error_at: datetime | None = None
+    next_retry_at: datetime | None = None
+    waiting_for: str | None = None
 
 class GroupSnapshot(_Model, frozen=True):
     name: str
@@ -213,6 +219,12 @@ class GroupSnapshot(_Model, frozen=True):
     restarts: int = 0
     tasks: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+
+class ProbeReport(_Model, frozen=True):
+    live: bool
+    ready: bool
+    tasks: dict[TaskState, int]
+    not_ready: tuple[str, ...] = ()
 
 class HealthReport(_Model, frozen=True):
     live: bool
@@ -577,6 +589,7 @@ class Scheduler(AsyncContextManagerMixin, Group[_E]):
     @overload
     def status(self, task_id: TaskId) -> TaskSnapshot: ...
     def health(self) -> HealthReport: ...
+    def probe(self) -> ProbeReport: ...
     @property
     def groups(self) -> Mapping[str, GroupSnapshot]: ...
     async def wait_stopped(self, task_id: TaskId) -> TaskSnapshot: ...

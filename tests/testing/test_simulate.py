@@ -20,7 +20,14 @@ from anyio import CancelScope, current_time, sleep, sleep_forever
 from anyio.lowlevel import checkpoint
 from pydantic import TypeAdapter, ValidationError
 
-from orchestrio import BackgroundTask, BroadcastReceiveStream, RestartPolicy, Scheduler, Topic
+from orchestrio import (
+    BackgroundTask,
+    BroadcastReceiveStream,
+    ChannelConfig,
+    RestartPolicy,
+    Scheduler,
+    Topic,
+)
 from orchestrio.testing import (
     Faults,
     Harness,
@@ -449,6 +456,29 @@ def test_handlers_that_wait_for_each_other_are_found(backend: str) -> None:
     failure = find(alone, backends=[backend])
     assert failure.kind == "no_deadlock"
     assert "one has 1 messages in hand, and nothing has happened since 1 s" in failure.what
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_handler_that_waits_for_itself_is_found_with_what_it_waits_for(backend: str) -> None:
+    def build() -> Scheduler:
+        scheduler = Scheduler()
+        scheduler.add_channel(ORDERS, ChannelConfig(capacity=2, overflow="block"))
+
+        @scheduler.on(ORDERS, name="crawler")
+        async def crawler(number: int) -> None:
+            for _ in range(3):
+                await scheduler.publish(ORDERS, number)
+
+        @scheduler.background()
+        async def publisher() -> None:
+            await scheduler.publish(ORDERS, 1)
+            await sleep_forever()
+
+        return scheduler
+
+    failure = find(build, backends=[backend])
+    assert failure.kind == "no_deadlock"
+    assert "crawler has 1 messages in hand, waits for room in channel orders (int)" in failure.what
 
 
 def test_a_drive_that_never_returns_is_found() -> None:

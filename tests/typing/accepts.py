@@ -24,6 +24,7 @@ from orchestrio import (
     EventTask,
     Group,
     HealthReport,
+    ProbeReport,
     RegisteredTask,
     RestartPolicy,
     RestartScheduled,
@@ -240,6 +241,7 @@ def supervision() -> None:
     assert_type(Scheduler[Channel]().group("typed"), Group[Channel])
     assert_type(scheduler.subscribe(TASK_EVENTS), BroadcastReceiveStream[TaskEvent])
     assert_type(scheduler.health(), HealthReport)
+    assert_type(scheduler.probe(), ProbeReport)
     assert_type(current_task_context(), TaskContext)
 
     @storage.every(5, fixed="delay", attempt_timeout=1, retries=3)

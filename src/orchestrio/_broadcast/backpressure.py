@@ -2,21 +2,91 @@
 
 When there is room, the first of them alone is woken, and lets the next one look when it is done,
 whether it has sent or was cancelled. There is no other place that waits for room.
+
+Those above may want to know who waits, since two that wait for each other do so for ever: a
+`Sender`, found by the context variable, is noted in its `Waits` for as long as it waits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from contextvars import ContextVar
+from threading import get_ident
+from typing import Any, Final, Protocol, TypeVar, final
 
 from anyio import ClosedResourceError
 
 from .._model.wakeup import Wakeup
 from .channel import Channel
 
-__all__ = ["append_in_turn"]
+__all__ = ["Sender", "Waits", "append_in_turn", "current_sender"]
 
 T = TypeVar("T")
+
+
+class Sender(Protocol):
+    """Who sends, to those above; all that is sent in its context is sent by it."""
+
+    @property
+    def waits(self) -> Waits:
+        """Where it is noted."""
+        ...
+
+
+@final
+class Waits:
+    """Which senders wait for room, and in which channels."""
+
+    __slots__ = ("changed", "deadlocked", "is_new", "of", "thread")
+
+    def __init__(self) -> None:
+        #: by sender: what it waits with, and the channel; only those that wait are in here
+        self.of: dict[Sender, dict[Wakeup, Channel[Any]]] = {}
+        #: whether any has begun or ended since somebody last looked, and set this to `False`
+        self.is_new: bool = False
+        #: notified when that becomes so
+        self.changed: Wakeup = Wakeup()
+        #: those that whoever looks has found to wait for each other, or for themselves
+        self.deadlocked: dict[Sender, None] = {}
+        #: the thread of whoever looks. An event loop in another one may have been started in the
+        #: context of a sender, and its waits are none of this
+        self.thread: int | None = None
+
+    def begin(self, sender: Sender, waiter: Wakeup, channel: Channel[Any]) -> bool:
+        """Note that a sender waits for room in a channel; return whether somebody looks there."""
+        if self.thread != get_ident():
+            return False
+        self.of.setdefault(sender, {})[waiter] = channel
+        channel.wait_ended = self.look_again
+        self._note()
+        return True
+
+    def end(self, sender: Sender, waiter: Wakeup) -> None:
+        """Note that it does so no more."""
+        waiters = self.of[sender]
+        del waiters[waiter]
+        if not waiters:
+            del self.of[sender]
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Note that those who wait may wait for others now, since one does so no more."""
+        if (self.of or self.deadlocked) and self.thread == get_ident():
+            self._note()
+
+    def channels_of(self, sender: Sender) -> list[Channel[Any]]:
+        """Return the channels in which a sender waits for room."""
+        return list(self.of.get(sender, {}).values())
+
+    def _note(self) -> None:
+        if not self.is_new:
+            self.is_new = True
+            self.changed.notify_all()
+
+
+current_sender: Final[ContextVar[Sender | None]] = ContextVar(
+    "orchestrio_current_sender", default=None
+)
 
 
 async def append_in_turn(channel: Channel[T], item: T, is_wanted: Callable[[], bool]) -> bool:
@@ -31,6 +101,9 @@ async def append_in_turn(channel: Channel[T], item: T, is_wanted: Callable[[], b
     :raises ~anyio.ClosedResourceError: if the channel is closed meanwhile
     """
     waiter = Wakeup()
+    sender = current_sender.get()
+    if sender is not None and not sender.waits.begin(sender, waiter, channel):
+        sender = None
     channel.blocked.append(waiter)
     try:
         while True:
@@ -46,3 +119,7 @@ async def append_in_turn(channel: Channel[T], item: T, is_wanted: Callable[[], b
     finally:
         channel.blocked.remove(waiter)
         channel.wake_sender()
+        if sender is not None:
+            sender.waits.end(sender, waiter)
+        elif channel.wait_ended is not None:
+            channel.wait_ended()

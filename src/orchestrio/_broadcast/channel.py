@@ -96,6 +96,7 @@ class Channel(Generic[T]):
         "senders",
         "shut",
         "tail",
+        "wait_ended",
     )
 
     def __init__(
@@ -138,6 +139,8 @@ class Channel(Generic[T]):
         self.confirmation: Callable[[int], Awaitable[None]] | None = None
         #: who is told that an item has been handled, if anybody wants to know
         self.acknowledgements: Acknowledgements | None = None
+        #: called when one no longer waits for room of whom nobody knows who it is: see `Waits`
+        self.wait_ended: Callable[[], None] | None = None
         self.home: tuple[EventLoopToken, int] | None = None
         self.update_fast_path()
 

@@ -1,14 +1,23 @@
 """What users are shown of tasks and schedulers: Pydantic models, frozen, with nothing extra."""
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias, final
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from .settings import Model, RestartPolicy, Strategy, TaskMetadata
+from .settings import Model, RestartPolicy, Strategy, TaskMetadata, Text
 
-__all__ = ["GroupSnapshot", "HealthReport", "TaskId", "TaskKind", "TaskSnapshot", "TaskState"]
+__all__ = [
+    "GroupSnapshot",
+    "HealthReport",
+    "ProbeReport",
+    "TaskId",
+    "TaskKind",
+    "TaskSnapshot",
+    "TaskState",
+]
 
 TaskKind: TypeAlias = Literal["background", "event"]
 """Background tasks run; event tasks get each message of the event they subscribe to."""
@@ -58,17 +67,17 @@ class TaskSnapshot(Model, frozen=True):
 
     task_id: TaskId
     """Identity of the task."""
-    name: str
+    name: Text
     """Its name."""
     kind: TaskKind
     """Background or event."""
-    group: str | None = None
+    group: Text | None = None
     """The group it is in, ``"outer/inner"`` if nested; `None` for one of the scheduler itself."""
     state: TaskState
     """Where it stands in its life."""
     metadata: TaskMetadata
     """What it was registered with."""
-    event: str | None = None
+    event: Text | None = None
     """The event it subscribes to, in words; `None` for a background task."""
     ready: bool = False
     """Whether it works and, if it reports that itself, has said that it is ready."""
@@ -88,16 +97,30 @@ class TaskSnapshot(Model, frozen=True):
     """Messages published that no handler has begun. With `handled`, `failed`, `in_hand` and
     `missed` they are all that was published since the task subscribed.
     """
-    error: str | None = None
+    error: Text | None = None
     """What ended it, in words; `None` if nothing did."""
+    started_at: datetime | None = None
+    """When its work began, in UTC; `None` before that, also while it is restarted."""
+    last_error: Text | None = None
+    """What went wrong in it last, in whichever run: a failure, or a message or tick that no retry
+    helped; `None` if nothing did.
+    """
+    last_error_at: datetime | None = None
+    """When that was, in UTC."""
+    next_retry_at: datetime | None = None
+    """When it is restarted, in UTC, while it is backing off; `None` otherwise."""
+    waiting_for: Text | None = None
+    """What holds it up just now, in words: ``task 'db'``, ``room in channel pages (int)``, ``its
+    turn to shut down``, ``the lease 'cron'``; `None` if it is at work, or waits for messages.
+    """
 
 
 class GroupSnapshot(Model, frozen=True):
     """How one group stands at one moment."""
 
-    name: str
+    name: Text
     """Its name."""
-    group: str | None = None
+    group: Text | None = None
     """The group around it, ``"outer/inner"`` if nested; `None` if that is the scheduler."""
     strategy: Strategy
     """Who is restarted with one of its tasks or groups."""
@@ -109,10 +132,23 @@ class GroupSnapshot(Model, frozen=True):
     """Whether it was stopped as a whole, so that nothing in it is started any more."""
     restarts: int = 0
     """How often it was restarted as a whole."""
-    tasks: tuple[str, ...] = ()
+    tasks: tuple[Text, ...] = ()
     """The names of its own tasks, in the order of registration."""
-    groups: tuple[str, ...] = ()
+    groups: tuple[Text, ...] = ()
     """The names of the groups in it."""
+
+
+class ProbeReport(Model, frozen=True):
+    """How a scheduler is, in a few lines, however many tasks it has."""
+
+    live: bool
+    """Whether it runs, starts or stops, and no task is stuck; if not, only a new process helps."""
+    ready: bool
+    """Whether it has started, is not stopping, and each of its tasks is ready or has completed."""
+    tasks: dict[TaskState, int]
+    """How many tasks are in each state, without the states that none is in."""
+    not_ready: tuple[Text, ...] = ()
+    """The names of the first ten tasks that are not ready, and have not completed."""
 
 
 class HealthReport(Model, frozen=True):

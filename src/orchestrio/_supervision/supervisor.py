@@ -12,7 +12,8 @@ Who owns what, from the outside in:
          └─ Supervisor.run            shielded: nothing outside cancels what is below. It always
              │                        stops in the same way, bounded by the time-outs of the tasks;
              │                        then it waits for those that ignore their cancellation
-             └─ watch group           Turns.watch; cancelled when the group below has ended
+             └─ watch group           Turns.watch, Deadlocks.watch; cancelled when the group below
+                 │                    has ended
                  └─ task group        never cancelled as a whole: no exception leaves what is in it
                      ├─ Run           one task for each, in a cancel scope of its own, which `Run`
                      │   │            alone cancels: to end the work
@@ -42,11 +43,13 @@ from .._tasks.context import Services, current_run
 from .._tasks.events import DEAD_LETTERS, TASK_EVENTS, DeadLetter, Publisher, TaskEvent, TaskFailed
 from .._tasks.failures import raised, undisturbed
 from .._tasks.registry import TaskRegistry
+from .._tasks.timetables import WALL_CLOCK
 from .._workers.phases import Outcome, Phase
 from .._workers.run import FORCED, Run
 from .._workers.tree import Branch, Failure, Node
 from .._workers.wanted import Wanted
 from .._workers.worker import Worker
+from .deadlocks import Deadlocks
 from .dependencies import Dependencies, workers_below
 from .escalation import Escalation
 from .outcome import RunOutcome
@@ -118,6 +121,7 @@ class Supervisor(Generic[E]):
         self._number = 0  # how many tasks have got a place in the order of registration
         self._startup = Start(self._start_run)
         self._workload = Workload()
+        self._deadlocks = Deadlocks(self)
         self._tasks: TaskGroup | None = None  # around all runs
 
     @property
@@ -134,6 +138,11 @@ class Supervisor(Generic[E]):
     def is_live(self) -> bool:
         """Whether it has not stopped, and no task ignores its cancellation."""
         return self.stage is not Stage.STOPPED and not self._abandoned
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether no task works before all are initialised."""
+        return self.stage is Stage.STARTING
 
     @property
     def takes_part(self) -> bool:
@@ -157,7 +166,9 @@ class Supervisor(Generic[E]):
             try:
                 async with create_task_group() as watching:
                     watching.start_soon(undisturbed, self._turns.watch)
+                    watching.start_soon(undisturbed, self._deadlocks.watch)
                     async with create_task_group() as self._tasks:
+                        self.services.wall_clock = WALL_CLOCK.get()
                         if not self.is_stopping:
                             self.stage = Stage.OPEN
                         self.opened.set()

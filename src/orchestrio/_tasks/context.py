@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable
 from contextvars import ContextVar
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, Protocol, final
 
 from anyio import Event, current_time
 from anyio.lowlevel import checkpoint
 
+from .._broadcast.backpressure import Waits
 from .._broadcast.bus import EventBus
 from .._model.errors import LifecycleError
 from .._model.snapshots import TaskId
@@ -42,13 +45,17 @@ class Leases(Protocol):
 class Services:
     """What all tasks of a scheduler share."""
 
-    __slots__ = ("bus", "leases", "task_events")
+    __slots__ = ("bus", "leases", "task_events", "waits", "wall_clock")
 
     def __init__(self, bus: EventBus[Any], task_events: Publisher[TaskEvent]) -> None:
         self.bus: EventBus[Any] = bus
         self.task_events: Publisher[TaskEvent] = task_events
+        #: which of them wait for room in a channel
+        self.waits: Waits = Waits()
         #: set by a bridge, once it is initialised
         self.leases: Leases | None = None
+        #: returns the present in UTC; the event loop may have a clock of its own
+        self.wall_clock: Callable[[], datetime] = partial(datetime.now, UTC)
 
 
 class RunOwner(Protocol):
@@ -60,6 +67,9 @@ class RunOwner(Protocol):
     def extra(self) -> dict[str, object]:
         """What a log record about the task carries beside the text."""
         ...
+
+    def note_error(self, error: BaseException) -> None:
+        """Keep in mind what went wrong last."""
 
 
 @final
@@ -109,6 +119,10 @@ class RunInfo:
     def extra(self) -> dict[str, object]:
         """What a log record about the task carries beside the text."""
         return self._owner.extra()
+
+    def note_error(self, error: BaseException) -> None:
+        """Keep in mind what went wrong last, if it does not end the run."""
+        self._owner.note_error(error)
 
     def begin(self, number: int) -> None:
         """Note which run it is."""

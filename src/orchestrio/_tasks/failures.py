@@ -94,10 +94,10 @@ def _way_out(
     return None
 
 
-def in_words(error: BaseException) -> str:
-    """Return what an error says, also if its ``__str__`` raises."""
+def in_words(thing: object) -> str:
+    """Return what an error says, or an event is called, also if its ``__str__`` raises."""
     try:
-        return str(error)
+        return str(thing)
     except Exception as trouble:
         return f"(its __str__ raised {type(trouble).__name__})"
 

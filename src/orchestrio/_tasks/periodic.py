@@ -65,6 +65,7 @@ class PeriodicTask(BackgroundTask):
                 if error is None:
                     raise
                 self.failed += 1
+                run.note_error(error)
                 if self._on_error != "skip":
                     raise
                 logger.error("a tick was skipped: it failed", exc_info=error, extra=_extra())

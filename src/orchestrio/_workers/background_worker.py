@@ -87,6 +87,16 @@ class BackgroundWorker(Worker):
         run.spares_others = self.entry.metadata.on_error == "stop" and run.came_to_work
 
     @override
+    def waiting_for(self) -> str | None:
+        run = self.run
+        if run is not None and run.is_working:
+            if self.entry.metadata.singleton and run.info.fencing_token is None:
+                return f"the lease {self.entry.name!r}"
+            if run.info.resting:
+                return "its next tick"
+        return super().waiting_for()
+
+    @override
     def facts(self) -> dict[str, Any]:
         facts = super().facts()
         if isinstance(self._task, PeriodicTask):

@@ -11,11 +11,13 @@ from anyio.lowlevel import checkpoint
 from typing_extensions import override
 
 from .._broadcast.acknowledgements import Reader
+from .._broadcast.backpressure import current_sender
+from .._broadcast.channel import Channel
 from .._broadcast.delivery import Delivery, Pool
 from .._broadcast.streams import BroadcastReceiveStream, cursor_of
 from .._model.errors import LaggedError
 from .._tasks.events import DEAD_LETTERS, DeadLetter, TaskLagged
-from .._tasks.failures import failure_in, raised
+from .._tasks.failures import failure_in, in_words, raised
 from .._tasks.registry import RegisteredTask
 from .._tasks.retries import with_retries
 from .._tasks.task import EventTask
@@ -216,6 +218,7 @@ class EventWorker(Worker, Generic[T]):
     def work(self) -> Awaitable[None]:
         delivery = self._delivery
         assert delivery is not None
+        current_sender.set(self)  # what initialize() has started is not the work
         acknowledgements = delivery.cursor.channel.acknowledgements
         if acknowledgements is not None and self._reader is None:
             self._reader = acknowledgements.join()
@@ -287,6 +290,7 @@ class EventWorker(Worker, Generic[T]):
     def _handler_raised(self, error: Exception, item: T) -> None:
         """Apply ``on_error``: return to go on with the next message, or raise."""
         self._failed += 1
+        self.note_error(error)
         metadata = self.entry.metadata
         if self._task.subscribed_event != DEAD_LETTERS:  # or it would feed itself
             self.supervision.dead_letters.publish(
@@ -351,6 +355,21 @@ class EventWorker(Worker, Generic[T]):
             self._stop_acknowledging()
         delivery.drained.notify_all()
 
+    @property
+    @override
+    def holds_back(self) -> Channel[Any] | None:
+        if self._delivery is None:
+            return None
+        cursor = self._delivery.cursor
+        channel = cursor.channel
+        is_last = not cursor.closed and cursor.position == channel.low_water_mark
+        return channel if is_last and channel.is_full() else None
+
+    @property
+    @override
+    def pool(self) -> Pool[Any] | None:
+        return self._pool
+
     @override
     def last_beat(self) -> float:
         delivery = self._delivery
@@ -367,7 +386,7 @@ class EventWorker(Worker, Generic[T]):
     @override
     def facts(self) -> dict[str, Any]:
         facts = super().facts()
-        facts["event"] = str(self._task.subscribed_event)
+        facts["event"] = in_words(self._task.subscribed_event)
         delivery = self._delivery
         if delivery is not None:
             started = delivery.started

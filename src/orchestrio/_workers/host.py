@@ -91,6 +91,9 @@ class Host(Protocol):
         """What a log record about it carries beside the text."""
         ...
 
+    def note_error(self, error: BaseException) -> None:
+        """Keep in mind what went wrong last."""
+
     def run_initializes(self) -> int:
         """Hear that ``initialize()`` is called; return which run this is."""
         ...

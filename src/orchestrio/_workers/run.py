@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextvars import Context
+from datetime import datetime, timedelta
 from math import inf
 from typing import Final, final
 
@@ -32,6 +33,7 @@ from anyio import (
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
+from .._broadcast.backpressure import Waits, current_sender
 from .._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
 from .._tasks.context import RunInfo, Services, current_run
 from .._tasks.failures import error_in, raised
@@ -73,8 +75,10 @@ class Run:
         "logged",
         "outcome",
         "phase",
+        "retry_at",
         "shutdown_errors",
         "spares_others",
+        "started_at",
         "waiters",
         "works_since",
     )
@@ -130,6 +134,13 @@ class Run:
         self.spares_others: bool = False
         #: when it began to work, in seconds on the event loop's clock
         self.works_since: float = inf
+        #: the same in UTC
+        self.started_at: datetime | None = None
+        #: when it may begin, in UTC, while it waits for that
+        self.retry_at: datetime | None = None
+        if not_before:
+            ahead = timedelta(seconds=not_before - current_time())
+            self.retry_at = services.wall_clock() + ahead
         self._handle: TaskHandle[None] | None = None  # the task of the event loop that it is
         self._doom: Exception | None = None  # why it was cancelled, if that is a failure
         self._turn: Event | None = None  # set when it may be its turn to shut down
@@ -195,6 +206,26 @@ class Run:
         if self.phase is Phase.WORKING:
             return self.host.doing
         return "shutdown()" if self.phase is Phase.SHUTTING_DOWN else "initialize()"
+
+    @property
+    def waits(self) -> Waits:
+        """Where it is noted while it waits for room in a channel."""
+        return self.info.services.waits
+
+    @property
+    def coroutine(self) -> object:
+        """What it is to the event loop; `None` before and after that."""
+        return None if self._handle is None else self._handle.coro
+
+    @property
+    def waits_for_turn(self) -> bool:
+        """Whether all that it has to do yet is to shut down, when it may."""
+        return self.phase is Phase.STOPPING and self._turn is not None
+
+    @property
+    def waits_for_others(self) -> bool:
+        """Whether it is initialised, and those that start with it are not."""
+        return self.phase is Phase.INITIALIZED and not self._go.is_set()
 
     async def wait_over(self) -> None:
         """Wait until `is_over` holds."""
@@ -296,6 +327,7 @@ class Run:
     async def _run(self) -> None:
         """Go through all phases; nothing escapes."""
         current_run.set(self.info)
+        current_sender.set(self)
         try:
             if not self.cancel_asked:
                 await self._begin()
@@ -337,6 +369,7 @@ class Run:
         metadata = self.host.entry.metadata
         if self._not_before:
             await sleep_until(self._not_before)
+            self.retry_at = None
         if metadata.depends_on:
             await self.host.wait_for_dependencies()
         if self.cancel_asked:
@@ -370,6 +403,7 @@ class Run:
         asked = self.info.stop_asked  # in initialize(), which did not mind
         if self.phase is Phase.INITIALIZED and not asked and self.host.are_dependencies_ready():
             self.works_since = now
+            self.started_at = self.info.services.wall_clock()
             self.info.beat(now)
             self._enter(Phase.WORKING)
             self.host.run_works()

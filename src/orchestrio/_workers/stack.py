@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from traceback import StackSummary
 from types import FrameType
 
-__all__ = ["task_stack"]
+__all__ = ["frames", "task_stack"]
 
 
 def task_stack(coroutine: object, *, without: str) -> str:
@@ -15,14 +15,14 @@ def task_stack(coroutine: object, *, without: str) -> str:
     :param coroutine: one that is suspended
     :param without: a source file whose functions are left out
     """
-    frames = [
-        (frame, line) for frame, line in _frames(coroutine) if frame.f_code.co_filename != without
+    shown = [
+        (frame, line) for frame, line in frames(coroutine) if frame.f_code.co_filename != without
     ]
-    return "".join(StackSummary.extract(iter(frames)).format())
+    return "".join(StackSummary.extract(iter(shown)).format())
 
 
-def _frames(awaiting: object) -> Iterator[tuple[FrameType, int]]:
-    """Follow a coroutine through what it awaits, down to what it waits for."""
+def frames(awaiting: object) -> Iterator[tuple[FrameType, int]]:
+    """Follow a coroutine through what it awaits, down to what it waits for: frames and lines."""
     while awaiting is not None:
         following = None
         for kind, link in (("cr", "await"), ("gi", "yieldfrom"), ("ag", "await")):

@@ -10,12 +10,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context, copy_context
+from datetime import datetime
 from math import inf
 from typing import Any, Protocol
 
 from anyio import CancelScope, Event, current_time, sleep_forever
 
-from .._model.errors import LifecycleError, TaskExecutionError
+from .._broadcast.backpressure import Waits
+from .._broadcast.channel import Channel
+from .._broadcast.delivery import Pool
+from .._model.errors import LifecycleError, SchedulerError, TaskExecutionError
 from .._model.snapshots import TaskKind, TaskSnapshot, TaskState
 from .._model.wakeup import Wakeup
 from .._tasks.context import Services
@@ -25,6 +29,7 @@ from .._tasks.registry import RegisteredTask
 from .phases import Outcome, Phase
 from .run import Run
 from .tree import Branch, Node
+from .waiting import what_holds_up
 from .wanted import MAY_FOLLOW, WITHOUT_RUN, Wanted
 
 __all__ = ["Supervision", "Worker"]
@@ -91,6 +96,7 @@ class Worker(Node, ABC):
         "entry",
         "is_gone",
         "kind",
+        "last_error",
         "number",
         "rank",
         "run",
@@ -119,6 +125,8 @@ class Worker(Node, ABC):
         self.is_gone: bool = False
         #: the context variables that every run of it begins with
         self.context: Context = copy_context()
+        #: what went wrong last, in words, and when, in UTC
+        self.last_error: tuple[str, datetime] | None = None
         self._told = TaskState.REGISTERED  # how it stood when that was told last
 
     # -- what is wanted ------------------------------------------------------------------------
@@ -224,6 +232,16 @@ class Worker(Node, ABC):
         return run is not None and run.outcome is None and run.info.is_ready
 
     @property
+    def waits(self) -> Waits:
+        """Where it is noted while its work waits for room in a channel; see `Sender`."""
+        return self.supervision.services.waits
+
+    @property
+    def is_fit(self) -> bool:
+        """Whether it is ready, and nothing keeps it from its work for good."""
+        return self.is_ready and self not in self.waits.deadlocked
+
+    @property
     def failed_to_start(self) -> bool:
         """Whether it has failed for good before those that depend on it might work."""
         run = self.run
@@ -325,6 +343,8 @@ class Worker(Node, ABC):
     def work_ended(self) -> None:
         """Pass on that the work has ended, and let go of what it needed."""
         assert self.run is not None
+        if self.run.failure is not None:
+            self.note_error(self.run.failure)
         self.release(self.run)
         self.supervision.work_ended(self, self.run)
         self.update_subscription()
@@ -332,11 +352,14 @@ class Worker(Node, ABC):
     def run_ended(self) -> None:
         """Pass on that nothing is left of a run."""
         assert self.run is not None
+        if self.run.shutdown_errors:
+            self.note_error(self.run.shutdown_errors[-1])
         self.supervision.run_ended(self, self.run)
 
     def run_abandoned(self) -> None:
         """Pass on that it ignores its cancellation."""
         assert self.run is not None
+        self.note_error(self.run.shutdown_errors[-1])
         self.update_subscription()
         self.supervision.run_abandoned(self, self.run)
 
@@ -413,6 +436,16 @@ class Worker(Node, ABC):
         With others published after them, it may hold for some time before this returns.
         """
 
+    @property
+    def holds_back(self) -> Channel[Any] | None:
+        """The channel that has no room before this one has read on; `None` if there is none."""
+        return None
+
+    @property
+    def pool(self) -> Pool[Any] | None:
+        """Who does its work, if that are several; `None` if it is done by the run itself."""
+        return None
+
     def release(self, run: Run) -> None:
         """Let go of what the work needed and ``shutdown()`` and the next run do not."""
 
@@ -422,6 +455,27 @@ class Worker(Node, ABC):
         return self.run.info.last_beat
 
     # -- what is told of it --------------------------------------------------------------------
+
+    def note_error(self, error: BaseException) -> None:
+        """Keep in mind, in words, what went wrong last: the error would keep its frames alive."""
+        words = in_words(error)
+        if not isinstance(error, SchedulerError):  # which says what it is of
+            words = f"{type(error).__name__}: {words}"
+        self.last_error = words, self.supervision.services.wall_clock()
+
+    def waiting_for(self) -> str | None:
+        """Say in words what holds it up just now, if anything does."""
+        run = self.run
+        if run is None:
+            return None
+        waits = self.waits
+        if channels := waits.channels_of(self) or waits.channels_of(run):
+            return f"room in channel {in_words(channels[0].event)}"
+        if run.is_working:
+            return None
+        if run.phase is Phase.ENDED and self.wanted is Wanted.RESTART:
+            return "the end of those that are restarted with it"
+        return what_holds_up(run, self.supervision.dependencies_of(self))
 
     def execution_error(self, what: str) -> TaskExecutionError:
         """Return an error of its work.
@@ -464,6 +518,7 @@ class Worker(Node, ABC):
         run = self.run
         state = self.state
         error: BaseException | None = None
+        last_error, last_error_at = self.last_error or (None, None)
         if run is not None:
             error = run.failure or next(iter(run.shutdown_errors), None)
             if state is TaskState.BACKING_OFF:
@@ -475,8 +530,13 @@ class Worker(Node, ABC):
             "group": self.group,
             "state": state,
             "metadata": self.entry.metadata,
-            "ready": self.is_ready,
+            "ready": self.is_fit,
             "stuck": run is not None and run.is_stuck,
             "restarts": max(0, self.runs - 1),
             "error": None if error is None else in_words(error) or repr(error),
+            "started_at": None if run is None else run.started_at,
+            "last_error": last_error,
+            "last_error_at": last_error_at,
+            "next_retry_at": run.retry_at if run and state is TaskState.BACKING_OFF else None,
+            "waiting_for": self.waiting_for(),
         }

@@ -302,7 +302,8 @@ class Play:
             return  # something does go on
         for task in self._scheduler.status():
             if task.in_hand:
-                what = f"{task.name} has {task.in_hand} messages in hand, and {since}"
+                held_up = f", waits for {task.waiting_for}" if task.waiting_for else ""
+                what = f"{task.name} has {task.in_hand} messages in hand{held_up}, and {since}"
                 self.ledger.violate("no_deadlock", what)
 
     async def _stop_it(self) -> None:

@@ -1,0 +1,248 @@
+"""Deadlocks: tasks that wait for room in channels in which only they themselves can make room.
+
+A handler that publishes on the channel it reads waits for itself once that is full, and two that
+publish on each other's channels wait for each other. Nothing ends such a wait but a time-out or a
+stop, so it is told.
+
+What is looked at are the waits alone, a second after one has begun or ended; while nobody waits,
+or nothing changes, nothing is done. A task never goes on if each of its handlers waits for room in
+a channel that one of such tasks holds back, being the last to read there: the largest set of which
+this holds is found by leaving out, again and again, those of whom it does not hold. What a task
+does besides, such as a child task that it does not wait for, cannot be known from outside: who is
+found is told only if each of its handlers is seen to stand in that wait.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from threading import get_ident
+from typing import Any, Final, Protocol, final
+
+from anyio import get_running_tasks, sleep
+
+from .._broadcast.backpressure import Waits, append_in_turn
+from .._broadcast.channel import Channel
+from .._broadcast.delivery import Pool
+from .._model.snapshots import TaskId
+from .._model.wakeup import Wakeup
+from .._tasks.context import Services
+from .._tasks.failures import in_words
+from .._workers.phases import Phase
+from .._workers.run import Run
+from .._workers.stack import frames
+from .._workers.worker import Worker
+
+__all__ = ["Deadlocks"]
+
+logger: logging.Logger = logging.getLogger("orchestrio")
+
+#: How long nothing is looked at after a wait has begun or ended, in seconds; and how long a wait
+#: lasts at least before it is told.
+_PATIENCE: Final = 1.0
+
+#: Where one stands that waits for its child tasks: AnyIO's and asyncio's, and trio's.
+_JOINS: Final = ("TaskGroup.__aexit__", "NurseryManager.__aexit__")
+
+_CURE: Final = (
+    "Give the channel room for all that one message leads to (capacity), another overflow than"
+    ' "block", or leave the publishing to a task that does not read there.'
+)
+
+
+class Tasks(Protocol):
+    """Whose deadlocks are looked for."""
+
+    @property
+    def workers(self) -> Mapping[TaskId, Worker]:
+        """All tasks."""
+        ...
+
+    @property
+    def services(self) -> Services:
+        """Knows which of them wait."""
+        ...
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether no task works before all are initialised."""
+        ...
+
+
+@final
+class Deadlocks:
+    """Looks for tasks that wait for each other, or for themselves, and says so in the log."""
+
+    __slots__ = ("_again", "_seen", "_tasks")
+
+    def __init__(self, tasks: Tasks) -> None:
+        self._tasks = tasks
+        self._seen: set[Wakeup] = set()  # the waits there were at the last look
+        self._again = False  # whether some of them had only begun
+
+    async def watch(self) -> None:
+        """Look a second after something has changed, until this is cancelled."""
+        waits = self._tasks.services.waits
+        waits.thread = get_ident()
+        while True:
+            while not (waits.is_new or self._again):
+                await waits.changed.wait()
+            waits.is_new = False
+            await sleep(_PATIENCE)
+            self._look(waits)
+
+    def _look(self, waits: Waits) -> None:
+        present = {waiter for waiters in waits.of.values() for waiter in waiters}
+        lasting = present & self._seen
+        self._again = len(lasting) < len(present)
+        self._seen = present
+        circles = _circles(self._waiting(waits, lasting)) if lasting else []
+        before = waits.deadlocked
+        waits.deadlocked = {worker: None for circle in circles for worker in circle}
+        for worker in before.keys() - waits.deadlocked.keys():
+            assert isinstance(worker, Worker)
+            logger.info(
+                "%s is in no deadlock any more: it waits no longer, or for others",
+                worker.title,
+                extra=worker.extra(),
+            )
+        for circle in circles:
+            if not circle.keys() <= before.keys():
+                _tell(circle)
+
+    def _waiting(self, waits: Waits, lasting: set[Wakeup]) -> dict[Worker, _Waiting]:
+        """Return the tasks that do nothing but wait, as far as the waits tell."""
+        workers = self._tasks.workers
+        waiting: dict[Worker, _Waiting] = {}
+        for sender, waiters in waits.of.items():
+            channels = [channel for waiter, channel in waiters.items() if waiter in lasting]
+            worker = workers.get(sender.host.entry.task_id) if isinstance(sender, Run) else sender
+            if not channels or not isinstance(worker, Worker) or worker.run is None:
+                continue
+            works = worker.run.phase is Phase.WORKING
+            if works and worker.kind == "event" and sender is not worker:
+                continue  # what initialize() has started goes on beside the work
+            waiting[worker] = _Waiting(channels, worker.entry.metadata.concurrency if works else 1)
+        if self._tasks.is_starting:
+            for worker in workers.values():
+                if worker.kind == "event" and worker not in waiting:
+                    waiting[worker] = _Waiting([], 1)
+        return waiting
+
+
+@final
+class _Waiting:
+    """What one task waits for: room in channels, or if there are none, the start of the others."""
+
+    __slots__ = ("channels", "handlers", "held_up_by")
+
+    def __init__(self, channels: list[Channel[Any]], handlers: int) -> None:
+        self.channels = channels
+        #: how many of its handlers have to wait if it is to be held up as a whole
+        self.handlers = handlers
+        #: one of those without which it does not go on
+        self.held_up_by: Worker | None = None
+
+
+#: Tasks that wait for each other: each for the next one in this order, and the last for the first.
+_Circle = dict[Worker, list[Channel[Any]]]
+
+
+def _circles(waiting: dict[Worker, _Waiting]) -> list[_Circle]:
+    """Find those that wait for each other, and are seen to do nothing else."""
+    while True:
+        _leave_out_who_goes_on(waiting)
+        circles: list[_Circle] = []
+        done: set[Worker] = set()
+        for one in waiting:
+            way: dict[Worker, None] = {}
+            worker: Worker | None = one
+            while worker is not None and worker not in done and worker not in way:
+                way[worker] = None
+                worker = waiting[worker].held_up_by
+            if worker in way:
+                around = list(way)
+                circle = around[around.index(worker) :]
+                circles.append({member: waiting[member].channels for member in circle})
+            done |= way.keys()
+        unsure = [
+            member
+            for circle in circles
+            for member in circle
+            if not _is_seen_to_wait(member, waiting[member])
+        ]
+        if not unsure:
+            return circles
+        for worker in unsure:
+            del waiting[worker]
+
+
+def _leave_out_who_goes_on(waiting: dict[Worker, _Waiting]) -> None:
+    """Leave those that never go on unless one of them does, and say of each who holds it up."""
+    while True:
+        last: dict[Channel[Any], Worker] = {}
+        starter: Worker | None = None
+        for worker in waiting:
+            if (channel := worker.holds_back) is not None:
+                last[channel] = worker
+            if worker.run is not None and worker.run.phase is Phase.INITIALIZING:
+                starter = worker
+        free: list[Worker] = []
+        for worker, what in waiting.items():
+            own = worker.holds_back
+            held_up = [channel for channel in what.channels if channel in last]
+            if held_up:
+                what.held_up_by = worker if own in held_up else last[held_up[0]]
+            else:
+                what.held_up_by = None if what.channels else starter
+            if what.held_up_by is None or len(held_up) < what.handlers * bool(what.channels):
+                free.append(worker)
+        if not free:
+            return
+        for worker in free:
+            del waiting[worker]
+
+
+def _is_seen_to_wait(worker: Worker, what: _Waiting) -> bool:
+    """Whether each handler of a task stands where it waits for room, or for those who do."""
+    assert worker.run is not None
+    if not what.channels:
+        return True  # it has not begun
+    if worker.pool is None or worker.run.phase is not Phase.WORKING:
+        return _stands_in_wait(worker.run.coroutine)
+    handlers = [task.coro for task in get_running_tasks() if _works_in(task.coro, worker.pool)]
+    return sum(map(_stands_in_wait, handlers)) >= what.handlers
+
+
+def _stands_in_wait(coroutine: object) -> bool:
+    codes = [frame.f_code for frame, _ in frames(coroutine)]
+    return any(code is append_in_turn.__code__ or code.co_qualname in _JOINS for code in codes)
+
+
+def _works_in(coroutine: object, pool: Pool[Any]) -> bool:
+    return any(
+        frame.f_code.co_qualname == "Pool._work" and frame.f_locals.get("self") is pool
+        for frame, _ in frames(coroutine)
+    )
+
+
+def _tell(circle: _Circle) -> None:
+    """Log a deadlock: who waits for what, and what helps."""
+    members = list(circle)
+    ways: list[str] = []
+    for worker, follower in zip(members, [*members[1:], members[0]], strict=True):
+        channels = circle[worker]
+        if not channels:
+            ways.append(f"{worker.title} waits for the start of {follower.title}")
+            continue
+        channel = follower.holds_back if follower.holds_back in channels else channels[0]
+        reader = "itself" if follower is worker else follower.title
+        ways.append(
+            f"{worker.title} waits for room in channel {in_words(channel.event)}, which only {reader} can make"
+        )
+    logger.warning(
+        "deadlock: %s. %s",
+        "; ".join(ways),
+        _CURE,
+        extra=members[0].extra(tasks=[worker.entry.name for worker in members]),
+    )
