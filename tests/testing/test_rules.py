@@ -173,6 +173,26 @@ def test_an_error_that_is_told_twice_is_found(backend: Backend) -> None:
     assert "was told 2 times" in failure.what
 
 
+def test_messages_that_are_skipped_and_only_counted_are_told(backend: Backend) -> None:
+    def make() -> Scheduler:
+        scheduler = Scheduler()
+        scheduler.add_channel(NUMBERS)
+
+        @scheduler.on(NUMBERS, name="listener", on_error="skip")
+        async def listener(number: int) -> None:
+            raise ValueError(f"no {number}")  # enough of them that the faults are only counted
+
+        @scheduler.background(restart=RestartPolicy(max_restarts=None))
+        async def source() -> None:
+            for number in range(20):
+                await scheduler.publish(NUMBERS, number)
+
+        return scheduler
+
+    crashes = Faults(strays=0, delays=0, cancellations=0, commands=0)
+    simulate(make, backends=[backend], seeds=range(20), faults=crashes)
+
+
 def test_a_task_that_never_ends_is_found(backend: Backend) -> None:
     def make() -> Scheduler:
         scheduler = Scheduler()

@@ -6,12 +6,14 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import final
 
+from anyio import current_time
 from typing_extensions import override
 
 from .._model.settings import TaskMetadata
 from .context import current_run
-from .failures import failure_in
+from .failures import failure_in, raised
 from .retries import with_retries
+from .tally import SKIPS_AT_ONCE, Tally
 from .task import BackgroundTask, name_of
 from .timetables import Timetable
 
@@ -38,6 +40,7 @@ class PeriodicTask(BackgroundTask):
         self._timetable = timetable
         self._on_error = metadata.on_error
         self._call = with_retries(self._tick, metadata, random, _extra)
+        self._skips = Tally(SKIPS_AT_ONCE, _tell_skips)
         #: ticks done
         self.handled: int = 0
         #: ticks that raised
@@ -52,6 +55,12 @@ class PeriodicTask(BackgroundTask):
 
     @override
     async def execute(self) -> None:
+        try:
+            await self._tick_on()
+        finally:
+            self._skips.settle()
+
+    async def _tick_on(self) -> None:
         run = current_run.get()
         assert run is not None
         while not run.stop_asked:
@@ -60,15 +69,20 @@ class PeriodicTask(BackgroundTask):
             run.resting = False
             try:
                 await self._call(None)
-            except BaseException as raised:
-                error = failure_in(raised)
+            except BaseException as what:
+                error = failure_in(what)
                 if error is None:
                     raise
                 self.failed += 1
                 run.note_error(error)
                 if self._on_error != "skip":
                     raise
-                logger.error("a tick was skipped: it failed", exc_info=error, extra=_extra())
+                if self._skips.note(current_time(), what=raised(error)):
+                    logger.error(
+                        "a tick was skipped: it failed",
+                        exc_info=None if self._skips.is_repeated else error,
+                        extra=_extra() | {"error": error},
+                    )
             else:
                 self.handled += 1
 
@@ -78,6 +92,10 @@ class PeriodicTask(BackgroundTask):
     def counts(self) -> dict[str, int]:
         """The fields of the snapshot that count ticks."""
         return {"handled": self.handled, "failed": self.failed, "missed": self.missed}
+
+
+def _tell_skips(times: int, _: int) -> None:
+    logger.error("%d ticks more were skipped: they failed", times, extra=_extra())
 
 
 def _extra() -> dict[str, object]:

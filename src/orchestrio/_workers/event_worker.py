@@ -20,6 +20,7 @@ from .._tasks.events import DEAD_LETTERS, DeadLetter, TaskLagged
 from .._tasks.failures import failure_in, in_words, raised
 from .._tasks.registry import RegisteredTask
 from .._tasks.retries import with_retries
+from .._tasks.tally import SKIPS_AT_ONCE, Tally
 from .._tasks.task import EventTask
 from .run import Run
 from .tree import Branch
@@ -43,12 +44,14 @@ class EventWorker(Worker, Generic[T]):
         "_failed",
         "_handle",
         "_handler_failed",
+        "_lags",
         "_left",
         "_pool",
         "_progress",
         "_reader",
         "_reserved",
         "_skipped",
+        "_skips",
         "_stream",
         "_subscribe",
         "_task",
@@ -79,6 +82,8 @@ class EventWorker(Worker, Generic[T]):
         self._reader: Reader | None = None  # as whom it acknowledges what it has handled
         self._progress = 0  # how far it had come when the watchdog last looked
         self._within = "handle_event()"  # the hook that it is in
+        self._lags: Tally | None = None  # what of it is in the log; most never lag, nor skip
+        self._skips: Tally | None = None
 
     @property
     @override
@@ -209,6 +214,7 @@ class EventWorker(Worker, Generic[T]):
     @override
     def run_abandoned(self) -> None:
         super().run_abandoned()
+        self._settle_tallies()
         assert self._delivery is not None
         if self._delivery.cursor.closed:
             self._stop_acknowledging()  # what it has in hand is for somebody else
@@ -306,24 +312,55 @@ class EventWorker(Worker, Generic[T]):
             )
         if metadata.on_error == "skip":
             self._skipped += 1
-            logger.error(
-                "task %r skipped a message: its handler %s",
-                self.entry.name,
-                raised(error),
-                exc_info=error,
-                extra=self.extra(attempts=metadata.retries + 1),
-            )
+            if self._skips is None:
+                self._skips = Tally(SKIPS_AT_ONCE, self._tell_skips)
+            what = raised(error)
+            if self._skips.note(current_time(), what=what):
+                logger.error(
+                    "task %r skipped a message: its handler %s",
+                    self.entry.name,
+                    what,
+                    exc_info=None if self._skips.is_repeated else error,
+                    extra=self.extra(attempts=metadata.retries + 1, error=error),
+                )
             return
         self._handler_failed = True
         raise error
 
-    async def _lagged(self, missed: int) -> None:
-        logger.warning(
-            "task %r lagged: %d messages were overwritten before it read them",
+    def _tell_skips(self, times: int, _: int) -> None:
+        logger.error(
+            "task %r skipped %d messages more; the last error: %s",
             self.entry.name,
-            missed,
-            extra=self.extra(missed=missed),
+            times,
+            self.last_error[0] if self.last_error else "",
+            extra=self.extra(skipped=times),
         )
+
+    def _tell_lags(self, times: int, missed: int) -> None:
+        logger.warning(
+            "task %r lagged %d times more: %d messages were overwritten before it read them",
+            self.entry.name,
+            times,
+            missed,
+            extra=self.extra(missed=missed, times=times),
+        )
+
+    def _settle_tallies(self) -> None:
+        """Tell what was only counted."""
+        for tally in (self._lags, self._skips):
+            if tally is not None:
+                tally.settle()
+
+    async def _lagged(self, missed: int) -> None:
+        if self._lags is None:
+            self._lags = Tally(1, self._tell_lags)
+        if self._lags.note(current_time(), missed):
+            logger.warning(
+                "task %r lagged: %d messages were overwritten before it read them",
+                self.entry.name,
+                missed,
+                extra=self.extra(missed=missed),
+            )
         publisher = self.supervision.task_events
         if publisher.wanted:
             publisher.publish(TaskLagged(missed=missed, **self.identity()))
@@ -334,6 +371,7 @@ class EventWorker(Worker, Generic[T]):
     @override
     def release(self, run: Run) -> None:
         delivery = self._delivery
+        self._settle_tallies()
         run.spares_others = self._handler_failed and self.entry.metadata.on_error == "stop"
         self._within = "handle_event()"
         if delivery is None or not run.came_to_work:

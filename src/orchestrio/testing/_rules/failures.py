@@ -34,11 +34,16 @@ from .ledger import (
 def errors_told_once(ledger: Ledger) -> Iterator[str]:
     """Each error that a hook was made to raise is logged or raised, and once.
 
-    So is each cancellation that nobody asked for: it is a failure, and no end.
+    So is each cancellation that nobody asked for: it is a failure, and no end. Of many messages
+    that one task skips, some are only counted.
     """
+    counted: dict[str, int] = {}
     told: dict[int, list[str]] = {}
     noted: dict[str, str] = {}
     for record in ledger.records:
+        if skipped := getattr(record, "skipped", 0):
+            name = getattr(record, "task_name", "")
+            counted[name] = counted.get(name, 0) + skipped
         for error in _told_by(record):
             owner = getattr(error, "task_name", None)
             if owner is not None and getattr(record, "task_name", owner) != owner:
@@ -50,10 +55,19 @@ def errors_told_once(ledger: Ledger) -> Iterator[str]:
         for cause in causes(raised):
             told.setdefault(id(cause), []).append(f"raised: {in_words(raised)}")
         noted |= dict.fromkeys(notes(raised), f"raised: {in_words(raised)}")
+    skipping = {
+        id(cause): visit.task
+        for visit in ledger.visits
+        if visit.error is not None and visit.hook == "handle_event"
+        for cause in causes(visit.error)
+    }
     for error in ledger.injected:
         times = told.get(id(error), [])
         times += [where for note, where in noted.items() if in_words(error) in note]
-        if len(times) != 1:
+        skipped_by = skipping.get(id(error))
+        if not times and skipped_by is not None and counted.get(skipped_by, 0):
+            counted[skipped_by] -= 1
+        elif len(times) != 1:
             where = "".join(f"\n    {one}" for one in times)
             yield f"{error} was told {len(times)} times{where}"
 
