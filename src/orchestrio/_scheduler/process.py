@@ -2,47 +2,30 @@
 
 from __future__ import annotations
 
-import logging
-import signal
-import threading
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import Any
 
 import anyio
-from anyio import CancelScope
+from anyio import CancelScope, ClosedResourceError
 from anyio.abc import TaskStatus
 
 from .._supervision.supervisor import Supervisor
+from .signals import SIGNALS
 from .systemd import Notifier
 
-__all__ = ["feed_watchdog", "watch_signals"]
-
-logger: logging.Logger = logging.getLogger("orchestrio")
+__all__ = ["feed_watchdog", "heed_signals"]
 
 
-async def watch_signals(
-    supervisor: Supervisor[Any], *, task_status: TaskStatus[CancelScope]
-) -> None:
-    """Stop everything when SIGINT or SIGTERM comes, and at once when another one does."""
-    with CancelScope() as scope, ExitStack() as stack:
-        signals: AsyncIterator[signal.Signals] | None = None
-        if threading.current_thread() is threading.main_thread():
-            # asyncio on Windows has no signal handlers: there, Ctrl-C cancels the run.
-            with suppress(NotImplementedError):
-                signals = stack.enter_context(
-                    anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM)
-                )
-        task_status.started(scope)
-        if signals is None:
-            return
-        async for signum in signals:
-            if supervisor.is_stopping:
-                logger.warning("%s again: stopping at once", signum.name)
-                supervisor.force_stop()
-            else:
-                logger.info("%s: stopping; once more stops at once", signum.name)
-                supervisor.ask_to_stop()
+async def heed_signals(supervisor: Supervisor[Any]) -> None:
+    """Stop everything when the first SIGINT or SIGTERM comes, and at once when the second does."""
+    if not SIGNALS.is_heard_here:
+        return
+    with suppress(ClosedResourceError):
+        await SIGNALS.wait_for(1)
+        supervisor.ask_to_stop()
+        await SIGNALS.wait_for(2)
+        supervisor.force_stop()
+        await SIGNALS.wait_for(3)  # which ends the process; meanwhile others get theirs
 
 
 async def feed_watchdog(

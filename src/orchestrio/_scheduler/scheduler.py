@@ -48,7 +48,8 @@ from .._tasks.registry import TaskRegistry
 from .._workers.tree import Branch
 from .._workers.worker import Worker
 from .group import Group
-from .process import feed_watchdog, watch_signals
+from .process import feed_watchdog, heed_signals
+from .signals import SIGNALS
 from .systemd import Notifier
 
 __all__ = ["Scheduler"]
@@ -258,9 +259,15 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         """Start, wait until there is nothing left to run for or a stop is asked for, shut down.
 
         It is over when every background task has ended (event tasks then handle what was
-        published), or without background tasks, when every event has ended. In the main thread
-        SIGINT and SIGTERM ask for a stop; a second one stops at once, cutting drains and
-        ``shutdown()`` short.
+        published), or without background tasks, when every event has ended.
+
+        In the main thread SIGINT and SIGTERM (and Ctrl-Break) ask for a stop; a second one stops at
+        once, cutting drains and ``shutdown()`` short, and a third ends the process, by that signal,
+        whatever Python code blocks it. If that is one long call into C, when the call returns. They
+        are counted for the process, over all calls of this in the main thread, and reach all of
+        them; one that begins after the first signal stops as well. When none of them is left, the
+        handlers of the program are put back. A signal that the program ignores stays ignored.
+        A task that ignores its cancellation is waited for; only a third signal does not wait.
 
         Enters the scheduler if it is not entered, and starts it if it is not started.
 
@@ -271,36 +278,43 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
             `TaskShutdownError` of each ``shutdown()`` that failed
         """
         if self._supervisor.stage is Stage.NEW:
-            async with self:
-                await self.run()
+            with SIGNALS.caught():
+                async with self:  # heeded to the end of the stop, also of a cancelled one
+                    self._supervisor.watch(heed_signals)
+                    await self._run()
             return
         if self._supervisor.stage is Stage.STOPPED or self._block is None:
             raise LifecycleError("a scheduler lives once: make a new one to run again")
         if self._supervisor.own_worker() is not None:
             raise LifecycleError("run() would wait for the very task that calls it")
-        with self._listening():
-            signals = await self._block.start(watch_signals, self._supervisor)
+        with SIGNALS.caught():
+            signals = self._supervisor.watch(heed_signals)
             try:
-                if self._supervisor.stage is Stage.OPEN:
-                    try:
-                        await self.start()
-                    except LifecycleError:
-                        if not self._supervisor.is_stopping:
-                            raise
-                with Notifier() as systemd:
-                    if not self._supervisor.is_stopping:
-                        systemd.ready()
-                    alive = await self._block.start(feed_watchdog, self._supervisor, systemd)
-                    try:
-                        while not self._supervisor.is_finished:
-                            await self._supervisor.finished.wait()
-                        self._supervisor.ask_to_stop()  # before another task can be registered
-                        systemd.stopping()
-                        await self.shutdown()
-                    finally:
-                        alive.cancel()
+                await self._run()
             finally:
                 signals.cancel()
+
+    async def _run(self) -> None:
+        assert self._block is not None
+        with self._listening():
+            if self._supervisor.stage is Stage.OPEN:
+                try:
+                    await self.start()
+                except LifecycleError:
+                    if not self._supervisor.is_stopping:
+                        raise
+            with Notifier() as systemd:
+                if not self._supervisor.is_stopping:
+                    systemd.ready()
+                alive = await self._block.start(feed_watchdog, self._supervisor, systemd)
+                try:
+                    while not self._supervisor.is_finished:
+                        await self._supervisor.finished.wait()
+                    self._supervisor.ask_to_stop()  # before another task can be registered
+                    systemd.stopping()
+                    await self.shutdown()
+                finally:
+                    alive.cancel()
 
     def run_sync(
         self,

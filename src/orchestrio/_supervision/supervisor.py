@@ -12,8 +12,8 @@ Who owns what, from the outside in:
          └─ Supervisor.run            shielded: nothing outside cancels what is below. It always
              │                        stops in the same way, bounded by the time-outs of the tasks;
              │                        then it waits for those that ignore their cancellation
-             └─ watch group           Turns.watch, Deadlocks.watch; cancelled when the group below
-                 │                    has ended
+             └─ watch group           Turns.watch, Deadlocks.watch and what `watch` starts, such as
+             │   │                    for signals; cancelled when the group below has ended
                  └─ task group        never cancelled as a whole: no exception leaves what is in it
                      ├─ Run           one task for each, in a cancel scope of its own, which `Run`
                      │   │            alone cancels: to end the work
@@ -25,12 +25,12 @@ Who owns what, from the outside in:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Coroutine, Hashable, Iterable
 from contextvars import copy_context
 from enum import Enum, auto
 from typing import Generic, cast, final
 
-from anyio import CancelScope, Event, create_task_group, get_cancelled_exc_class
+from anyio import CancelScope, Event, TaskHandle, create_task_group, get_cancelled_exc_class
 from anyio.abc import TaskGroup
 from typing_extensions import TypeVar
 
@@ -123,6 +123,7 @@ class Supervisor(Generic[E]):
         self._workload = Workload()
         self._deadlocks = Deadlocks(self)
         self._tasks: TaskGroup | None = None  # around all runs
+        self._watching: TaskGroup | None = None  # around that one
 
     @property
     def is_stopping(self) -> bool:
@@ -164,9 +165,9 @@ class Supervisor(Generic[E]):
         """Own all runs until a stop is asked for, and stop everything then, whatever happens."""
         with CancelScope(shield=True):
             try:
-                async with create_task_group() as watching:
-                    watching.start_soon(undisturbed, self._turns.watch)
-                    watching.start_soon(undisturbed, self._deadlocks.watch)
+                async with create_task_group() as self._watching:
+                    self._watching.start_soon(undisturbed, self._turns.watch)
+                    self._watching.start_soon(undisturbed, self._deadlocks.watch)
                     async with create_task_group() as self._tasks:
                         self.services.wall_clock = WALL_CLOCK.get()
                         if not self.is_stopping:
@@ -174,7 +175,7 @@ class Supervisor(Generic[E]):
                         self.opened.set()
                         await self._until_stopping()
                         await undisturbed(self._stop_everything)
-                    watching.cancel_scope.cancel()
+                    self._watching.cancel_scope.cancel()
             finally:
                 self._bus.close()
                 self.stage = Stage.STOPPED
@@ -190,6 +191,17 @@ class Supervisor(Generic[E]):
             except get_cancelled_exc_class():
                 # No scope did that. asyncio does, to all that is left in a loop that closes.
                 self.ask_to_stop()
+
+    def watch(
+        self, watch: Callable[[Supervisor[E]], Coroutine[None, None, None]]
+    ) -> TaskHandle[None]:
+        """Have something watch this until everything has stopped, or the handle cancels it.
+
+        :param watch: a function that gets the supervisor
+        :return: the handle
+        """
+        assert self._watching is not None
+        return self._watching.start_soon(undisturbed, watch, self)
 
     def ask_to_stop(self) -> None:
         """Have everything stop, once; nobody is waited for."""

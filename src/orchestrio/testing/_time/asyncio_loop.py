@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 from anyio.to_thread import current_default_thread_limiter
 
+from ..._scheduler.signals import SIGNALS
 from .clock import Watch
 from .order import Steps, steps
 
@@ -81,7 +82,8 @@ class VirtualTimeSelector(DefaultSelector):
         if self.executor_jobs or current_default_thread_limiter().borrowed_tokens:
             return self._select_in_real_time(deadline)
         watch = self._watch
-        events = super().select(watch.io_grace if len(self.get_map()) > self.own_files else 0)
+        own_files = self.own_files + SIGNALS.files_waited_for
+        events = super().select(watch.io_grace if len(self.get_map()) > own_files else 0)
         if not events:
             if watch.before_jump is not None:
                 watch.before_jump()

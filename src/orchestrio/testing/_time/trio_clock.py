@@ -10,6 +10,7 @@ import trio
 from anyio.to_thread import current_default_thread_limiter
 from trio.testing import MockClock
 
+from ..._scheduler.signals import SIGNALS
 from . import trio_order
 from .clock import Watch
 
@@ -100,4 +101,5 @@ class JumpControl(trio.abc.Instrument):
         if statistics.seconds_to_next_deadline == inf:
             return 0, inf
         waiting = sum(getattr(statistics.io_statistics, name, 0) for name in WAITING)
-        return 0, self._watch.io_grace if waiting > OWN_TASKS else 0
+        own_tasks = OWN_TASKS + SIGNALS.files_waited_for
+        return 0, self._watch.io_grace if waiting > own_tasks else 0

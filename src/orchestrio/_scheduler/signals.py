@@ -1,0 +1,226 @@
+"""`SIGNALS`: SIGINT and SIGTERM, counted for the process, and heard by every run of a scheduler.
+
+A signal is counted where none is missed: at the moment it arrives Python writes its number into the
+wakeup file (`signal.set_wakeup_fd`), also while one long call into C keeps all Python code waiting,
+in which ten signals make one call of the handler. The handler runs in the main thread as soon as
+Python code does, in whichever line that is, and asks nobody: it counts what is in the file, and the
+third ends the process.
+
+For all else the event loop is woken by the same file, which it cannot miss as it could miss a
+handler that ran just before it went to sleep. One of those that listen reads it; when it goes,
+another one takes over. What was in the place of the file, such as the loop's own, gets all of it
+too, so that handlers that the program has on its loop run as ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any, Final, NoReturn, final
+
+from anyio import ClosedResourceError, NoEventLoopError, notify_closing, wait_readable
+
+from .._model.wakeup import Wakeup
+
+__all__ = ["SIGNALS", "Signals"]
+
+logger: logging.Logger = logging.getLogger("orchestrio")
+
+#: SIGINT, SIGTERM, and what Ctrl-Break is on Windows.
+_STOP: Final = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
+)
+#: Where the handlers are made with which trio tells its loop, as asyncio's is told by the file.
+_TRIO: Final = "trio._signals"
+_LAST: Final = 3  # the one that ends the process
+_MOST: Final = 4096  # bytes to read at once: as many signals
+
+
+@final
+class Signals:
+    """The signals that stop a program, as long as anything runs that they are to stop."""
+
+    def __init__(self) -> None:
+        self._readers = 0  # how many tasks of the event loop wait for the wakeup file: 1 at most
+        self._listeners = 0  # how many want the handlers in place
+        self._received: list[int] = []  # as read from the file, since the handlers are in place
+        self._handlers: dict[int, Any] = {}  # those of the program, to be put back
+        self._file: tuple[socket.socket, socket.socket] | None = None  # to read, to write
+        self._before: int = -1  # the wakeup file that was there before, if any
+        self._news = Wakeup()
+
+    @property
+    def is_heard_here(self) -> bool:
+        """Whether the handlers are in place, and this is the thread that they run in."""
+        return self._file is not None and threading.current_thread() is threading.main_thread()
+
+    @property
+    def files_waited_for(self) -> int:
+        """How many files this thread's event loop waits for on behalf of this."""
+        return self._readers if self.is_heard_here else 0
+
+    @contextmanager
+    def caught(self) -> Generator[None]:
+        """Have the handlers in place, in the main thread; elsewhere this does nothing.
+
+        The last one to leave puts back those of the program, unless the program has put others in
+        their place meanwhile.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        if self._file is None:
+            self._install()
+        self._listeners += 1
+        try:
+            yield
+        finally:
+            self._listeners -= 1
+            if not self._listeners and self._file is not None:
+                reader, writer = self._file
+                with suppress(NoEventLoopError):
+                    notify_closing(reader)
+                self._put_back()
+                self._take(reader)
+                reader.close()
+                writer.close()
+
+    async def wait_for(self, number: int) -> None:
+        """Wait until so many signals have come since the handlers are in place.
+
+        :param number: how many
+        :raises ~anyio.ClosedResourceError: if the handlers are not in place any more
+        """
+        while len(self._received) < number:
+            if self._readers:
+                await self._news.wait()
+                continue
+            if self._file is None:
+                raise ClosedResourceError
+            self._readers += 1
+            try:
+                await wait_readable(self._file[0])
+            finally:
+                self._readers -= 1
+                self._news.notify_all()
+            self._read()
+
+    def forget(self) -> None:
+        """Put all back as it was, in a process just forked: none of the runs is its own."""
+        self._before = -1  # that of the parent, which does not want the signals of this one
+        self._put_back()  # and leaves what is in the file to it
+        self._listeners = self._readers = 0
+
+    # -- in the event loop ---------------------------------------------------------------------
+
+    def _read(self) -> None:
+        if self._file is None:
+            return
+        for number in self._take(self._file[0]):
+            if number in self._handlers:
+                self._received.append(number)
+                self._tell(signal.Signals(number).name)
+        self._end_process_if_due()
+
+    def _take(self, file: socket.socket) -> bytes:
+        """Take out of the file what is in it, for the one that was there before as well."""
+        try:
+            numbers = file.recv(_MOST)
+        except BlockingIOError:
+            return b""
+        if self._before != -1 and sys.platform != "win32":  # where no loop reads them
+            with suppress(OSError):  # it is full, so that whoever reads it will be woken anyway
+                os.write(self._before, numbers)
+        return numbers
+
+    def _tell(self, name: str) -> None:
+        if len(self._received) == 1:
+            logger.info("%s: stopping; once more stops at once", name)
+        else:
+            logger.warning("%s again: stopping at once; once more ends the process", name)
+
+    # -- in the middle of any line -------------------------------------------------------------
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        """Take a signal. It must not wait, lock, log or raise: anything may be half done."""
+        if self._file is None:  # somebody has found this here, and put it back too late
+            signal.signal(number, self._handlers[number])
+            os.kill(os.getpid(), number)
+            return
+        file = self._file[1].fileno()
+        other = signal.set_wakeup_fd(file, warn_on_full_buffer=False)
+        if other != file:  # the loop took its place back, and got this number
+            self._before = other
+            with suppress(BlockingIOError):
+                self._file[1].send(bytes([number]))
+        handler = self._handlers[number]
+        if getattr(handler, "__module__", None) == _TRIO:
+            handler(number, frame)
+        self._end_process_if_due()
+
+    def _end_process_if_due(self) -> None:
+        assert self._file is not None
+        received = self._received
+        with suppress(BlockingIOError):
+            unread = self._file[0].recv(_MOST, socket.MSG_PEEK)
+            received = received + [number for number in unread if number in self._handlers]
+        if len(received) >= _LAST:
+            _end_process(received[-1])
+
+    # -- coming and going ----------------------------------------------------------------------
+
+    def _install(self) -> None:
+        file = socket.socketpair()
+        for end in file:
+            end.setblocking(False)
+        try:
+            self._before = signal.set_wakeup_fd(file[1].fileno(), warn_on_full_buffer=False)
+        except ValueError:  # the main thread of an interpreter inside another one
+            for end in file:
+                end.close()
+            return
+        self._file = file
+        self._received.clear()
+        self._news = Wakeup()  # the one of a loop before is of no use to this one
+        for number in _STOP:
+            handler = signal.getsignal(number)
+            if handler == self._handle:  # still, or again: see there
+                continue
+            self._handlers.pop(number, None)
+            # What the program ignores, as under `nohup` or in the background of a shell, stays
+            # ignored. What was not installed from Python (None) could not be put back.
+            if handler is not signal.SIG_IGN and handler is not None:
+                self._handlers[number] = handler
+                signal.signal(number, self._handle)
+
+    def _put_back(self) -> None:
+        file, self._file = self._file, None
+        if file is None:
+            return
+        for number, handler in self._handlers.items():
+            if signal.getsignal(number) == self._handle:
+                signal.signal(number, handler)
+        other = signal.set_wakeup_fd(self._before, warn_on_full_buffer=False)
+        if other != file[1].fileno():  # somebody else has taken it
+            signal.set_wakeup_fd(other, warn_on_full_buffer=False)
+
+
+def _end_process(number: int) -> NoReturn:
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    # The first process of a container is spared by the signals that it sends itself.
+    os._exit(128 + number)
+
+
+#: those of this process
+SIGNALS: Final = Signals()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=SIGNALS.forget)
