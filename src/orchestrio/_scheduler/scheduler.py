@@ -25,6 +25,7 @@ from anyio import (
     Event,
     create_task_group,
     get_cancelled_exc_class,
+    get_current_task,
 )
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
@@ -61,6 +62,12 @@ logger: logging.Logger = logging.getLogger("orchestrio")
 
 #: Tasks that are no less ready for not working.
 _SETTLED: Final = (TaskState.COMPLETED, TaskState.STOPPED)
+
+_LEFT_ELSEWHERE: Final = (
+    "the scheduler was entered in one task of the event loop and left in another, as setUp and tearDown"
+    " of IsolatedAsyncioTestCase and the fixtures of pytest-asyncio are; its own tasks have been"
+    " stopped. Enter and leave it in one: by 'async with' in the test, or by run() in a task of its own"
+)
 
 
 @final
@@ -207,13 +214,15 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
     async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
         """Own the tasks while the ``async with`` block runs; leaving it stops them gracefully.
 
-        :raises LifecycleError: if the scheduler was entered before
+        :raises LifecycleError: if the scheduler was entered before, or is left in another task of the
+            event loop than it was entered in; then its tasks have been stopped all the same
         :raises TaskExecutionError: if a task failed and nobody was told yet
         :raises ExceptionGroup: of the `TaskShutdownError` of each ``shutdown()`` that failed
         """
         if self._supervisor.stage is not Stage.NEW:
             raise LifecycleError("a scheduler lives once: make a new one to run again")
         error: BaseException | None = None
+        entered_in = get_current_task().id
         try:
             async with create_task_group() as self._block:
                 try:
@@ -230,6 +239,11 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
                     self._supervisor.ask_to_stop()
                     with CancelScope(shield=True):
                         await self._supervisor.stopped.wait()
+        except RuntimeError as wrong:
+            if error is not None or get_current_task().id == entered_in:
+                raise
+            error = LifecycleError(_LEFT_ELSEWHERE)
+            error.__cause__ = wrong
         finally:
             self._supervisor.outcome.raise_all(error)
 

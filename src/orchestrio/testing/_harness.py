@@ -250,22 +250,24 @@ async def harness(scheduler: Scheduler[E], /) -> AsyncGenerator[Harness[E]]:
         raise TypeError(f"a harness is for a Scheduler, not for {scheduler!r}")
     error: BaseException | None = None
     observation: Observation | None = None
-    async with create_task_group() as recorders:
-        try:
-            async with scheduler:
-                observation = Observation(scheduler, recorders)
-                await scheduler.start()
-                yield Harness(scheduler, observation)
-        except get_cancelled_exc_class():
-            raise
-        except BaseException as raised:  # goes out below, or the task group would wrap it
-            error = raised
-        finally:
-            if observation is not None:
-                observation.close()
-            recorders.cancel_scope.cancel()
-    if error is not None:
-        raise error
+    try:
+        async with create_task_group() as recorders:
+            try:
+                async with scheduler:
+                    observation = Observation(scheduler, recorders)
+                    await scheduler.start()
+                    yield Harness(scheduler, observation)
+            except get_cancelled_exc_class():
+                raise
+            except BaseException as raised:  # goes out below, or the task group would wrap it
+                error = raised
+            finally:
+                if observation is not None:
+                    observation.close()
+                recorders.cancel_scope.cancel()
+    finally:
+        if error is not None:
+            raise error
 
 
 def _compare(what: str, actual: list[Any], expected: list[object]) -> None:
