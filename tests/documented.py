@@ -1,4 +1,4 @@
-"""The programs that the README and the docstrings show, and how to run them."""
+"""The programs that the README, the other pages and the docstrings show, and how to run them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 import orchestrio
 
 README = Path(__file__).parent.parent / "README.md"
+PAGES = sorted((README.parent / "docs").glob("*.md"))
 PACKAGE = Path(orchestrio.__file__).parent
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -28,6 +29,8 @@ ON_TRIO = {
 
 #: What in an example shows that it is for something else to run.
 RUNS_UNDER = {
+    "IsolatedAsyncioTestCase": "unittest",
+    "pytest.mark.asyncio": "pytest-asyncio",
     "def test_": "pytest",
     "lifespan=": "a server",
     "watchdog=": "systemd",
@@ -52,6 +55,11 @@ class Example:
         """What runs it, if it is not a program that ends by itself."""
         return next((name for mark, name in RUNS_UNDER.items() if mark in self.source), None)
 
+    @property
+    def backends(self) -> list[str]:
+        """What it runs on: one that uses asyncio itself runs on nothing else."""
+        return ["asyncio"] if "import asyncio" in self.source else ["asyncio", "trio"]
+
     def write(self, folder: Path, backend: str = "asyncio") -> Path:
         """Write it to a file, at the same line numbers, so that tracebacks can be followed."""
         source = self.source
@@ -67,24 +75,34 @@ class Example:
         runpy.run_path(str(self.write(folder, backend)), run_name="__main__")
 
 
-def readme_blocks() -> list[tuple[str, str, int]]:
-    """Return each block of the README: its language, its text, and the line it begins at."""
-    text = README.read_text(encoding="utf-8")
+def blocks_of(page: Path) -> list[tuple[str, str, int]]:
+    """Return each block of a page: its language, its text, and the line it begins at."""
+    text = page.read_text(encoding="utf-8")
     return [
         (block[1], block[2], text.count("\n", 0, block.start(2)) + 1)
         for block in FENCED.finditer(text)
     ]
 
 
-def readme_examples() -> list[Example]:
-    """Return the Python blocks of the README; a block of text after one is what it prints."""
-    blocks = readme_blocks()
+def examples_of(page: Path) -> list[Example]:
+    """Return the Python blocks of a page; a block of text after one is what it prints."""
+    blocks = blocks_of(page)
     found: list[Example] = []
     for (language, source, line), following in zip(blocks, [*blocks[1:], None], strict=True):
         if language == "python":
             output = following[1] if following is not None and following[0] == "text" else ""
-            found.append(Example(README, line, source, output))
+            found.append(Example(page, line, source, output))
     return found
+
+
+def readme_blocks() -> list[tuple[str, str, int]]:
+    """Return each block of the README."""
+    return blocks_of(README)
+
+
+def readme_examples() -> list[Example]:
+    """Return the Python blocks of the README."""
+    return examples_of(README)
 
 
 def docstrings(module: Path) -> Iterator[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""Every Python example of the README and of the docstrings runs and prints what it says."""
+"""Every Python example of the README, of the other pages and of the docstrings runs and prints what it says."""
 
 from __future__ import annotations
 
@@ -10,20 +10,30 @@ from pathlib import Path
 import pytest
 from documented import (
     FENCED,
+    PAGES,
     README,
     Example,
     docstring_examples,
+    examples_of,
     readme_blocks,
     readme_examples,
 )
 
 IN_README = readme_examples()
+IN_PAGES = [example for page in PAGES for example in examples_of(page)]
 IN_DOCSTRINGS = docstring_examples()
-PROGRAMS = [example for example in IN_README + IN_DOCSTRINGS if example.runs_under is None]
+EXAMPLES = IN_README + IN_PAGES + IN_DOCSTRINGS
+PROGRAMS = [example for example in EXAMPLES if example.runs_under is None]
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
-@pytest.mark.parametrize("example", PROGRAMS, ids=str)
+@pytest.mark.parametrize(
+    ("example", "backend"),
+    [
+        pytest.param(example, backend, id=f"{example}-{backend}")
+        for example in PROGRAMS
+        for backend in example.backends
+    ],
+)
 def test_an_example_prints_what_it_says(
     example: Example, backend: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -38,7 +48,7 @@ def test_an_example_says_what_it_prints(example: Example) -> None:
 
 @pytest.mark.parametrize(
     "example",
-    [example for example in IN_README + IN_DOCSTRINGS if example.runs_under == "pytest"],
+    [example for example in EXAMPLES if example.runs_under == "pytest"],
     ids=str,
 )
 def test_an_example_for_pytest_passes_under_pytest(example: Example, tmp_path: Path) -> None:
@@ -54,10 +64,41 @@ def test_an_example_for_pytest_passes_under_pytest(example: Example, tmp_path: P
     assert "2 passed" in run.stdout, run.stdout + run.stderr
 
 
+def the_example_under(what: str) -> Example:
+    (example,) = [example for example in EXAMPLES if example.runs_under == what]
+    return example
+
+
+def test_an_example_for_unittest_passes_under_unittest(tmp_path: Path) -> None:
+    program = the_example_under("unittest").write(tmp_path)
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "unittest", program.name],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Ran 2 tests" in run.stderr
+    assert run.stderr.endswith("\nOK\n")
+
+
+def test_an_example_for_pytest_asyncio_passes_under_it(tmp_path: Path) -> None:
+    pytest.importorskip("pytest_asyncio")
+    program = the_example_under("pytest-asyncio").write(tmp_path)
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "1 passed" in run.stdout, run.stdout + run.stderr
+
+
 def test_every_other_example_is_run_by_a_test() -> None:
-    """Those for pytest above, for Redis in bridge/test_examples, the others in test_how_tos."""
-    left = [example.runs_under for example in IN_README + IN_DOCSTRINGS if example.runs_under]
-    assert sorted(set(left)) == ["Redis", "a server", "pytest", "systemd"]
+    """Those for tests above, for Redis in bridge/test_examples, the others in test_how_tos."""
+    left = {example.runs_under for example in EXAMPLES if example.runs_under}
+    assert left == {"Redis", "a server", "pytest", "pytest-asyncio", "systemd", "unittest"}
 
 
 def test_there_are_examples() -> None:
@@ -66,11 +107,17 @@ def test_there_are_examples() -> None:
     assert {"scheduler", "topics", "task"} <= {example.file.stem for example in IN_DOCSTRINGS}
 
 
-def test_links_of_the_readme_lead_somewhere() -> None:
-    prose = re.sub(r"`[^`]*`", "", FENCED.sub("", README.read_text(encoding="utf-8")))
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.stem)
+def test_links_of_a_page_lead_somewhere(page: Path) -> None:
+    prose = re.sub(r"`[^`]*`", "", FENCED.sub("", page.read_text(encoding="utf-8")))
     targets = re.findall(r"\]\(([^)#:]+)\)", prose)
-    missing = [target for target in targets if not (README.parent / target).exists()]
+    missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_readme_links_to_each_page(page: Path) -> None:
+    assert f"](docs/{page.name})" in README.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
