@@ -54,6 +54,7 @@ def test_an_example_says_what_it_prints(example: Example) -> None:
 def test_an_example_for_pytest_passes_under_pytest(example: Example, tmp_path: Path) -> None:
     """On both backends: the example parametrises its fixture itself."""
     command = [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += ["-p", "no:asyncio"]  # that of pytest-asyncio, which is for one test alone
     run = subprocess.run(
         [*command, str(example.write(tmp_path))],
         cwd=tmp_path,

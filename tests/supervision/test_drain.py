@@ -161,6 +161,26 @@ async def test_handlers_that_publish_in_a_circle_are_followed_once_around(
     assert "was cancelled while it handled" not in caplog.text
 
 
+async def test_what_a_task_publishes_for_itself_is_all_handled_when_the_work_is_done(
+    scheduler: Scheduler,
+) -> None:
+    seen: list[int] = []
+
+    @scheduler.on(NUMBERS, drain_timeout=100)
+    async def crawl(number: int) -> None:
+        await anyio.sleep(1)
+        seen.append(number)
+        if number < 20:
+            await scheduler.publish(NUMBERS, number + 1)
+
+    @scheduler.background()
+    async def seed() -> None:
+        await scheduler.publish(NUMBERS, 0)
+
+    await scheduler.run()
+    assert seen == list(range(21))
+
+
 async def test_a_message_in_hand_after_the_drain_may_be_finished_within_stop_timeout(
     scheduler: Scheduler, concurrency: int, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -241,9 +241,10 @@ def test_books_that_are_wrong_are_found(
     what: Lie, words: str, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lie(monkeypatch, what)
-    failure = find(build, backend)
-    assert failure.kind in ("accounts", "no_deadlock")
-    assert words in failure.what
+    # What is wrong with them first depends on when they are looked at, and so on the seed.
+    failures = [find(build, backend, seeds=[seed]) for seed in range(20)]
+    assert {failure.kind for failure in failures} <= {"accounts", "no_deadlock"}
+    assert any(words in failure.what for failure in failures)
 
 
 def test_a_task_that_has_something_to_do_and_sleeps_is_found(

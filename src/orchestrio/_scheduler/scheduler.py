@@ -324,7 +324,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
                 try:
                     while not self._supervisor.is_finished:
                         await self._supervisor.finished.wait()
-                    self._supervisor.ask_to_stop()  # before another task can be registered
+                    self._supervisor.finish()  # before another task can be registered
                     systemd.stopping()
                     await self.shutdown()
                 finally:

@@ -32,42 +32,36 @@ _LOOK_AGAIN: Final = 0.05
 _PART: Final = 0.1
 
 
-async def end(runs: Iterable[Run], drain: bool) -> None:
+async def end(runs: Iterable[Run], rounds: float) -> None:
     """Bring the work of runs to its end, each within its own time-outs.
 
     Producers end first, then event tasks handle what was published, then they end as well. Without
     a drain all end at once, and event tasks finish the message in hand. To shut down is up to the
     `Turns`.
 
-    A drain is for what was published before it, and for what handling that leads to: a chain of
-    handlers is followed as far as there are event tasks among these runs. So neither a producer
-    that goes on nor handlers that publish in a circle hold it up until the time-out; what is then
-    left is unread, or waits for the restart.
+    A drain goes by rounds: in the first one event tasks handle what was published before it, in the
+    next one what that led to, and so on until nothing is left. As many rounds as event tasks are
+    enough for any chain of handlers that is no circle.
 
     :param runs: whose work is to end
-    :param drain: whether event tasks handle what was published, within their ``drain_timeout``
+    :param rounds: how many rounds there are at most, within ``drain_timeout``; 0 is for no drain
     """
     runs = [run for run in runs if not run.is_over]
-    if not drain:
+    if not rounds:
         await _end_all(runs, finish=frozenset(runs))
         return
     consumers = [run for run in runs if run.host.kind == "event"]
     await _end_all([run for run in runs if run.host.kind == "background"])
     if consumers:
-        await _drain_and_end(consumers)
+        await _drain_and_end(consumers, rounds)
 
 
-async def _drain_and_end(runs: list[Run]) -> None:
-    """End each when all have handled what was published, or when its own time is up.
-
-    This goes by rounds: in each, all handle what was published before it. Then another one is for
-    what their handlers published in it, unless nothing is left, or there were as many as runs.
-    """
+async def _drain_and_end(runs: list[Run], rounds: float) -> None:
+    """End each when all have handled what was published, or when its own time is up."""
     since = current_time()
     for run in runs:
         run.ask()
     deadlines = {run: since + run.host.entry.metadata.drain_timeout for run in runs}
-    rounds = len(runs)
     goals = {run: run.host.published for run in runs}
     now = since
     async with create_task_group() as group:

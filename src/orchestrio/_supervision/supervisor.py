@@ -28,6 +28,7 @@ import logging
 from collections.abc import Callable, Coroutine, Hashable, Iterable
 from contextvars import copy_context
 from enum import Enum, auto
+from math import inf
 from typing import Generic, cast, final
 
 from anyio import CancelScope, Event, TaskHandle, create_task_group, get_cancelled_exc_class
@@ -121,6 +122,7 @@ class Supervisor(Generic[E]):
         self._number = 0  # how many tasks have got a place in the order of registration
         self._startup = Start(self._start_run)
         self._workload = Workload()
+        self._has_finished = False  # whether it stops since the work is done
         self._deadlocks = Deadlocks(self)
         self._tasks: TaskGroup | None = None  # around all runs
         self._watching: TaskGroup | None = None  # around that one
@@ -203,6 +205,11 @@ class Supervisor(Generic[E]):
         assert self._watching is not None
         return self._watching.start_soon(undisturbed, watch, self)
 
+    def finish(self) -> None:
+        """Have everything stop since the work is done: event tasks handle all that there is."""
+        self._has_finished = not self.is_stopping
+        self.ask_to_stop()
+
     def ask_to_stop(self) -> None:
         """Have everything stop, once; nobody is waited for."""
         if not self.is_stopping:
@@ -218,7 +225,7 @@ class Supervisor(Generic[E]):
 
     async def _stop_everything(self) -> None:
         runs = runs_of(self.workers.values())
-        await self._end(runs, drain=True)
+        await self._end(runs, inf if self._has_finished else len(runs))
         await wait_down(runs)
 
     def force_stop(self) -> None:
@@ -272,11 +279,13 @@ class Supervisor(Generic[E]):
         if own in workers and own.run is not None and not own.run.is_over:
             runs.remove(own.run)
             ask_to_end(own.run, finish=True)  # it is to get no other message, starting now
-            self._tasks.start_soon(undisturbed, self._end, [own.run], False)
+            self._tasks.start_soon(undisturbed, self._end, [own.run], 0)
         if all(run.is_over for run in runs):
             self._turns.allow(runs)
         else:
-            self._tasks.start_soon(undisturbed, self._end, runs, drain)
+            # No chain of handlers is longer, and who goes on publishing holds it up no longer.
+            rounds = len(runs) if drain else 0
+            self._tasks.start_soon(undisturbed, self._end, runs, rounds)
 
     def _begin_to_end(self, runs: list[Run]) -> None:
         """Have those that started before wait for these, and end at once what has not begun."""
@@ -285,9 +294,9 @@ class Supervisor(Generic[E]):
             if run.phase is Phase.PENDING:
                 run.cancel()
 
-    async def _end(self, runs: list[Run], drain: bool) -> None:
+    async def _end(self, runs: list[Run], rounds: float) -> None:
         """Bring the work of runs to its end, and let them shut down."""
-        await end(runs, drain)
+        await end(runs, rounds)
         self._turns.allow(runs)
 
     def say_what_went_wrong(self, worker: Worker, run: Run) -> None:
