@@ -11,6 +11,7 @@ import sys
 import typing
 from collections.abc import Iterator
 from dataclasses import is_dataclass
+from datetime import timedelta
 from enum import Enum
 from graphlib import TopologicalSorter
 from itertools import pairwise
@@ -226,7 +227,9 @@ def test_an_option_is_documented_as_the_field_of_the_model_is(
 
 
 def test_an_option_of_a_bridge_has_the_type_of_the_field_of_the_model() -> None:
-    fields = typing.get_type_hints(BridgeSettings) | {"outbox": str | Path | None}  # read as a path
+    time = float | timedelta  # read as seconds
+    read_as = {"outbox": str | Path | None, "claim_after": time, "lease": time}
+    fields = typing.get_type_hints(BridgeSettings) | read_as
     options = typing.get_type_hints(BridgeOptions)
     assert options == {name: fields[name] for name in options}
 

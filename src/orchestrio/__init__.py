@@ -61,7 +61,7 @@ from ._tasks.events import (
     TaskLagged,
 )
 from ._tasks.registry import RegisteredTask, TaskRegistry
-from ._tasks.task import BackgroundTask, EventTask, Task
+from ._tasks.task import BackgroundTask, EventTask, Subscriber, Task
 
 __all__ = [
     "DEAD_LETTERS",
@@ -95,6 +95,7 @@ __all__ = [
     "SchedulerError",
     "StateChanged",
     "Strategy",
+    "Subscriber",
     "Task",
     "TaskContext",
     "TaskEvent",

@@ -10,7 +10,7 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from enum import StrEnum
 from types import TracebackType
 from typing import (
@@ -19,6 +19,7 @@ from typing import (
     Final,
     Generic,
     Literal,
+    Protocol,
     Self,
     TypeAlias,
     TypedDict,
@@ -30,7 +31,7 @@ from anyio import AsyncContextManagerMixin, Event
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
 from pydantic_core import CoreSchema
-from typing_extensions import TypeVar, Unpack
+from typing_extensions import TypeForm, TypeVar, Unpack
 
 __all__ = [
     "DEAD_LETTERS",
@@ -64,6 +65,7 @@ __all__ = [
     "SchedulerError",
     "StateChanged",
     "Strategy",
+    "Subscriber",
     "Task",
     "TaskContext",
     "TaskEvent",
@@ -135,12 +137,31 @@ class Backoff(_Model, frozen=True):
     max_delay: float = 60.0
     multiplier: float = 2.0
     jitter: float = 1.0
+    def __init__(
+        self,
+        *,
+        initial_delay: float | timedelta = 1.0,
+        max_delay: float | timedelta = 60.0,
+        multiplier: float = 2.0,
+        jitter: float = 1.0,
+    ) -> None: ...
     def delay(self, attempt: int, random: float) -> float: ...
 
 class RestartPolicy(Backoff, frozen=True):
     mode: RestartMode = "on_failure"
     max_restarts: int | None = 5
     within: float = 60.0
+    def __init__(
+        self,
+        *,
+        mode: RestartMode = "on_failure",
+        max_restarts: int | None = 5,
+        within: float | timedelta = 60.0,
+        initial_delay: float | timedelta = 1.0,
+        max_delay: float | timedelta = 60.0,
+        multiplier: float = 2.0,
+        jitter: float = 1.0,
+    ) -> None: ...
 
 class TaskMetadata(_Model, frozen=True):
     name: str | None = None
@@ -162,29 +183,30 @@ class TaskMetadata(_Model, frozen=True):
     stop_timeout: float = 10.0
     drain_timeout: float = 10.0
     shutdown_timeout: float = 10.0
+    def __init__(self, **options: Unpack[TaskOptions]) -> None: ...
     @property
     def policy(self) -> RestartPolicy | None: ...
 
 class TaskOptions(TypedDict, total=False):
-    name: str
+    name: str | None
     description: str
+    depends_on: Iterable[str]
+    significant: bool
     tags: Iterable[str]
     restart: RestartPolicy | None
-    depends_on: Iterable[str]
     restart_with_dependencies: bool
-    significant: bool
     concurrency: int
-    attempt_timeout: float
+    attempt_timeout: float | timedelta
     retries: int
     retry_backoff: Backoff
     on_error: OnError | None
     singleton: bool
     reports_ready: bool
-    watchdog: float
-    start_timeout: float
-    stop_timeout: float
-    drain_timeout: float
-    shutdown_timeout: float
+    watchdog: float | timedelta
+    start_timeout: float | timedelta
+    stop_timeout: float | timedelta
+    drain_timeout: float | timedelta
+    shutdown_timeout: float | timedelta
 
 class TaskSnapshot(_Model, frozen=True):
     task_id: TaskId
@@ -269,16 +291,16 @@ class LaggedError(EventReceiveError):
 @dataclass(frozen=True, init=False, match_args=False)
 class Topic(Generic[_Payload]):
     key: Hashable
-    payload: type[_Payload]
+    payload: TypeForm[_Payload]
     validate: bool = ...
     @overload
     def __init__(self: Topic[str], key: Hashable, *, validate: bool = False) -> None: ...
     @overload
     def __init__(
-        self, key: Hashable, payload: type[_Payload], *, validate: bool = False
+        self, key: Hashable, payload: TypeForm[_Payload], *, validate: bool = False
     ) -> None: ...
-    def __getstate__(self) -> tuple[Hashable, type[Any], bool]: ...
-    def __setstate__(self, state: tuple[Hashable, type[Any], bool]) -> None: ...
+    def __getstate__(self) -> tuple[Hashable, Any, bool]: ...
+    def __setstate__(self, state: tuple[Hashable, Any, bool]) -> None: ...
     def __hash__(self) -> object: ...  # type: ignore[override]  # no Hashable to a checker: see the class
 
 @dataclass(frozen=True, slots=True)
@@ -403,12 +425,21 @@ class BackgroundTask(Task):
 class EventTask(Task, Generic[_Payload]):
     @property
     def handler(self) -> Callable[[_Payload], Awaitable[object]]: ...
-    @property
-    @abstractmethod
-    def subscribed_event(self) -> Topic[_Payload] | Hashable: ...
     @abstractmethod
     async def handle_event(self, event: _Payload, /) -> None: ...
     async def handle_lag(self, missed: int) -> None: ...
+
+class Subscriber(Protocol[_Payload]):
+    @property
+    def subscribed_event(self) -> Topic[_Payload] | Hashable: ...
+    @property
+    def default_name(self) -> str: ...
+    @property
+    def handler(self) -> Callable[[_Payload], Awaitable[object]]: ...
+    async def handle_event(self, event: _Payload, /) -> None: ...
+    async def handle_lag(self, missed: int) -> None: ...
+    async def initialize(self) -> None: ...
+    async def shutdown(self) -> None: ...
 
 @final
 class TaskContext:
@@ -523,14 +554,19 @@ class Group(Generic[_E]):
     ) -> TaskId: ...
     def register_event_task(
         self,
-        task: EventTask[_T],
+        task: Subscriber[_T],
         metadata: TaskMetadata | None = None,
         **options: Unpack[TaskOptions],
     ) -> TaskId: ...
-    def background(self, **options: Unpack[TaskOptions]) -> Callable[[_B], _B]: ...
+    @overload
+    def background(self, function: _B, /) -> _B: ...
+    @overload
+    def background(
+        self, function: None = None, /, **options: Unpack[TaskOptions]
+    ) -> Callable[[_B], _B]: ...
     def every(
         self,
-        seconds: float,
+        seconds: float | timedelta,
         *,
         fixed: Literal["rate", "delay"] = "rate",
         **options: Unpack[TaskOptions],
@@ -550,7 +586,10 @@ class Group(Generic[_E]):
 @final
 class Scheduler(AsyncContextManagerMixin, Group[_E]):
     def __init__(
-        self, *, strategy: Strategy = "one_for_one", random: Callable[[], float] | None = None
+        self,
+        *,
+        strategy: Strategy = "one_for_one",
+        random: Callable[[], float] | None = None,
     ) -> None: ...
     @property
     def bus(self) -> EventBus[_E]: ...

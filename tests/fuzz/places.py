@@ -16,9 +16,9 @@ from orchestrio import (
     BroadcastReceiveStream,
     BroadcastSendStream,
     EventBus,
-    EventTask,
     Group,
     Scheduler,
+    Subscriber,
     TaskContext,
     TaskOptions,
     TaskRegistry,
@@ -229,7 +229,7 @@ async def a_running_scheduler() -> AsyncGenerator[Scheduler]:
 
 
 def a_scheduler_with(
-    task: BackgroundTask | EventTask[str], **options: Unpack[TaskOptions]
+    task: BackgroundTask | Subscriber[str], **options: Unpack[TaskOptions]
 ) -> Place:
     """Entered, with a task that cannot start; afterwards it works without that."""
 

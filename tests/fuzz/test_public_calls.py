@@ -4,8 +4,6 @@ Each case is one call and one kind of wrong value, drawn by Hypothesis, or one c
 place. The right answer is an error of the library, Pydantic's `ValidationError` that names the
 field, or what the documentation of the call announces. Afterwards what the call was made on is
 unchanged, and works.
-
-What is not so yet is listed in `findings`, as strict expected failures.
 """
 
 from __future__ import annotations
@@ -28,13 +26,13 @@ from fuzz.calls import (
     parameters_of,
     takes_or_refuses,
 )
-from fuzz.findings import FINDINGS
 from fuzz.places import Place, nowhere
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings, strategies as st
 from pydantic import ValidationError
 from support import settle
 
 from orchestrio import BroadcastReceiveStream, BroadcastSendStream, SchedulerError, TaskOptions
+from orchestrio.redis import BridgeOptions
 
 quick = settings(
     max_examples=12,
@@ -85,19 +83,15 @@ def all_cases() -> Iterator[Case]:
 
 
 CASES = list(all_cases())
-KNOWN = {name: finding.fault for finding in FINDINGS for name in finding.names()}
 
 
 def parameters(*, pure: bool) -> list[Any]:
     """The cases of calls that are made on nothing, or of those that are not."""
-    found: list[Any] = []
-    for case in CASES:
-        if (case.call.places == (nowhere,)) == pure:
-            name = repr(case)
-            reason = f"manners: {KNOWN.get(name)}"
-            known = pytest.mark.xfail(strict=True, raises=pytest.fail.Exception, reason=reason)
-            found.append(pytest.param(case, id=name, marks=[known] if name in KNOWN else []))
-    return found
+    return [
+        pytest.param(case, id=repr(case))
+        for case in CASES
+        if (case.call.places == (nowhere,)) == pure
+    ]
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -226,7 +220,7 @@ def test_every_public_call_is_used_wrongly() -> None:
 @pytest.mark.parametrize("name", sorted({call.name for call in CALLS}))
 def test_every_parameter_is_given_a_wrong_value(name: str) -> None:
     given = {parameter for call in CALLS if call.name == name for parameter in call.wrong}
-    if given & set(TaskOptions.__annotations__):
+    if given & {*TaskOptions.__annotations__, *BridgeOptions.__annotations__}:
         given.add("options")
     assert parameters_of(name) - given - ANYTHING_GOES == set()
 
@@ -246,9 +240,3 @@ def test_the_public_calls_are_found() -> None:
 def test_no_case_is_there_twice() -> None:
     names = [repr(case) for case in CASES]
     assert len(names) == len(set(names))
-
-
-def test_every_finding_is_one_of_a_case() -> None:
-    names = [name for finding in FINDINGS for name in finding.names()]
-    assert len(names) == len(set(names))
-    assert set(names) <= {repr(case) for case in CASES}

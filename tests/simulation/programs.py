@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from typing import TypeAlias, TypeVar
 
 from anyio import CancelScope, sleep, sleep_forever
@@ -293,7 +294,9 @@ def listener(
 ) -> None:
     chosen["reports_ready"] = random.random() < 0.4
     parent = Parent(scheduler, group, random.choice(topics), name)
-    beats = chosen.get("watchdog", 0.0) / 2 or None
+    watchdog = chosen.get("watchdog", 0.0)
+    assert not isinstance(watchdog, timedelta)
+    beats = watchdog / 2 or None
     group.register_background_task(Listener(parent, beats), **chosen)
 
 

@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from datetime import UTC
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -155,7 +156,7 @@ def test_cron_without_its_extra_says_which(
 async def test_run_tells_systemd_how_it_goes(
     scheduler: Scheduler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scheduler.background()(lambda: anyio.sleep(5))
+    scheduler.background()(partial(anyio.sleep, 5))
     path = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(path)

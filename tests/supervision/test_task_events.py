@@ -465,7 +465,9 @@ async def test_the_record_of_a_retry_carries_what_it_is_about(
             await scheduler.start()
             await scheduler.publish(NUMBERS, 1)
             await anyio.sleep(20)
-    facts = record_of(caplog, "attempt 1 of 3 failed, the next in 3 s: TroubleError: boom")
+    facts = record_of(
+        caplog, "task 'failing': attempt 1 of 3 failed, the next in 3 s: TroubleError: boom"
+    )
     assert facts.keys() >= FIELDS
     assert (facts["task_name"], facts["attempt"], facts["delay"]) == ("failing", 1, 3)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import Enum
 from pathlib import Path
-from typing import Any, assert_type, cast
+from typing import Annotated, Any, Literal, TypeAlias, assert_type, cast
 
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
+from pydantic import Field
 from typing_extensions import Unpack
 
 from orchestrio import (
@@ -29,6 +31,7 @@ from orchestrio import (
     RestartPolicy,
     RestartScheduled,
     Scheduler,
+    Subscriber,
     Task,
     TaskContext,
     TaskEvent,
@@ -56,7 +59,10 @@ class Channel(Enum):
     LOG = "log"
 
 
+Lines: TypeAlias = list[str]
+
 ORDERS = Topic("orders", Order)
+NUMBERS = Topic("numbers", int | float)
 LOG = Topic("log")
 
 
@@ -64,8 +70,13 @@ def topics() -> None:
     assert_type(ORDERS, Topic[Order])
     assert_type(LOG, Topic[str])
     assert_type(Topic[int]("count", int, validate=True), Topic[int])
-    assert_type(ORDERS.payload, type[Order])
     assert_type(ORDERS.validate, bool)
+    assert_type(Topic("any", Order | int), Topic[Order | int])
+    assert_type(Topic("lamp", Literal["on", "off"]), Topic[Literal["on", "off"]])
+    assert_type(Topic("row", list[int] | None), Topic[list[int] | None])
+    assert_type(Topic("share", Annotated[float, Field(ge=0, le=1)], validate=True), Topic[float])
+    assert_type(Topic("text", Lines | str, validate=True), Topic[list[str] | str])
+    assert_type(Topic("tick", None), Topic[None])
     assert_type(Topic("any", cast("type[Order | int]", Order | int)), Topic[Order | int])
     prices: dict[Topic[Order], int] = {ORDERS: 1}
     assert_type(prices[ORDERS], int)
@@ -158,7 +169,48 @@ class Collector(EventTask[Order]):
         assert_type(event.number, int)
 
 
-class Words(EventTask):
+class Direct(EventTask[Order]):
+    """What is the same for all of them is an attribute of the class."""
+
+    subscribed_event = ORDERS
+
+    async def handle_event(self, event: Order) -> None:
+        assert_type(event.number, int)
+
+
+class Declared(EventTask[int | float]):
+    subscribed_event: Topic[int | float] = NUMBERS
+
+    async def handle_event(self, event: float) -> None: ...
+
+
+class Chosen(EventTask[Order]):
+    """What differs is an attribute, or a property."""
+
+    def __init__(self, event: Topic[Order]) -> None:
+        self._event = event
+
+    @property
+    def subscribed_event(self) -> Topic[Order]:
+        return self._event
+
+    async def handle_event(self, event: Order) -> None: ...
+
+
+class Calmer(Direct):
+    """And what one says may be said anew in either way."""
+
+    subscribed_event = Topic("calm orders", Order)
+
+
+class Plain(EventTask):
+    subscribed_event = "log"
+
+    async def handle_event(self, word: str) -> None:
+        assert_type(word, str)
+
+
+class Reader(EventTask):
     """An event task without a type parameter handles `str`."""
 
     @property
@@ -167,6 +219,20 @@ class Words(EventTask):
 
     async def handle_event(self, word: str) -> None:  # whatever it calls its message
         assert_type(word, str)
+
+
+def add(scheduler: Scheduler, task: Subscriber[Order]) -> TaskId:
+    """What passes event tasks on asks for what registering them does."""
+    return scheduler.register_event_task(task, name="added")
+
+
+async def unions() -> None:
+    bus = EventBus()
+    await bus.publish(NUMBERS, 1)
+    await bus.publish(NUMBERS, 1.5)
+    assert_type(await bus.wait_for(NUMBERS), int | float)
+    bus.publish_nowait(Topic("lamp", Literal["on", "off"]), "on")
+    bus.publish_nowait(Topic("row", list[int] | None), None)
 
 
 async def tasks() -> None:
@@ -182,13 +248,20 @@ async def tasks() -> None:
             concurrency=1,
             on_error="skip",
             start_timeout=1,
-            stop_timeout=2.5,
+            stop_timeout=timedelta(seconds=2.5),
             drain_timeout=3,
             shutdown_timeout=4,
         )
         assert_type(clock, TaskId)
         assert_type(scheduler.register_event_task(Collector(), TaskMetadata(name="c")), TaskId)
-        assert_type(scheduler.register_event_task(Words()), TaskId)
+        assert_type(scheduler.register_event_task(Reader()), TaskId)
+        assert_type(scheduler.register_event_task(Direct()), TaskId)
+        assert_type(scheduler.register_event_task(Declared()), TaskId)
+        assert_type(scheduler.register_event_task(Chosen(ORDERS)), TaskId)
+        assert_type(scheduler.register_event_task(Calmer()), TaskId)
+        assert_type(scheduler.register_event_task(Plain()), TaskId)
+        add(scheduler, Direct())
+        add(scheduler, Collector())
         await scheduler.start()
         assert_type(scheduler.status(), list[TaskSnapshot])
         assert_type(scheduler.status(clock), TaskSnapshot)
@@ -204,7 +277,9 @@ def of_the_shop(*topics: Topic[Any], **options: Unpack[BridgeOptions]) -> RedisB
 
 def bridges() -> None:
     assert_type(of_the_shop(ORDERS, mode="compete", group="stock", claim_after=5), RedisBridge)
-    assert_type(of_the_shop(ORDERS, LOG, outbox="outbox.db", lease=2.5), RedisBridge)
+    assert_type(
+        of_the_shop(ORDERS, LOG, outbox="outbox.db", lease=timedelta(seconds=2)), RedisBridge
+    )
     assert_type(of_the_shop(outbox=Path("outbox.db"), max_bytes=1_000), RedisBridge)
     RedisBridge("redis://localhost", topics=["log", ORDERS], namespace="shop", prefetch=8)
 
@@ -225,7 +300,17 @@ def decorators() -> None:
     async def note(text: str) -> int:
         return len(text)
 
-    both: list[Task] = [Collector(), Words()]
+    @scheduler.background
+    async def bare() -> int:
+        return 1
+
+    @scheduler.every(timedelta(minutes=5))
+    async def tidy() -> None: ...
+
+    work: Callable[[], Coroutine[Any, Any, int]] = bare
+    print(tidy, work)
+
+    both: list[Task] = [Collector(), Reader()]
     assert_type(both[0].default_name, str)
     clock: Callable[[], Awaitable[None]] = tick
     handle: Callable[[Order], Awaitable[object]] = ship

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Literal
 
 from orchestrio import (
     DEAD_LETTERS,
@@ -41,7 +42,11 @@ def topics() -> None:
     Topic("orders", Order, True)  # error
     wrong: Topic[int] = Topic("orders", Order)  # error
     plain: Topic[Order] = Topic("orders")  # error
-    print(wrong, plain)
+    narrow: Topic[int] = Topic("count", int | str)  # error
+    Topic("count", 5)  # error
+    Topic("lamp", ("on", "off"))  # error
+    Topic[int]("count", str)  # error
+    print(wrong, plain, narrow)
 
 
 async def streams(rush: BroadcastSendStream[bool]) -> None:
@@ -65,6 +70,8 @@ async def bus() -> None:
     bus.publish_nowait(ORDERS, "words")  # error
     bus.clone_sender(ORDERS).send_nowait("words")  # error
     await bus.wait_for(ORDERS, lambda order: order.nmber > 1)  # error
+    bus.publish_nowait(Topic("numbers", int | float), "words")  # error
+    bus.publish_nowait(Topic("lamp", Literal["on", "off"]), "dim")  # error
     numbers: BroadcastReceiveStream[int] = bus.subscribe(ORDERS)  # error
     text: str = await bus.wait_for(ORDERS)  # error
     bus.channels["log"] = ChannelConfig()  # error
@@ -120,9 +127,25 @@ async def by_its_name(task: EventTask[Order]) -> None:
 
 class Stray(EventTask[Order]):
     @property
-    def subscribed_event(self) -> Topic[int]:  # error
+    def subscribed_event(self) -> Topic[int]:
         return Topic("count", int)
 
+    async def handle_event(self, event: Order) -> None: ...
+
+
+class StrayToo(EventTask[Order]):
+    subscribed_event = Topic("count", int)
+
+    async def handle_event(self, event: Order) -> None: ...
+
+
+class Direct(EventTask[Order]):
+    subscribed_event = ORDERS
+
+    async def handle_event(self, event: str) -> None: ...  # error
+
+
+class Silent(EventTask[Order]):
     async def handle_event(self, event: Order) -> None: ...
 
 
@@ -138,6 +161,11 @@ def tasks() -> None:
     scheduler.register_background_task(Clock(), on_error="ignore")  # error
     scheduler.register_background_task(Collector())  # error
     scheduler.register_event_task(Clock())  # error
+    scheduler.register_event_task(Stray())  # error
+    scheduler.register_event_task(StrayToo())  # error
+    scheduler.register_event_task(Silent())  # error
+    scheduler.register_event_task(EventTask[Order])  # error
+    scheduler.register_background_task(Clock(), stop_timeout="5s")  # error
     scheduler.status("clock")  # error
 
 
@@ -165,6 +193,15 @@ def decorators() -> None:
     @scheduler.background()  # error
     async def needs_something(event: str) -> None: ...
 
+    @scheduler.background  # error
+    async def needs_it_too(event: str) -> None: ...
+
+    @scheduler.background  # error
+    def works_at_once() -> None: ...
+
+    @scheduler.every  # error
+    async def how_often() -> None: ...
+
     @scheduler.on(ORDERS, nmae="handler")  # error
     async def handle(event: Order) -> None: ...
 
@@ -173,6 +210,7 @@ def supervision() -> None:
     scheduler = Scheduler(strategy="all")  # error
     scheduler.group("storage", strategy="one_for_two")  # error
     scheduler.every(5, fixed="interval")  # error
+    scheduler.every("5s")  # error
 
     @scheduler.on(DEAD_LETTERS)  # error
     async def bury(letter: str) -> None: ...

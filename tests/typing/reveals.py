@@ -29,7 +29,8 @@ ORDERS = Topic("orders", Order)
 scheduler = Scheduler()
 
 reveal_type(ORDERS)  # Topic[Order]
-reveal_type(ORDERS.payload)  # type[Order]
+reveal_type(Topic("both", Order | int))  # Topic[Order | int]
+reveal_type(Topic("row", list[int] | None))  # Topic[list[int] | None]
 reveal_type(Topic("log"))  # Topic[str]
 reveal_type(Topic("count", int, validate=True))  # Topic[int]
 reveal_type(Topic("names", list[str]))  # Topic[list[str]]

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from difflib import get_close_matches
+from heapq import nsmallest
+from inspect import iscoroutinefunction
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, Generic, NoReturn, cast, final, overload
 
 from anyio import EndOfStream
-from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import (
+    ConfigDict,
+    PydanticSchemaGenerationError,
+    PydanticUndefinedAnnotation,
+    PydanticUserError,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import SchemaError
 from typing_extensions import TypeVar
 
 from .._model.errors import EventReceiveError, EventSendError, InvalidChannelError, LifecycleError
+from .._model.near import near_names
+from .._model.refusals import in_short, require_instance
 from .._model.settings import ChannelConfig
-from .._model.topics import Topic
+from .._model.topics import Topic, is_hashable, require_event
 from .channel import ChannelStatistics
 from .streams import (
     BroadcastReceiveStream,
@@ -28,6 +40,8 @@ __all__ = ["EventBus"]
 E = TypeVar("E", bound=Hashable, default=Hashable)
 T = TypeVar("T")
 
+_LISTED = 10_000  # of so many channels a near name is looked for
+
 
 def _checker(event: object) -> Callable[[object], object] | None:
     """Return what checks the payloads of a topic with ``validate=True``; `None` for others."""
@@ -37,10 +51,18 @@ def _checker(event: object) -> Callable[[object], object] | None:
     if not topic.validate:
         return None
     try:
-        adapter = TypeAdapter[object](topic.payload)
-    except PydanticSchemaGenerationError:  # a class that Pydantic knows nothing of: isinstance
-        anything = ConfigDict(arbitrary_types_allowed=True)
-        adapter = TypeAdapter[object](topic.payload, config=anything)
+        try:
+            adapter = TypeAdapter[object](topic.payload)
+        except PydanticSchemaGenerationError:  # a class that Pydantic knows nothing of: isinstance
+            anything = ConfigDict(arbitrary_types_allowed=True)
+            adapter = TypeAdapter[object](topic.payload, config=anything)
+        adapter.rebuild()  # or it says with the first message what it does not know
+    except (PydanticUserError, PydanticUndefinedAnnotation, SchemaError) as error:
+        raise InvalidChannelError(
+            f"event {topic!r} cannot be validated: Pydantic does not understand its payload."
+            f" {str(error).splitlines()[0]}",
+            topic,
+        ) from error
 
     def check(message: object) -> object:
         try:
@@ -97,15 +119,18 @@ class EventBus(Generic[E]):
 
         :param event: the key
         :param config: its settings; those of ``ChannelConfig()`` if not given
-        :raises InvalidChannelError: if the event has a channel already
-        :raises LifecycleError: if the bus has been closed
+        :raises InvalidChannelError: if the event has a channel already, can be no key, or is to be
+            validated and Pydantic does not know how
+        :raises LifecycleError: if the bus has been closed, or `config` is something else
         """
         self._require_open()
+        require_event(event)
         if event in self._senders:
             raise InvalidChannelError(
-                f"event {event!r} has a channel already: remove it first, or use it", event
+                f"event {event!r} has a channel already: remove it first, or use it.", event
             )
         config = ChannelConfig() if config is None else config
+        require_instance(config, ChannelConfig, "the config of a channel")
         self._senders[event] = create_sender(config, event, _checker(event))
         self._configs[event] = config
 
@@ -210,10 +235,16 @@ class EventBus(Generic[E]):
         :param predicate: called with each message; `None` takes the first
         :return: the message
         :raises InvalidChannelError: if the event has no channel
+        :raises LifecycleError: if the bus has been closed, or `predicate` is no plain function
         :raises EventReceiveError: if the channel is closed first
         :raises LaggedError: if messages were overwritten unseen: one of them may have matched
         """
         sender = cast("BroadcastSendStream[T]", self._sender(event))
+        if predicate is not None and (not callable(predicate) or iscoroutinefunction(predicate)):
+            raise LifecycleError(
+                "the predicate of wait_for() must be a plain function of one message that returns"
+                f" a bool, not {in_short(predicate)}."
+            )
         with sender.subscribe() as replayed, replayed.resubscribe() as receiver:
             replayed.close()
             try:
@@ -237,7 +268,12 @@ class EventBus(Generic[E]):
             shut_channel(sender)
 
     def _sender(self, event: object) -> BroadcastSendStream[Any]:
-        sender = self._senders.get(event)
+        try:
+            sender = self._senders.get(event)
+        except TypeError:
+            if is_hashable(event):
+                raise  # it comes from a key of the user's own
+            sender = None
         if sender is None or self._closed:
             self._require_open()
             self._no_channel(event)
@@ -248,14 +284,15 @@ class EventBus(Generic[E]):
             raise LifecycleError("the bus has been closed: its channels take nothing any more")
 
     def _no_channel(self, event: object) -> NoReturn:
-        names = {str(known): known for known in self._senders}
-        near = get_close_matches(str(event), names, n=3, cutoff=0.5)
+        require_event(event)
+        names = {str(known): known for known in islice(self._senders, _LISTED)}
+        near = near_names(str(event), names)
         if near:
             hint = "did you mean " + " or ".join(repr(names[name]) for name in near) + "?"
         elif names:
-            hint = "known events: " + ", ".join(sorted(names)[:10])
+            hint = "known events: " + ", ".join(nsmallest(10, names)) + "."
         else:
-            hint = "the bus has no channels yet"
+            hint = "the bus has no channels yet."
         raise InvalidChannelError(
             f"event {event!r} has no channel: {hint} Open one with add_channel().", event
         )

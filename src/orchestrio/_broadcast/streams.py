@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, final
+from typing import Any, Self, cast, final
 from warnings import warn
 
 from anyio import ClosedResourceError, WouldBlock, from_thread
@@ -34,6 +34,7 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from typing_extensions import TypeVar
 
 from .._model.errors import LifecycleError
+from .._model.refusals import invalid
 from .._model.settings import ChannelConfig, Overflow
 from .backpressure import append_in_turn
 from .channel import BUDGET, Channel, ChannelStatistics
@@ -231,11 +232,19 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
         :raises ~anyio.ClosedResourceError: if this stream or its channel has been closed
         :raises ~anyio.WouldBlock: if not all of them fit and ``overflow="block"``
         :raises EventSendError: as `send_nowait` does, before any item is sent
+        :raises ~pydantic.ValidationError: if `items` cannot be iterated
         """
         if self._closed:
             raise ClosedResourceError
         channel = self._channel
-        batch = list(items)
+        try:
+            batch = list(items)
+        except TypeError:
+            if isinstance(cast("object", items), Iterable):
+                raise  # it comes from what makes the items
+            raise invalid(
+                "send_many_nowait()", "items", items, "it takes several items: a list of them, say"
+            ) from None
         if not channel.fast:
             channel = channel.destination
             batch = [channel.admit(item) for item in batch]
@@ -365,14 +374,14 @@ class BroadcastReceiveStream(_BroadcastStream, ObjectReceiveStream[T_co]):
 
         :param max_items: how many at most, 1 or more
         :return: the items, in order
-        :raises ValueError: if `max_items` is less than 1
+        :raises ~pydantic.ValidationError: if `max_items` is no whole number of 1 or more
         :raises ~anyio.WouldBlock: as `receive_nowait` does, as are the others
         :raises ~anyio.EndOfStream: see `receive_nowait`
         :raises ~anyio.ClosedResourceError: see `receive_nowait`
         :raises LaggedError: see `receive_nowait`
         """
-        if max_items < 1:
-            raise ValueError(f"max_items must be 1 or more, not {max_items}")
+        if type(max_items) is not int or max_items < 1:
+            _require_count(max_items, "receive_many_nowait()")
         return self._cursor.take(max_items)
 
     async def receive(self) -> T_co:
@@ -394,13 +403,13 @@ class BroadcastReceiveStream(_BroadcastStream, ObjectReceiveStream[T_co]):
 
         :param max_items: how many at most, 1 or more
         :return: the items, in order
-        :raises ValueError: if `max_items` is less than 1
+        :raises ~pydantic.ValidationError: if `max_items` is no whole number of 1 or more
         :raises ~anyio.EndOfStream: as `receive` does, as are the others
         :raises ~anyio.ClosedResourceError: see `receive`
         :raises LaggedError: see `receive`
         """
-        if max_items < 1:
-            raise ValueError(f"max_items must be 1 or more, not {max_items}")
+        if type(max_items) is not int or max_items < 1:
+            _require_count(max_items, "receive_many()")
         cursor = self._cursor
         if self._budget <= 0:
             self._budget = BUDGET
@@ -503,6 +512,12 @@ class create_broadcast_stream(tuple[BroadcastSendStream[T], BroadcastReceiveStre
         )
         send = BroadcastSendStream[T](Channel(config, None, None))
         return send, send.subscribe()
+
+
+def _require_count(max_items: object, call: str) -> None:
+    """See that what is no plain `int` is one by another name, and that it is 1 or more."""
+    if isinstance(max_items, bool) or not isinstance(max_items, int) or max_items < 1:
+        raise invalid(call, "max_items", max_items, "max_items is a whole number, 1 or more")
 
 
 def create_sender(

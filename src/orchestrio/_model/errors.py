@@ -39,12 +39,14 @@ class SchedulerError(Exception):
 
 
 class LifecycleError(SchedulerError):
-    """Something was asked for at the wrong time or twice.
+    """Something was asked for at the wrong time, twice, or with the wrong kind of object.
 
     Cause: a scheduler was started twice or used before it was entered or after it stopped, a name
     is taken, a dependency does not exist or leads in a circle, a bus was used after it was closed,
     a task would wait for its own end, or a function was called where it cannot work (outside a
-    task, in the wrong thread). The message says which.
+    task, in the wrong thread). Or a call was given what it cannot work with: a plain function where
+    an async one belongs, a class in place of a task, an event task in place of a background task.
+    The message says which.
 
     Cure: a mistake in the program, to be mended there; catching it seldom helps.
     """
@@ -116,10 +118,11 @@ class TaskNotFoundError(SchedulerError):
 
 
 class InvalidChannelError(SchedulerError):
-    """The bus has no channel for this event, or has one already.
+    """The bus has no channel for this event, has one already, or cannot have one.
 
     Cause: a name was misspelt (the message lists near ones), the channel was not opened yet or has
-    been removed, or two parts of the program open the same one.
+    been removed, or two parts of the program open the same one. Or it can be no event: it is not
+    hashable, is a function, or is to be validated as a type that Pydantic does not understand.
 
     Cure: call ``add_channel`` once for each event, before anybody subscribes or publishes. A
     `Topic` in a module of its own cannot be misspelt.

@@ -2,7 +2,19 @@
 
 import math
 from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias, TypedDict
+from datetime import timedelta
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Final,
+    Literal,
+    Self,
+    TypeAlias,
+    TypedDict,
+    get_args,
+)
 
 from pydantic import (
     AfterValidator,
@@ -15,6 +27,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
+from typing_extensions import Unpack
 
 __all__ = [
     "Backoff",
@@ -28,6 +42,7 @@ __all__ = [
     "TaskMetadata",
     "TaskOptions",
     "Text",
+    "wait_before",
 ]
 
 Overflow: TypeAlias = Literal["drop_oldest", "block", "drop_newest", "error"]
@@ -44,6 +59,14 @@ Strategy: TypeAlias = Literal["one_for_one", "one_for_all", "rest_for_one"]
 
 # An index into a channel must stay a machine word; beyond it a capacity is a mistake, not a wish.
 _MAX_CAPACITY = 2**31 - 1
+
+
+def _in_seconds(value: object) -> object:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise PydanticCustomError("seconds_type", "Give a number of seconds, or a timedelta")
+    return value
 
 
 def _not_nan(value: float) -> float:
@@ -72,18 +95,13 @@ _AS_JSON: Final = (
     PlainSerializer(_infinity_is_null, return_type=float | None, when_used="json"),
 )
 
-Seconds: TypeAlias = Annotated[float, Field(strict=True, ge=0), AfterValidator(_not_nan), *_AS_JSON]
-"""A span of time in seconds, zero or more; infinity, in JSON ``null``, means no limit."""
 
-FiniteSeconds: TypeAlias = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
-"""A span of time in seconds that has an end."""
-
-Deadline: TypeAlias = Annotated[
-    float, Field(strict=True, gt=0), AfterValidator(_not_nan), *_AS_JSON
-]
-"""A span of time in seconds in which something is to happen; infinity, in JSON ``null``, means
-never mind.
-"""
+def _no_mode(value: object) -> object:
+    if value in get_args(RestartMode):
+        raise PydanticCustomError(
+            "policy_type", "Give RestartPolicy(mode={mode})", {"mode": repr(value)}
+        )
+    return value
 
 
 def _as_unicode(text: str) -> str:
@@ -91,8 +109,30 @@ def _as_unicode(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+Seconds: TypeAlias = Annotated[
+    float, Field(ge=0), BeforeValidator(_in_seconds), AfterValidator(_not_nan), *_AS_JSON
+]
+"""A span of time in seconds, or a `timedelta`, zero or more; infinity, in JSON ``null``, means no
+limit.
+"""
+
+FiniteSeconds: TypeAlias = Annotated[
+    float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_in_seconds)
+]
+"""A span of time in seconds, or a `timedelta`, that has an end."""
+
+Deadline: TypeAlias = Annotated[
+    float, Field(gt=0), BeforeValidator(_in_seconds), AfterValidator(_not_nan), *_AS_JSON
+]
+"""A span of time in seconds, or a `timedelta`, in which something is to happen; infinity, in JSON
+``null``, means never mind.
+"""
+
 Text: TypeAlias = Annotated[str, PlainSerializer(_as_unicode, return_type=str, when_used="json")]
 """Any text; in JSON, which is Unicode, what is none is written as ``\\udc80``."""
+
+Name: TypeAlias = Annotated[Text, Field(min_length=1, max_length=200)]
+"""What a task or a group is called."""
 
 
 # Frozen by a keyword of the class, here and below: that is where type checkers look for it.
@@ -138,10 +178,21 @@ class Backoff(Model, frozen=True):
     """The first wait, before jitter, in seconds."""
     max_delay: FiniteSeconds = 60.0
     """The longest wait, in seconds."""
-    multiplier: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
+    multiplier: Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False)] = 2.0
     """By how much each wait is longer than the one before."""
-    jitter: Annotated[float, Field(ge=0, le=1)] = 1.0
+    jitter: Annotated[float, Field(strict=True, ge=0, le=1)] = 1.0
     """Which share of a wait is random, from 0 (none of it) to 1 (all of it)."""
+
+    if TYPE_CHECKING:  # what is read is not all that may be given
+
+        def __init__(
+            self,
+            *,
+            initial_delay: float | timedelta = 1.0,
+            max_delay: float | timedelta = 60.0,
+            multiplier: float = 2.0,
+            jitter: float = 1.0,
+        ) -> None: ...
 
     def delay(self, attempt: int, random: float) -> float:
         """Return how long to wait before an attempt.
@@ -149,12 +200,34 @@ class Backoff(Model, frozen=True):
         :param attempt: 1 for the first wait, 2 for the second, and so on
         :param random: a random number, from 0 up to 1
         :return: the wait in seconds
+        :raises ~pydantic.ValidationError: if an argument is no such number
         """
-        try:
-            whole = min(self.initial_delay * self.multiplier ** (attempt - 1), self.max_delay)
-        except OverflowError:
-            whole = self.max_delay if self.initial_delay else 0.0
-        return whole * (1 - self.jitter * random)
+        _Attempt(attempt=attempt, random=random)
+        return wait_before(attempt, self, random)
+
+
+class _Attempt(Model, frozen=True):
+    """What `Backoff.delay` is given."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(title="delay()")
+
+    attempt: Annotated[int, Field(strict=True, ge=1)]
+    random: Annotated[float, Field(strict=True, ge=0, le=1)]
+
+
+def wait_before(attempt: int, backoff: Backoff, random: float) -> float:
+    """Return how long to wait before an attempt, as `Backoff.delay` does, for those who know.
+
+    :param attempt: 1 for the first wait, 2 for the second, and so on
+    :param backoff: how waits grow
+    :param random: a random number, from 0 up to 1
+    :return: the wait in seconds
+    """
+    try:
+        whole = min(backoff.initial_delay * backoff.multiplier ** (attempt - 1), backoff.max_delay)
+    except OverflowError:
+        whole = backoff.max_delay if backoff.initial_delay else 0.0
+    return whole * (1 - backoff.jitter * random)
 
 
 class RestartPolicy(Backoff, frozen=True):
@@ -176,17 +249,38 @@ class RestartPolicy(Backoff, frozen=True):
     within: Deadline = 60.0
     """The time in which `max_restarts` are counted, a window that slides, in seconds."""
 
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            mode: RestartMode = "on_failure",
+            max_restarts: int | None = 5,
+            within: float | timedelta = 60.0,
+            initial_delay: float | timedelta = 1.0,
+            max_delay: float | timedelta = 60.0,
+            multiplier: float = 2.0,
+            jitter: float = 1.0,
+        ) -> None: ...
+
+
+Policy: TypeAlias = Annotated[RestartPolicy, BeforeValidator(_no_mode)]
+"""A restart policy, and not the word for one."""
+
 
 class TaskMetadata(Model, frozen=True):
-    """Description of a task, given when it is registered. All times are in seconds."""
+    """Description of a task, given when it is registered.
 
-    name: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
+    All times are in seconds; a `~datetime.timedelta` is read as well.
+    """
+
+    name: Name | None = None
     """Unique in its scheduler; the name of the class or function, numbered, if not given."""
     description: Text = ""
     """What the task is for, in the user's words."""
     tags: tuple[Text, ...] = ()
     """Labels of the user's own, kept in the order given."""
-    restart: RestartPolicy | None = None
+    restart: Policy | None = None
     """When a task that ended runs again; `None`: never, and a failure is one of its group."""
     depends_on: tuple[Text, ...] = ()
     """Names of the tasks that are initialised and ready before this one, and shut down after it."""
@@ -227,6 +321,10 @@ class TaskMetadata(Model, frozen=True):
     shutdown_timeout: Seconds = 10.0
     """How long ``shutdown()`` may take."""
 
+    if TYPE_CHECKING:
+
+        def __init__(self, **options: Unpack["TaskOptions"]) -> None: ...
+
     @model_validator(mode="after")
     def _rules_agree(self) -> Self:
         if self.on_error == "restart" and self.restart and self.restart.mode == "never":
@@ -245,30 +343,30 @@ _DEFAULT_POLICY: Final = RestartPolicy()
 
 
 class TaskOptions(TypedDict, total=False):
-    """The fields of `TaskMetadata` as keywords; all times are in seconds.
+    """The fields of `TaskMetadata` as keywords; all times are in seconds, or a `timedelta`.
 
     For functions of your own that pass them on: ``def mine(**options: Unpack[TaskOptions])``.
     """
 
-    name: str
+    name: str | None
     """Unique in its scheduler; the name of the class or function, numbered, if not given."""
     description: str
     """What the task is for, in the user's words."""
-    tags: Iterable[str]
-    """Labels of the user's own, kept in the order given."""
-    restart: RestartPolicy | None
-    """When a task that ended runs again; `None`: never, and a failure is one of its group."""
     depends_on: Iterable[str]
     """Names of the tasks that are initialised and ready before this one, and shut down after it."""
-    restart_with_dependencies: bool
-    """Whether this task is restarted whenever one that it depends on is."""
     significant: bool
     """Whether its group, or at the top the run, ends when this task ends by itself, and not by a
     command such as ``stop_task()``: a "main" task.
     """
+    tags: Iterable[str]
+    """Labels of the user's own, kept in the order given."""
+    restart: RestartPolicy | None
+    """When a task that ended runs again; `None`: never, and a failure is one of its group."""
+    restart_with_dependencies: bool
+    """Whether this task is restarted whenever one that it depends on is."""
     concurrency: int
     """How many messages one event task handles at a time; with more than 1, order is not kept."""
-    attempt_timeout: float
+    attempt_timeout: float | timedelta
     """How long one attempt at handling a message, or at a tick, may take."""
     retries: int
     """How often a handler that failed is called with the same message again."""
@@ -282,17 +380,17 @@ class TaskOptions(TypedDict, total=False):
     """
     reports_ready: bool
     """Whether the task says itself when it is ready, with ``current_task_context().ready()``."""
-    watchdog: float
+    watchdog: float | timedelta
     """How long the task may do without ``current_task_context().beat()`` before it is taken for
     hung and fails; an event task also beats by handling messages, or by having none.
     """
-    start_timeout: float
+    start_timeout: float | timedelta
     """How long ``initialize()``, becoming ready, or waiting for its dependencies may take, each."""
-    stop_timeout: float
+    stop_timeout: float | timedelta
     """How long it may take to heed ``current_task_context().stopping`` before it is cancelled, and
     then to end before it is reported as stuck.
     """
-    drain_timeout: float
+    drain_timeout: float | timedelta
     """How long an event task may go on handling what was published before it was stopped."""
-    shutdown_timeout: float
+    shutdown_timeout: float | timedelta
     """How long ``shutdown()`` may take."""

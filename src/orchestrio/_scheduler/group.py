@@ -6,22 +6,36 @@ Everything that is registered anywhere is registered with a group.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable
-from datetime import tzinfo
-from typing import Any, Final, Generic, Literal, cast, overload
+from datetime import timedelta, tzinfo
+from typing import Final, Generic, Literal, cast, overload
 
 from typing_extensions import TypeVar, Unpack
 
 from .._broadcast.bus import EventBus
 from .._broadcast.streams import BroadcastReceiveStream
+from .._model.arguments import (
+    CronArguments,
+    EveryArguments,
+    GroupArguments,
+)
 from .._model.errors import LifecycleError
+from .._model.refusals import invalid, require_instance
 from .._model.settings import RestartPolicy, Strategy, TaskMetadata, TaskOptions
 from .._model.snapshots import TaskId
-from .._model.topics import Topic
+from .._model.topics import Topic, require_event
 from .._supervision.commands import Commands
 from .._supervision.supervisor import Supervisor
+from .._tasks.checks import require_async, require_task
 from .._tasks.periodic import PeriodicTask
 from .._tasks.registry import RegisteredTask, TaskRegistry
-from .._tasks.task import BackgroundFunction, BackgroundTask, EventFunction, EventTask
+from .._tasks.task import (
+    BackgroundFunction,
+    BackgroundTask,
+    EventFunction,
+    EventTask,
+    Subscriber,
+    event_of,
+)
 from .._tasks.timetables import Cron, FixedDelay, FixedRate, Timetable
 from .._workers.background_worker import BackgroundWorker
 from .._workers.event_worker import EventWorker
@@ -35,7 +49,7 @@ T = TypeVar("T")
 R = TypeVar("R", bound=Awaitable[object])
 B = TypeVar("B", bound=Callable[[], Awaitable[object]])
 
-_DEFAULTS: Final = TaskMetadata()
+_NO_OPTIONS: Final = TaskMetadata()
 
 
 class Group(Generic[E]):
@@ -96,8 +110,19 @@ class Group(Generic[E]):
         :return: the group
         :raises LifecycleError: if the name is taken, this group has ended, or the scheduler is
             stopping
+        :raises ~pydantic.ValidationError: if an argument is not valid; it names it
         """
-        branch = self._supervisor.add_group(name, self._branch, strategy, restart, significant)
+        checked = GroupArguments.model_validate(
+            {
+                "name": name,
+                "strategy": strategy,
+                "restart": restart,
+                "significant": significant,
+            }
+        )
+        branch = self._supervisor.add_group(
+            name, self._branch, strategy, checked.restart, significant
+        )
         return Group(branch, self._supervisor, self._bus)
 
     async def stop(self) -> None:
@@ -152,9 +177,10 @@ class Group(Generic[E]):
         :param options: the fields of one
         :return: its identity
         :raises LifecycleError: if the name is taken, a dependency is not registered (after
-            `start`), or the scheduler is stopping
+            `start`), the scheduler is stopping, or what is given is no such task
         :raises ~pydantic.ValidationError: if an option is not valid; it names the field
         """
+        require_task(task, BackgroundTask)
         return self._register(
             task,
             _described(metadata, options),
@@ -163,23 +189,25 @@ class Group(Generic[E]):
 
     def register_event_task(
         self,
-        task: EventTask[T],
+        task: Subscriber[T],
         metadata: TaskMetadata | None = None,
         **options: Unpack[TaskOptions],
     ) -> TaskId:
         """Take over an event task; after `start` it is subscribed when this returns.
 
-        :param task: the task
+        :param task: the task, an `EventTask`
         :param metadata: its description, or
         :param options: the fields of one
         :return: its identity
-        :raises InvalidChannelError: if its event has no channel (after `start`)
+        :raises InvalidChannelError: if its event has no channel (after `start`), or can be no key
         :raises LifecycleError: as `register_background_task` does, or if it is a ``singleton``
         :raises ~pydantic.ValidationError: if an option is not valid; it names the field
         """
+        require_task(task, EventTask)
+        reader = cast("EventTask[T]", task)
 
         def subscribe() -> BroadcastReceiveStream[T]:
-            return self._bus.subscribe(cast("Topic[T]", task.subscribed_event))
+            return self._bus.subscribe(cast("Topic[T]", event_of(reader)))
 
         described = _described(metadata, options)
         if described.singleton:
@@ -188,29 +216,41 @@ class Group(Generic[E]):
                 ' is to be: bridge its topic with mode="compete"'
             )
         return self._register(
-            task,
+            reader,
             described,
-            lambda entry: EventWorker(entry, task, subscribe, self._branch, self._supervisor),
+            lambda entry: EventWorker(entry, reader, subscribe, self._branch, self._supervisor),
         )
 
-    def background(self, **options: Unpack[TaskOptions]) -> Callable[[B], B]:
+    @overload
+    def background(self, function: B, /) -> B: ...
+    @overload
+    def background(
+        self, function: None = None, /, **options: Unpack[TaskOptions]
+    ) -> Callable[[B], B]: ...
+    def background(
+        self, function: B | None = None, /, **options: Unpack[TaskOptions]
+    ) -> B | Callable[[B], B]:
         """Register the decorated async function as a background task.
 
+        Without options, ``@scheduler.background`` will do.
+
+        :param function: the function, where this is the decorator itself
         :param options: the fields of `TaskMetadata`; the name defaults to the function's
         :return: the decorator, which returns the function as it is
-        :raises LifecycleError: as `register_background_task` does
+        :raises LifecycleError: as `register_background_task` does, or if it is no async function
         :raises ~pydantic.ValidationError: if an option is not valid
         """
 
         def register(function: B) -> B:
+            require_async(function, "the function of a background task", 0)
             self.register_background_task(BackgroundFunction(function), **options)
             return function
 
-        return register
+        return register if function is None else register(function)
 
     def every(
         self,
-        seconds: float,
+        seconds: float | timedelta,
         *,
         fixed: Literal["rate", "delay"] = "rate",
         **options: Unpack[TaskOptions],
@@ -221,18 +261,19 @@ class Group(Generic[E]):
         ``on_error`` are for ticks what they are for messages, and the snapshot of the task counts
         them. The timetable goes on over restarts.
 
-        :param seconds: how often, more than 0; a delay may also be 0
+        :param seconds: how often, in seconds or as a `~datetime.timedelta`, more than 0; a delay may
+            also be 0
         :param fixed: ``"rate"``: from begin to begin, without drift; a tick that takes longer than
             that costs those it runs into, which are counted as missed and not made up for.
             ``"delay"``: from the end of one to the begin of the next
         :param options: the fields of `TaskMetadata`; the name defaults to the function's
         :return: the decorator, which returns the function as it is
-        :raises ValueError: if `seconds` is not such a number, or infinite
-        :raises LifecycleError: as `register_background_task` does
-        :raises ~pydantic.ValidationError: if an option is not valid
+        :raises LifecycleError: as `background` does
+        :raises ~pydantic.ValidationError: if an option is not valid, or `seconds` is no such time
         """
+        checked = EveryArguments.model_validate({"fixed": fixed, "seconds": seconds})
         kind = FixedRate if fixed == "rate" else FixedDelay
-        return self._periodic(kind(seconds), options)
+        return self._periodic(kind(checked.seconds), options)
 
     def cron(
         self, expression: str, *, tz: tzinfo | None = None, **options: Unpack[TaskOptions]
@@ -247,11 +288,15 @@ class Group(Generic[E]):
         :param options: the fields of `TaskMetadata`; the name defaults to the function's
         :return: the decorator, which returns the function as it is
         :raises ImportError: if the extra is not installed
-        :raises ValueError: if the expression is not valid
-        :raises LifecycleError: as `register_background_task` does
-        :raises ~pydantic.ValidationError: if an option is not valid
+        :raises LifecycleError: as `background` does
+        :raises ~pydantic.ValidationError: if the expression, the time zone or an option is not valid
         """
-        return self._periodic(Cron(expression, tz), options)
+        CronArguments.model_validate({"expression": expression, "tz": tz})
+        try:
+            timetable = Cron(expression, tz)
+        except ValueError as error:
+            raise invalid("cron()", "expression", expression, str(error)) from error
+        return self._periodic(timetable, options)
 
     @overload
     def on(
@@ -270,11 +315,14 @@ class Group(Generic[E]):
         :param options: the fields of `TaskMetadata`; the name defaults to the function's
         :return: the decorator, which returns the function as it is
         :raises InvalidChannelError: as `register_event_task` does
-        :raises LifecycleError: as `register_background_task` does
+        :raises LifecycleError: as `register_background_task` does, or if it is no async function of
+            one message
         :raises ~pydantic.ValidationError: if an option is not valid
         """
+        require_event(event)
 
         def register(function: Callable[..., R]) -> Callable[..., R]:
+            require_async(function, f"the handler of {event}", 1)
             self.register_event_task(EventFunction(event, function), **options)
             return function
 
@@ -284,6 +332,7 @@ class Group(Generic[E]):
         metadata = _described(None, options)
 
         def register(function: B) -> B:
+            require_async(function, "the function of a periodic task", 0)
             task = PeriodicTask(function, timetable, metadata, self._supervisor.random)
             self.register_background_task(task, metadata)
             return function
@@ -312,7 +361,11 @@ class Group(Generic[E]):
 def _described(metadata: TaskMetadata | None, options: TaskOptions) -> TaskMetadata:
     """Return the description of a task, given whole or by its fields."""
     if metadata is None:
-        return TaskMetadata(**cast("dict[str, Any]", options)) if options else _DEFAULTS
+        return TaskMetadata(**options) if options else _NO_OPTIONS
+    require_instance(metadata, TaskMetadata, "the metadata of a task")
     if options:
-        raise LifecycleError("give the metadata or its fields as keywords, not both")
+        raise LifecycleError(
+            "give the metadata or its fields as keywords, not both:"
+            f" {', '.join(options)} beside {metadata!r}"
+        )
     return metadata

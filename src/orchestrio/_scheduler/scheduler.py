@@ -33,6 +33,7 @@ from typing_extensions import TypeVar, override
 
 from .._broadcast.bus import EventBus
 from .._broadcast.streams import BroadcastReceiveStream, BroadcastSendStream
+from .._model.arguments import RunArguments, SchedulerArguments
 from .._model.errors import LifecycleError
 from .._model.settings import ChannelConfig, Strategy
 from .._model.snapshots import (
@@ -102,6 +103,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
     :param strategy: who is restarted with one of its own tasks or groups; see `group`
     :param random: returns numbers from 0 up to 1, for the jitter of delays; `random.random` if not
         given
+    :raises ~pydantic.ValidationError: if an argument is not valid; it names it
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         strategy: Strategy = "one_for_one",
         random: Callable[[], float] | None = None,
     ) -> None:
+        SchedulerArguments.model_validate({"strategy": strategy, "random": random})
         self._registry = TaskRegistry[E]()
         bus = EventBus[E]()
         supervisor = Supervisor(self._registry, bus, self._alarm, strategy, random or uniform)
@@ -150,8 +153,9 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
 
         :param event: the key: a `Topic`, or a plain hashable for `str`
         :param config: its settings; those of ``ChannelConfig()`` if not given
-        :raises InvalidChannelError: if the event has a channel already
-        :raises LifecycleError: if the scheduler has stopped
+        :raises InvalidChannelError: if the event has a channel already, can be no key, or is to be
+            validated and Pydantic does not know how
+        :raises LifecycleError: if the scheduler has stopped, or `config` is something else
         """
         self._bus.add_channel(event, config)
 
@@ -339,9 +343,12 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
 
         :param backend: which event loop
         :param backend_options: passed to `anyio.run`, such as ``{"use_uvloop": True}``
+        :raises ~pydantic.ValidationError: if `backend` is none of them, or `backend_options` is no
+            mapping
         :raises RuntimeError: if an event loop runs in this thread already
         :raises BaseException: as `run` does
         """
+        RunArguments.model_validate({"backend": backend, "backend_options": backend_options})
         options = None if backend_options is None else dict(backend_options)
         anyio.run(self.run, backend=backend, backend_options=options)
 

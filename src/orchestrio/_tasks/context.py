@@ -79,6 +79,7 @@ class RunInfo:
     __slots__ = (
         "_owner",
         "fencing_token",
+        "has_dependencies",
         "is_ready",
         "last_beat",
         "number",
@@ -98,9 +99,11 @@ class RunInfo:
         task_name: str,
         services: Services,
         owner: RunOwner,
+        has_dependencies: bool,
     ) -> None:
         self.task_id: TaskId = task_id
         self.task_name: str = task_name
+        self.has_dependencies: bool = has_dependencies
         self.services: Services = services
         self.fencing_token: int | None = None  # of the lease that it works under
         self.number: int = 0  # 1 for the first run, known when it begins
@@ -238,9 +241,15 @@ class TaskContext:
         nothing is lost.
 
         :return: the name of the task that was restarted
+        :raises LifecycleError: if the task depends on no other
         """
-        await checkpoint()
         run = self._run
+        if not run.has_dependencies:
+            raise LifecycleError(
+                f"task {run.task_name!r} depends on no other, and would wait for ever: name those"
+                " it depends on when it is registered, with depends_on"
+            )
+        await checkpoint()
         if run.told is None:
             run.told = Wakeup()
         while not run.restarted:

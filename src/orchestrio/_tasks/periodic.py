@@ -79,7 +79,8 @@ class PeriodicTask(BackgroundTask):
                     raise
                 if self._skips.note(current_time(), what=raised(error)):
                     logger.error(
-                        "a tick was skipped: it failed",
+                        "task %r: a tick was skipped: it failed",
+                        run.task_name,
                         exc_info=None if self._skips.is_repeated else error,
                         extra=_extra() | {"error": error},
                     )

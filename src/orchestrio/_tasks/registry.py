@@ -2,16 +2,18 @@
 
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import count
 from typing import Generic, cast, final
 
 from typing_extensions import TypeVar
 
 from .._model.errors import LifecycleError, TaskNotFoundError
+from .._model.near import near_names
+from .._model.refusals import in_short, require_instance
 from .._model.settings import TaskMetadata
 from .._model.snapshots import TaskId, TaskKind
-from .task import EventTask, Task
+from .checks import require_hooks, require_task
+from .task import EventTask, Task, event_of
 
 __all__ = ["RegisteredTask", "TaskRegistry"]
 
@@ -39,7 +41,7 @@ class RegisteredTask:
         """The event it subscribes to; `None` for a background task."""
         if self.kind == "background":
             return None
-        return cast("EventTask[object]", self.task).subscribed_event
+        return event_of(cast("EventTask[object]", self.task))
 
     @property
     def kind(self) -> TaskKind:
@@ -66,9 +68,13 @@ class TaskRegistry(Generic[E]):
         :param metadata: its description; without a name it is called after its class or
             function, numbered from the second of that name on
         :return: the task as it is kept, with its new identity
-        :raises LifecycleError: if the name is taken by another task
+        :raises LifecycleError: if the name is taken by another task, or the task or its metadata
+            is something else
         """
+        require_task(task)
+        require_hooks(task)
         metadata = TaskMetadata() if metadata is None else metadata
+        require_instance(metadata, TaskMetadata, "the metadata of a task")
         name = metadata.name
         if name is None:
             name = self._free_name(_base(task))
@@ -104,11 +110,9 @@ class TaskRegistry(Generic[E]):
         """
         try:
             return self._tasks[task_id]
-        except KeyError:
-            raise TaskNotFoundError(
-                f"no task {task_id!r} is registered: it never was here, or it has been removed",
-                task_id,
-            ) from None
+        except (KeyError, TypeError):  # it need not even be hashable
+            pass
+        raise TaskNotFoundError(self._why_not(task_id), task_id)
 
     def get_by_name(self, name: str) -> RegisteredTask:
         """Look a task up by its name.
@@ -119,12 +123,9 @@ class TaskRegistry(Generic[E]):
         """
         try:
             return self._by_name[name]
-        except KeyError:
-            near = get_close_matches(name, self._by_name, n=3, cutoff=0.5)
-            hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-            raise TaskNotFoundError(
-                f"no task named {name!r} is registered.{hint}", TaskId(name)
-            ) from None
+        except (KeyError, TypeError):
+            pass
+        raise TaskNotFoundError(self._why_not_by_name(name), TaskId(name))
 
     def subscribers(self, event: object) -> list[RegisteredTask]:
         """Return the event tasks that subscribe to an event, in the order of registration.
@@ -143,6 +144,30 @@ class TaskRegistry(Generic[E]):
 
     def __contains__(self, task_id: object) -> bool:
         return task_id in self._tasks
+
+    def _why_not(self, task_id: object) -> str:
+        """Say why nothing was found by what should be an identity."""
+        if isinstance(task_id, str) and task_id in self._by_name:
+            return (
+                f"{str(task_id)!r} is the name of a task, and not its identity: take the TaskId that"
+                " registering it returned, or registry.get_by_name(name).task_id."
+            )
+        if not isinstance(task_id, TaskId):
+            return (
+                f"{in_short(task_id)} identifies no task: take the TaskId that registering one"
+                " returned."
+            )
+        return f"no task {task_id!r} is registered: it never was here, or it has been removed."
+
+    def _why_not_by_name(self, name: object) -> str:
+        """Say why nothing was found by what should be a name."""
+        if not isinstance(name, str):
+            return f"{in_short(name)} is no name of a task: a name is a text."
+        if name in self._tasks:
+            return f"{str(name)!r} is the identity of a task, and not its name: use get()."
+        near = near_names(name, self._by_name)
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        return f"no task named {name!r} is registered.{hint}"
 
     def _free_name(self, base: str) -> str:
         self._numbered[base] = self._numbered.get(base, 0) + 1

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from anyio import move_on_after, sleep
 
-from .._model.settings import TaskMetadata
+from .._model.settings import TaskMetadata, wait_before
 from .failures import failure_in, in_words
 
 __all__ = ["with_retries"]
@@ -53,15 +53,17 @@ def with_retries(
                 error = failure_in(raised)
                 if error is None:
                     raise
-                delay = metadata.retry_backoff.delay(number, random())
+                delay = wait_before(number, metadata.retry_backoff, random())
+                about = extra()
                 logger.info(
-                    "attempt %d of %d failed, the next in %g s: %s: %s",
+                    "task %r: attempt %d of %d failed, the next in %g s: %s: %s",
+                    about.get("task_name"),
                     number,
                     retries + 1,
                     delay,
                     type(error).__name__,
                     in_words(error),
-                    extra=extra() | {"attempt": number, "delay": delay, "error": error},
+                    extra=about | {"attempt": number, "delay": delay, "error": error},
                 )
                 await sleep(delay)
             else:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, final
+from typing import TYPE_CHECKING, Generic, Protocol, cast, final
 
 from typing_extensions import TypeVar
 
 from .._model.topics import Topic
 
-__all__ = ["BackgroundFunction", "BackgroundTask", "EventFunction", "EventTask", "Task", "name_of"]
+__all__ = [
+    "BackgroundFunction",
+    "BackgroundTask",
+    "EventFunction",
+    "EventTask",
+    "Subscriber",
+    "Task",
+    "event_of",
+    "name_of",
+]
 
 T = TypeVar("T", default=str)
 
@@ -82,11 +91,8 @@ class EventTask(Task, Generic[T]):
         NUMBERS = Topic("numbers", int)
 
         class Adder(EventTask[int]):
+            subscribed_event = NUMBERS  # or a property, if it is not the same for all of them
             total = 0
-
-            @property
-            def subscribed_event(self) -> Topic[int]:
-                return NUMBERS
 
             async def handle_event(self, number: int) -> None:
                 self.total += number
@@ -111,10 +117,14 @@ class EventTask(Task, Generic[T]):
         """What is awaited with each message; saves plain functions a call for each."""
         return self.handle_event
 
-    @property
-    @abstractmethod
-    def subscribed_event(self) -> Topic[T] | Hashable:
-        """The event: a `Topic` of the payload type, or a plain key for `str`."""
+    # A type checker that saw the name here would want it overridden by a property alone, or by an
+    # attribute alone: what it checks is the `Subscriber` that registering asks for.
+    if not TYPE_CHECKING:
+
+        @property
+        @abstractmethod
+        def subscribed_event(self) -> Topic[T] | Hashable:
+            """The event: a `Topic` of the payload type, or a plain key for `str`."""
 
     @abstractmethod
     async def handle_event(self, event: T, /) -> None:
@@ -134,6 +144,56 @@ class EventTask(Task, Generic[T]):
 
         :param missed: how many, exactly
         """
+
+
+class Subscriber(Protocol[T]):
+    """An `EventTask` that says which event it subscribes to, for type checkers.
+
+    It is what `Group.register_event_task` takes, and what a function of your own takes that passes
+    event tasks on: ``def add(task: Subscriber[Order])``.
+    """
+
+    @property
+    def subscribed_event(self) -> Topic[T] | Hashable:
+        """The event: a `Topic` of the payload type, or a plain key for `str`."""
+        ...
+
+    @property
+    def default_name(self) -> str:
+        """What the task is called if its registration does not say."""
+        ...
+
+    @property
+    def handler(self) -> Callable[[T], Awaitable[object]]:
+        """What is awaited with each message."""
+        ...
+
+    async def handle_event(self, event: T, /) -> None:
+        """Handle one message.
+
+        :param event: the message
+        """
+        ...
+
+    async def handle_lag(self, missed: int) -> None:
+        """Hear that messages were overwritten before this task read them.
+
+        :param missed: how many, exactly
+        """
+        ...
+
+    async def initialize(self) -> None:
+        """Get ready."""
+        ...
+
+    async def shutdown(self) -> None:
+        """Release what `initialize` took."""
+        ...
+
+
+def event_of(task: EventTask[T]) -> Topic[T] | Hashable:
+    """Return the event that a task subscribes to."""
+    return cast("Subscriber[T]", task).subscribed_event
 
 
 @final

@@ -21,7 +21,7 @@ from .._tasks.failures import failure_in, in_words, raised
 from .._tasks.registry import RegisteredTask
 from .._tasks.retries import with_retries
 from .._tasks.tally import SKIPS_AT_ONCE, Tally
-from .._tasks.task import EventTask
+from .._tasks.task import EventTask, event_of
 from .run import Run
 from .tree import Branch
 from .wanted import Wanted
@@ -298,12 +298,12 @@ class EventWorker(Worker, Generic[T]):
         self._failed += 1
         self.note_error(error)
         metadata = self.entry.metadata
-        if self._task.subscribed_event != DEAD_LETTERS:  # or it would feed itself
+        if event_of(self._task) != DEAD_LETTERS:  # or it would feed itself
             self.supervision.dead_letters.publish(
                 DeadLetter(
                     task_id=self.entry.task_id,
                     task_name=self.entry.name,
-                    event=self._task.subscribed_event,
+                    event=event_of(self._task),
                     message=item,
                     error=error,
                     attempts=metadata.retries + 1,
@@ -424,7 +424,7 @@ class EventWorker(Worker, Generic[T]):
     @override
     def facts(self) -> dict[str, Any]:
         facts = super().facts()
-        facts["event"] = in_words(self._task.subscribed_event)
+        facts["event"] = in_words(event_of(self._task))
         delivery = self._delivery
         if delivery is not None:
             started = delivery.started

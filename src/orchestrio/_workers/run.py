@@ -114,7 +114,9 @@ class Run:
         self._not_before = not_before
         self._begun = begun
         #: what the task sees of it
-        self.info: RunInfo = RunInfo(entry.task_id, entry.name, services, host)
+        self.info: RunInfo = RunInfo(
+            entry.task_id, entry.name, services, host, bool(entry.metadata.depends_on)
+        )
         self.phase: Phase = Phase.PENDING
         self.outcome: Outcome | None = None
         #: what ended the work, if something went wrong

@@ -20,7 +20,7 @@ from math import inf
 from typing import final
 
 from .._model.errors import LifecycleError, TaskExecutionError, TaskInitializationError
-from .._model.settings import RestartPolicy, Strategy
+from .._model.settings import RestartPolicy, Strategy, wait_before
 
 __all__ = ["Branch", "Failure", "Node", "RestartHistory", "leaves"]
 
@@ -66,7 +66,7 @@ class RestartHistory:
         if up_for >= policy.max_delay:
             self._attempt = 0
         self._attempt += 1
-        return policy.delay(self._attempt, random())
+        return wait_before(self._attempt, policy, random())
 
     def exhausted(self, title: str, failure: Failure) -> TaskExecutionError:
         """Forget it all, and return the failure of failures: what happened in the window, in order.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, cast, final
@@ -17,7 +17,7 @@ from typing_extensions import Unpack, override
 from .._broadcast.bus import EventBus
 from .._broadcast.relay import Relay
 from .._model.errors import LifecycleError
-from .._model.settings import Backoff
+from .._model.settings import Backoff, wait_before
 from .._model.topics import Topic
 from .._tasks.context import current_run
 from .._tasks.events import TaskLagged
@@ -132,10 +132,10 @@ class RedisBridge(BackgroundTask):
         namespace: str,
         **options: Unpack[BridgeOptions],
     ) -> None:
-        self._settings = RedisSettings.from_url(url) if isinstance(url, str) else url
+        self._settings = url if isinstance(url, RedisSettings) else RedisSettings.from_url(url)
         checked = BridgeSettings.model_validate({"namespace": namespace, **options})
         self._options = checked
-        if isinstance(topics, str) or not topics:
+        if not _are_several(topics):
             raise ValueError("topics is a list of at least one topic")
         self._formats = [Format[Any](topic, checked.max_bytes) for topic in topics]
         self._database = None if checked.outbox is None else Database(checked.outbox)
@@ -291,7 +291,7 @@ class RedisBridge(BackgroundTask):
                     self._is_down(loop, error)
                     if once:
                         return
-                    await sleep(_BACKOFF.delay(attempt, random.random()))
+                    await sleep(wait_before(attempt, _BACKOFF, random.random()))
         finally:
             self._down.discard(loop)
 
@@ -339,3 +339,9 @@ def _lagged(missed: int) -> None:
             missed=missed,
         )
     )
+
+
+def _are_several(topics: object) -> bool:
+    """Return whether something is a collection, with something in it, and not one text."""
+    several = cast("Collection[object]", topics) if isinstance(topics, Collection) else ()
+    return len(several) > 0 and not isinstance(several, (str, Mapping))

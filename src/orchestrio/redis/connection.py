@@ -35,6 +35,8 @@ from coredis.retry import NoRetryPolicy
 from coredis.typing import StringT, ValueT
 from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr
 
+from .._model.settings import Deadline
+
 __all__ = [
     "TROUBLE",
     "Connection",
@@ -81,11 +83,11 @@ class RedisSettings(BaseModel, frozen=True):
 
     host: str = "localhost"
     """Name or address of the server."""
-    port: Annotated[int, Field(ge=1, le=65535)] = 6379
+    port: Annotated[int, Field(strict=True, ge=1, le=65535)] = 6379
     """Its TCP port."""
     socket: str | None = None
     """Path of a Unix socket to use instead."""
-    database: Annotated[int, Field(ge=0)] = 0
+    database: Annotated[int, Field(strict=True, ge=0)] = 0
     """Number of the database."""
     username: str | None = None
     """Name of the ACL user; that of the server's default user if not given."""
@@ -97,9 +99,9 @@ class RedisSettings(BaseModel, frozen=True):
     """Certificates to trust, as a PEM file; those of the system if not given."""
     tls_certificate: FilePath | None = None
     """Certificate to show to the server, as a PEM file with its key."""
-    connect_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
+    connect_timeout: Annotated[Deadline, Field(allow_inf_nan=False)] = 5.0
     """How long connecting may take, in seconds."""
-    response_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
+    response_timeout: Annotated[Deadline, Field(allow_inf_nan=False)] = 10.0
     """How long an answer may take before the connection is given up, in seconds."""
 
     @classmethod
@@ -111,8 +113,8 @@ class RedisSettings(BaseModel, frozen=True):
         :raises ValueError: if it is no such URL; the message does not repeat it
         """
         try:
-            parts = urlsplit(url)
-            port = parts.port
+            parts = urlsplit(url) if isinstance(cast("object", url), str) else None
+            port = parts.port if parts else None
         except ValueError:
             parts, port = None, None
         if parts is None or parts.scheme not in ("redis", "rediss", "unix"):

@@ -1,17 +1,17 @@
 """The options of a `RedisBridge`, as the model that checks them and as keywords."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeAlias, TypedDict
 
 from pydantic import ConfigDict, Field
 
-from .._model.settings import Model
+from .._model.settings import Deadline, Model, Name
 
 __all__ = ["BridgeOptions", "BridgeSettings", "Mode"]
 
 Mode: TypeAlias = Literal["broadcast", "compete"]
 
-_Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=200)]
 _Count: TypeAlias = Annotated[int, Field(strict=True, ge=1)]
 
 
@@ -20,11 +20,11 @@ class BridgeSettings(Model, frozen=True):
 
     model_config: ClassVar[ConfigDict] = ConfigDict(title="RedisBridge()")
 
-    namespace: _Name
+    namespace: Name
     """Keeps programs apart that share a server."""
     mode: Mode = "broadcast"
     """Whether every process gets every message, or they compete."""
-    group: _Name = "workers"
+    group: Name = "workers"
     """With ``"compete"``: those that compete with each other; each group gets all."""
     outbox: Path | None = None
     """Path of an SQLite file that keeps what is published until the server has it."""
@@ -36,13 +36,13 @@ class BridgeSettings(Model, frozen=True):
     """
     prefetch: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 64
     """With ``"compete"``: how many messages of a topic this process has in hand."""
-    claim_after: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
+    claim_after: Annotated[Deadline, Field(allow_inf_nan=False)] = 30.0
     """With ``"compete"``: for how long, in seconds, nothing is heard of the consumer of a message
     before another takes it over.
     """
     max_deliveries: _Count = 5
     """With ``"compete"``: how often a message is delivered at most."""
-    lease: Annotated[float, Field(ge=0.1, allow_inf_nan=False)] = 10.0
+    lease: Annotated[Deadline, Field(ge=0.1, allow_inf_nan=False)] = 10.0
     """How long, in seconds, a background task with ``singleton=True`` may go on when nothing is
     heard from its process; that, and a quarter more, is how soon after a crash another process
     takes over.
@@ -69,13 +69,13 @@ class BridgeOptions(TypedDict, total=False):
     """
     prefetch: int
     """With ``"compete"``: how many messages of a topic this process has in hand."""
-    claim_after: float
+    claim_after: float | timedelta
     """With ``"compete"``: for how long, in seconds, nothing is heard of the consumer of a message
     before another takes it over.
     """
     max_deliveries: int
     """With ``"compete"``: how often a message is delivered at most."""
-    lease: float
+    lease: float | timedelta
     """How long, in seconds, a background task with ``singleton=True`` may go on when nothing is
     heard from its process; that, and a quarter more, is how soon after a crash another process
     takes over.

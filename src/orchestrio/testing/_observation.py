@@ -9,10 +9,10 @@ from anyio.abc import TaskGroup
 
 from orchestrio import (
     TASK_EVENTS,
-    EventTask,
     RestartScheduled,
     Scheduler,
     StateChanged,
+    Subscriber,
     Task,
     TaskEvent,
     TaskState,
@@ -116,7 +116,7 @@ class Observation:
             self.inside -= inside
             self.changed.notify_all()
         if hook == "handle_event":
-            event = cast("EventTask[Any]", task).subscribed_event
+            event = cast("Subscriber[Any]", task).subscribed_event
             self.handled.append((self.name_of(task), event, message))
         return result
 

@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Self, TypeAlias, TypedDict, final
 
@@ -36,9 +37,9 @@ class BridgeOptions(TypedDict, total=False):
     max_bytes: int
     max_length: int
     prefetch: int
-    claim_after: float
+    claim_after: float | timedelta
     max_deliveries: int
-    lease: float
+    lease: float | timedelta
 
 @final
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,122 @@
+"""What calls of a scheduler are given beside tasks: models that check it and name what is wrong."""
+
+from collections.abc import Callable, Mapping
+from datetime import tzinfo
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from .settings import (
+    FiniteSeconds,
+    Model,
+    Name,
+    Policy,
+    Strategy,
+)
+
+__all__ = [
+    "CronArguments",
+    "EveryArguments",
+    "GroupArguments",
+    "RunArguments",
+    "SchedulerArguments",
+]
+
+#: What `anyio.run` knows of each.
+_BACKEND_OPTIONS: Final = {
+    "asyncio": ("debug", "loop_factory", "use_uvloop"),
+    "trio": (
+        "clock",
+        "instruments",
+        "restrict_keyboard_interrupt_to_checkpoints",
+        "strict_exception_groups",
+    ),
+}
+
+
+class SchedulerArguments(Model, frozen=True):
+    """What `Scheduler` is given."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(title="Scheduler()")
+
+    strategy: Strategy
+    random: Callable[[], float] | None
+
+
+class GroupArguments(Model, frozen=True):
+    """What `Group.group` is given."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(title="group()")
+
+    name: Name
+    strategy: Strategy
+    restart: Policy | None
+    significant: Annotated[bool, Field(strict=True)]
+
+
+def _not_bare(value: object) -> object:
+    if callable(value):
+        raise PydanticCustomError(
+            "bare", "Say when, as in @scheduler.every(5) or @scheduler.cron('*/5 * * * *')"
+        )
+    return value
+
+
+class EveryArguments(Model, frozen=True):
+    """What `Group.every` is given."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(title="every()")
+
+    fixed: Literal["rate", "delay"]
+    seconds: Annotated[FiniteSeconds, BeforeValidator(_not_bare)]
+
+    @field_validator("seconds")
+    @classmethod
+    def _is_some_time(cls, value: float, info: ValidationInfo) -> float:
+        if not value and info.data.get("fixed") == "rate":
+            raise ValueError("a fixed rate is a finite time above 0 seconds")
+        return value
+
+
+def _no_name_of_a_zone(value: object) -> object:
+    if isinstance(value, str):
+        raise PydanticCustomError(
+            "tz_type", "Give zoneinfo.ZoneInfo({name})", {"name": repr(value)}
+        )
+    return value
+
+
+class CronArguments(Model, frozen=True):
+    """What `Group.cron` is given."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(title="cron()", arbitrary_types_allowed=True)
+
+    expression: Annotated[str, BeforeValidator(_not_bare)]
+    tz: Annotated[tzinfo | None, BeforeValidator(_no_name_of_a_zone)]
+
+
+class RunArguments(Model, frozen=True):
+    """What `Scheduler.run_sync` is given."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(title="run_sync()")
+
+    backend: Literal["asyncio", "trio"]
+    backend_options: Mapping[str, Any] | None
+
+    @field_validator("backend_options")
+    @classmethod
+    def _are_known(
+        cls, value: Mapping[str, Any] | None, info: ValidationInfo
+    ) -> Mapping[str, Any] | None:
+        known = _BACKEND_OPTIONS.get(info.data.get("backend", ""))
+        unknown = [name for name in value or () if known and name not in known]
+        if known and unknown:  # on asyncio AnyIO would not even say so
+            raise ValueError(f"no option: {', '.join(unknown)}; there are {', '.join(known)}")
+        return value

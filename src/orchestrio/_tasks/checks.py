@@ -1,0 +1,170 @@
+"""What can be a task, and what can be made one: looked at when it is registered, not when it runs.
+
+A plain function where an async one belongs would do its work before it is found out, since what it
+returns cannot be awaited; and a retry would do it again.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from types import FunctionType, MethodType
+from typing import Any, Final, cast
+
+from .._model.errors import LifecycleError
+from .._model.refusals import in_short
+from .._model.topics import require_event
+from .task import BackgroundTask, EventTask, Task, event_of
+
+__all__ = ["require_async", "require_hooks", "require_task"]
+
+
+def require_async(function: object, what: str, messages: int) -> None:
+    """See that something can be awaited when it is called, with so many messages.
+
+    Async are ``async def``, a method or `functools.partial` of one, an object whose ``__call__`` is
+    one, what `inspect.markcoroutinefunction` has marked, and what `functools.wraps` any of these.
+
+    :param function: what is to be called
+    :param what: what messages call it, such as ``a handler``
+    :param messages: how many positional arguments it is called with
+    :raises LifecycleError: if it is something else
+    """
+    if _is_plainly_right(function, messages):
+        return
+    name = _name(function)
+    if inspect.iscoroutine(function):
+        function.close()  # or it would warn that nobody awaits it
+        raise LifecycleError(f"{what} must be an async function: give {name} without calling it.")
+    if isinstance(function, type) or not callable(function):
+        raise LifecycleError(f"{what} must be an async function, not {in_short(function)}.")
+    inner = _unwrapped(function)
+    if inspect.isasyncgenfunction(inner):
+        raise LifecycleError(
+            f"{what} must be an async function, and {name} is an async generator: it must not yield."
+        )
+    if not _is_async(inner):
+        raise LifecycleError(
+            f"{what} must be an async function, and {name} is a plain one: define it with"
+            " 'async def'. For what blocks, await anyio.to_thread.run_sync() in it; to give an async"
+            " function its arguments, use functools.partial and no lambda."
+        )
+    called: Callable[..., object] = function
+    given = messages
+    if isinstance(function, MethodType):  # one without even a `self` has no signature
+        called, given = function.__func__, messages + 1
+    try:
+        signature = inspect.signature(called, follow_wrapped=False)
+    except (TypeError, ValueError):  # what is built in may have none
+        return
+    try:
+        signature.bind(*range(given))
+    except TypeError as error:
+        takes = "one message, by position" if messages else "no arguments"
+        raise LifecycleError(
+            f"{what} is called with {takes}, and {name}{signature} cannot be: {error}."
+        ) from None
+
+
+def _name(function: object) -> str:
+    """Say what a function is called, for the middle of a sentence."""
+    if isinstance(function, partial):
+        return f"a partial of {_name(cast('partial[object]', function).func)}"
+    name = getattr(function, "__qualname__", "")
+    return name.rpartition("<locals>.")[2] if isinstance(name, str) and name else in_short(function)
+
+
+def _is_plainly_right(function: object, messages: int) -> bool:
+    """Whether it is an ``async def`` that takes just that: of ten thousand tasks, nearly all."""
+    if isinstance(function, MethodType):
+        function, messages = function.__func__, messages + 1
+    if not isinstance(function, FunctionType):
+        return False
+    code = function.__code__
+    required = code.co_argcount - len(function.__defaults__ or ())
+    return (
+        bool(code.co_flags & inspect.CO_COROUTINE)
+        and not code.co_kwonlyargcount
+        and required <= messages <= code.co_argcount
+    )
+
+
+def _is_async(function: object) -> bool:
+    # The mark is asyncio's own; an AsyncMock has it, and what Cython has compiled.
+    return inspect.iscoroutinefunction(function) or (
+        type(getattr(function, "_is_coroutine", None)) is object
+    )
+
+
+def _unwrapped(function: Callable[..., object]) -> object:
+    """Return what is called in the end: of a partial, an object, or a wrapper, what is inside."""
+    inner: Any = function
+    for _ in range(100):  # what wraps itself ends here
+        if isinstance(inner, partial):
+            inner = cast("partial[object]", inner).func
+        elif _is_async(inner) or inspect.isasyncgenfunction(inner):
+            break
+        elif "__wrapped__" in getattr(inner, "__dict__", ()):
+            inner = inner.__wrapped__
+        elif not inspect.isroutine(inner) and not isinstance(inner, type):
+            inner = type(inner).__call__
+        else:
+            break
+    return inner
+
+
+#: How what is one goes by: what it is, how it is registered, and how a function is.
+_WAYS: Final[dict[type[Task], tuple[str, str, str]]] = {
+    BackgroundTask: ("a BackgroundTask", "register_background_task()", "@scheduler.background"),
+    EventTask: ("an EventTask", "register_event_task()", "@scheduler.on(topic)"),
+}
+
+
+def require_task(task: object, kind: type[Task] | None = None) -> None:
+    """See that something is a task.
+
+    :param task: the task
+    :param kind: `BackgroundTask` or `EventTask`; either will do if not given
+    :raises LifecycleError: if it is something else
+    """
+    if not isinstance(task, kind or (BackgroundTask, EventTask)):
+        raise LifecycleError(_no_task(task, kind))
+
+
+def require_hooks(task: Task) -> None:
+    """See that what a task says of itself can be used, and that its hooks can be awaited.
+
+    :param task: a background task or an event task
+    :raises LifecycleError: if a hook is no async function, or its name no text
+    :raises InvalidChannelError: if its event can be no key
+    """
+    its_class = type(task).__name__
+    name = cast("object", task.default_name)
+    if not isinstance(name, str) or not name:
+        raise LifecycleError(
+            f"the default_name of a task must be a text, and that of {its_class} is"
+            f" {in_short(name)}."
+        )
+    require_async(task.initialize, f"initialize() of {its_class}", 0)
+    require_async(task.shutdown, f"shutdown() of {its_class}", 0)
+    if isinstance(task, BackgroundTask):
+        require_async(task.execute, f"execute() of {its_class}", 0)
+    else:
+        reader = cast("EventTask[Any]", task)
+        require_event(event_of(reader))
+        require_async(reader.handler, f"handle_event() of {its_class}", 1)
+        require_async(reader.handle_lag, f"handle_lag() of {its_class}", 1)
+
+
+def _no_task(given: object, kind: type[Task] | None) -> str:
+    """Say that something is no task of a kind, and what would be right."""
+    wanted, _, decorator = _WAYS.get(kind or Task, ("a BackgroundTask or an EventTask", "", ""))
+    what, hint = in_short(given), ""
+    if isinstance(given, type):
+        hint = f" Make one: {given.__name__}()." if issubclass(given, Task) else ""
+    elif other := next((way for kind, way in _WAYS.items() if isinstance(given, kind)), None):
+        hint = f" It is {other[0]}: use {other[1]}."
+    elif decorator and callable(given):
+        hint = f" For a function, there is {decorator}."
+    return f"the task must be {wanted}, not {what}.{hint}"

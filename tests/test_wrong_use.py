@@ -1,0 +1,623 @@
+"""Wrong use is refused at the call, and the error names the cure; `fuzz` has many more of them."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from time import perf_counter
+from typing import Annotated, Any, Literal
+from unittest.mock import AsyncMock, MagicMock
+
+import pytest
+from pydantic import Field, ValidationError
+from support import NUMBERS, WORDS
+
+from orchestrio import (
+    BackgroundTask,
+    Backoff,
+    ChannelConfig,
+    EventBus,
+    EventSendError,
+    EventTask,
+    InvalidChannelError,
+    LifecycleError,
+    RestartPolicy,
+    Scheduler,
+    TaskMetadata,
+    TaskNotFoundError,
+    TaskRegistry,
+    Topic,
+    create_broadcast_stream,
+)
+
+Function = Callable[..., Any]
+
+
+@pytest.fixture
+def scheduler() -> Scheduler:
+    scheduler = Scheduler()
+    scheduler.add_channel(NUMBERS)
+    return scheduler
+
+
+# -- functions ---------------------------------------------------------------------------------
+
+
+class Told:
+    """Keeps what its handlers were called with."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+    async def method(self, number: int) -> None:
+        self.numbers.append(number)
+
+    async def both(self, _: object, number: int) -> None:
+        self.numbers.append(number)
+
+
+class AsyncCallable(Told):
+    async def __call__(self, number: int) -> None:
+        self.numbers.append(number)
+
+
+def handlers(told: Told) -> dict[str, Function]:
+    """All that is async, told apart by how it is made."""
+
+    async def handle(number: int, _: int = 0) -> None:
+        told.numbers.append(number)
+
+    async def handle_any(*numbers: int, **_: int) -> None:
+        told.numbers.extend(numbers)
+
+    @functools.wraps(handle)
+    def wrapper(number: int) -> Awaitable[None]:
+        return handle(number)
+
+    @functools.wraps(told.both)
+    async def injected(number: int) -> None:
+        told.numbers.append(number)
+
+    callable_object = AsyncCallable()
+    callable_object.numbers = told.numbers
+    return {
+        "a function": handle,
+        "a function of any number": handle_any,
+        "a method": told.method,
+        "a partial": functools.partial(told.both, None),
+        "a partial of a partial": functools.partial(functools.partial(told.both), None),
+        "a callable object": callable_object,
+        "a partial of a callable object": functools.partial(callable_object),
+        "a plain wrapper": wrapper,
+        "a wrapper that takes less": injected,
+        "a mock": AsyncMock(side_effect=told.numbers.append),
+    }
+
+
+@pytest.mark.parametrize("kind", handlers(Told()))
+async def test_what_is_async_is_a_handler(kind: str, scheduler: Scheduler) -> None:
+    told = Told()
+    handle = handlers(told)[kind]
+    assert scheduler.on(NUMBERS)(handle) is handle
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 7)
+    assert told.numbers == [7]
+
+
+def plain(*_: object) -> None:
+    raise AssertionError("it ran")
+
+
+async def generate(*_: object) -> AsyncGenerator[int]:
+    yield 1
+
+
+def generate_at_once(*_: object) -> Generator[int]:
+    yield 1
+
+
+@asynccontextmanager
+async def manage(*_: object) -> AsyncGenerator[None]:
+    yield
+
+
+class PlainCallable:
+    __call__ = plain
+
+
+WRONG: dict[str, object] = {
+    "a plain function": plain,
+    "a lambda": lambda *_: plain(),  # pyright: ignore[reportUnknownLambdaType]
+    "a partial of a plain function": functools.partial(plain),
+    "a plain callable object": PlainCallable(),
+    "an async generator": generate,
+    "a partial of an async generator": functools.partial(generate),
+    "a generator": generate_at_once,
+    "a context manager": manage,
+    "a built-in function": print,
+    "a bound built-in function": [].append,  # pyright: ignore[reportUnknownMemberType]
+    "a class": AsyncCallable,
+    "a plain mock": MagicMock(),
+    "nothing": None,
+    "a number": 5,
+    "a text": "handle",
+}
+REGISTER: dict[str, Callable[[Scheduler], Function]] = {
+    "on": lambda scheduler: scheduler.on(NUMBERS),
+    "background": lambda scheduler: scheduler.background(),
+    "every": lambda scheduler: scheduler.every(1),
+    "cron": lambda scheduler: scheduler.cron("* * * * *"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+@pytest.mark.parametrize("way", REGISTER)
+def test_what_is_not_async_is_refused(way: str, kind: str, scheduler: Scheduler) -> None:
+    with pytest.raises(LifecycleError, match="must be an async function"):
+        REGISTER[way](scheduler)(WRONG[kind])
+    assert scheduler.status() == []
+
+
+def test_who_forgot_async_is_told_so(scheduler: Scheduler) -> None:
+    with pytest.raises(LifecycleError, match=r"numbers \(int\).* plain is .*'async def'"):
+        scheduler.on(NUMBERS)(WRONG["a plain function"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("way", REGISTER)
+def test_who_called_the_function_is_told_so(way: str, scheduler: Scheduler) -> None:
+    with pytest.raises(LifecycleError, match="give Told.method without calling it"):
+        REGISTER[way](scheduler)(Told().method(1))
+
+
+async def nothing() -> None: ...
+async def two(one: object, other: object) -> None: ...
+async def by_name(*, number: int) -> None: ...
+async def by_name_too(number: int, *, other: int) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "function",
+    [nothing, two, by_name, by_name_too, Told.method, functools.partial(Told().method, 1)],
+    ids=["none", "two", "by name", "by name too", "unbound", "partial"],
+)
+def test_a_handler_takes_one_message(function: Any, scheduler: Scheduler) -> None:
+    with pytest.raises(LifecycleError, match=r"called with one message, by position, and .*cannot"):
+        scheduler.on(NUMBERS)(function)
+    assert scheduler.status() == []
+
+
+@pytest.mark.parametrize("way", ["background", "every", "cron"])
+@pytest.mark.parametrize("function", [two, by_name, Told().method], ids=["two", "by name", "one"])
+def test_the_function_of_a_background_task_takes_nothing(
+    way: str, function: Any, scheduler: Scheduler
+) -> None:
+    with pytest.raises(LifecycleError, match=r"called with no arguments, and .*cannot"):
+        REGISTER[way](scheduler)(function)
+    assert scheduler.status() == []
+
+
+async def test_background_without_parentheses_registers_the_function() -> None:
+    scheduler = Scheduler()
+    done: list[str] = []
+
+    @scheduler.background
+    async def work() -> None:
+        done.append("work")
+
+    @scheduler.group("inner").background
+    async def inner_work() -> None:
+        done.append("inner work")
+
+    await scheduler.run()
+    assert sorted(done) == ["inner work", "work"]
+    assert work.__name__ == "work"
+
+
+@pytest.mark.parametrize(
+    "bare", [nothing, Told().method, functools.partial(nothing), print], ids=str
+)
+def test_on_without_an_event_is_refused(bare: Any, scheduler: Scheduler) -> None:
+    with pytest.raises(InvalidChannelError, match=r"as in @scheduler.on\(topic\)"):
+        scheduler.on(bare)
+
+
+def test_every_and_cron_without_a_time_are_refused(scheduler: Scheduler) -> None:
+    with pytest.raises(ValidationError, match=r"every\(\)\nseconds\n  Say when"):
+        scheduler.every(nothing)  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match=r"cron\(\)\nexpression\n  Say when"):
+        scheduler.cron(nothing)  # type: ignore[arg-type]
+
+
+# -- tasks -------------------------------------------------------------------------------------
+
+
+class Worker(BackgroundTask):
+    async def execute(self) -> None: ...
+
+
+class Reader(EventTask[int]):
+    subscribed_event = NUMBERS
+
+    async def handle_event(self, number: int) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (Reader(), r"must be a BackgroundTask, .* It is an EventTask: use register_event_task\(\)"),
+        (Worker, r"not the class Worker. Make one: Worker\(\)"),
+        (nothing, "not .*nothing.*For a function, there is @scheduler.background"),
+        (5, r"not 5 \(int\)"),
+    ],
+    ids=["an event task", "its class", "a function", "a number"],
+)
+def test_a_background_task_is_one(task: Any, words: str, scheduler: Scheduler) -> None:
+    with pytest.raises(LifecycleError, match=words):
+        scheduler.register_background_task(task)
+    assert scheduler.status() == []
+    assert len(scheduler.registry) == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (Worker(), r"an EventTask, .* a BackgroundTask: use register_background_task\(\)"),
+        (Reader, r"not the class Reader. Make one: Reader\(\)"),
+        (nothing, r"For a function, there is @scheduler.on\(topic\)"),
+    ],
+    ids=["a background task", "its class", "a function"],
+)
+def test_an_event_task_is_one(task: Any, words: str, scheduler: Scheduler) -> None:
+    with pytest.raises(LifecycleError, match=words):
+        scheduler.register_event_task(task)
+    assert scheduler.status() == []
+    assert len(scheduler.registry) == 0
+
+
+def with_hook(base: type[Any], hook: str, value: object) -> Any:
+    return type("Odd", (base,), {hook: value})()
+
+
+@pytest.mark.parametrize("hook", ["initialize", "execute", "shutdown"])
+@pytest.mark.parametrize("value", [plain, generate, 5], ids=["plain", "generator", "number"])
+def test_a_hook_of_a_background_task_is_async(
+    hook: str, value: object, scheduler: Scheduler
+) -> None:
+    with pytest.raises(LifecycleError, match=rf"{hook}\(\) of Odd must be an async function"):
+        scheduler.register_background_task(with_hook(Worker, hook, value))
+    assert len(scheduler.registry) == 0
+
+
+@pytest.mark.parametrize("hook", ["initialize", "handle_event", "handle_lag", "shutdown"])
+@pytest.mark.parametrize("value", [plain, generate], ids=["plain", "generator"])
+def test_a_hook_of_an_event_task_is_async(hook: str, value: object, scheduler: Scheduler) -> None:
+    with pytest.raises(LifecycleError, match=rf"{hook}\(\) of Odd must be an async function"):
+        scheduler.register_event_task(with_hook(Reader, hook, value))
+
+
+@pytest.mark.parametrize("event", [["numbers"], Topic, nothing], ids=["list", "class", "function"])
+def test_the_event_of_an_event_task_can_be_a_key(event: object, scheduler: Scheduler) -> None:
+    odd = with_hook(Reader, "subscribed_event", property(lambda _: event))
+    with pytest.raises(InvalidChannelError, match="is no event"):
+        scheduler.register_event_task(odd)
+
+
+def test_an_event_task_says_which_event_it_subscribes_to() -> None:
+    class Silent(EventTask[int]):
+        async def handle_event(self, number: int) -> None: ...
+
+    with pytest.raises(TypeError, match=r"Silent.*subscribed_event"):
+        Silent()
+
+
+async def test_the_event_of_a_task_is_an_attribute_or_a_property(scheduler: Scheduler) -> None:
+    heard: list[object] = []
+
+    class Direct(EventTask[int]):
+        subscribed_event = NUMBERS
+
+        async def handle_event(self, number: int) -> None:
+            heard.append(number)
+
+    class Chosen(EventTask[int]):
+        def __init__(self, event: Topic[int]) -> None:
+            self._event = event
+
+        @property
+        def subscribed_event(self) -> Topic[int]:
+            return self._event
+
+        async def handle_event(self, number: int) -> None:
+            heard.append(number)
+
+    class Plain(EventTask):
+        subscribed_event = "words"
+
+        async def handle_event(self, word: str) -> None:
+            heard.append(word)
+
+    scheduler.add_channel("words")
+    scheduler.register_event_task(Direct())
+    scheduler.register_event_task(Chosen(NUMBERS))
+    scheduler.register_event_task(Plain())
+    assert [snapshot.event for snapshot in scheduler.status()] == [
+        "numbers (int)",
+        "numbers (int)",
+        "words",
+    ]
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(NUMBERS, 1)
+        await scheduler.publish("words", "one")
+    assert sorted(heard, key=str) == [1, 1, "one"]
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"name": "one"}, TaskMetadata, RestartPolicy(), "one"], ids=lambda one: repr(one)
+)
+def test_metadata_are_some(metadata: Any, scheduler: Scheduler) -> None:
+    with pytest.raises(LifecycleError, match="must be a TaskMetadata"):
+        scheduler.register_background_task(Worker(), metadata)
+    with pytest.raises(LifecycleError, match="must be a TaskMetadata"):
+        scheduler.register_event_task(Reader(), metadata)
+    with pytest.raises(LifecycleError, match="must be a TaskMetadata"):
+        TaskRegistry().add(Worker(), metadata)
+
+
+def test_metadata_and_options_are_either_or(scheduler: Scheduler) -> None:
+    with pytest.raises(LifecycleError, match=r"not both.*retries"):
+        scheduler.register_background_task(Worker(), TaskMetadata(name="one"), retries=3)
+
+
+# -- arguments ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "field", "words"),
+    [
+        (lambda: Scheduler(strategy="all"), "strategy", "one_for_all"),  # type: ignore[arg-type]
+        (lambda: Scheduler(random=0.5), "random", "callable"),  # type: ignore[arg-type]
+        (lambda: Scheduler().group("g", strategy="one_for_al"), "strategy", "one_for_all"),  # type: ignore[arg-type]
+        (lambda: Scheduler().group("g", restart="always"), "restart", r"RestartPolicy\(mode='al"),  # type: ignore[arg-type]
+        (lambda: Scheduler().group("g", significant=1), "significant", "boolean"),  # type: ignore[arg-type]
+        (lambda: Scheduler().group(""), "name", "at least 1"),
+        (lambda: Scheduler().group(5), "name", "string"),  # type: ignore[arg-type]
+        (lambda: TaskMetadata(restart="always"), "restart", r"RestartPolicy\(mode='always'\)"),  # type: ignore[arg-type]
+        (lambda: Scheduler().every("5s"), "seconds", "number of seconds, or a timedelta"),  # type: ignore[arg-type]
+        (lambda: Scheduler().every(0), "seconds", "above 0"),
+        (lambda: Scheduler().every(-1), "seconds", "greater"),
+        (lambda: Scheduler().every(math.inf), "seconds", "finite"),
+        (lambda: Scheduler().every(True), "seconds", "number of seconds"),
+        (lambda: Scheduler().every(timedelta(seconds=-1)), "seconds", "greater"),
+        (lambda: Scheduler().every(1, fixed="x"), "fixed", "'rate' or 'delay'"),  # type: ignore[arg-type]
+        (lambda: Scheduler().cron("61 * * * *"), "expression", "not a valid cron"),
+        (lambda: Scheduler().cron("* * * * *", tz="Europe/Rome"), "tz", r"ZoneInfo\('Europe/Rome'"),  # type: ignore[arg-type]
+        (lambda: Scheduler().cron("* * * * *", tz=5), "tz", "tzinfo"),  # type: ignore[arg-type]
+        (lambda: Scheduler().run_sync("uvloop"), "backend", "'asyncio' or 'trio'"),  # type: ignore[arg-type]
+        (lambda: Scheduler().run_sync("trio", 5), "backend_options", "dict"),  # type: ignore[arg-type]
+        (
+            lambda: Scheduler().run_sync(backend_options={"use_uvlop": True}),
+            "backend_options",
+            "use_uvlop; there are debug, loop_factory, use_uvloop",
+        ),
+        (lambda: Topic(["orders"], int), "key", "unhashable"),  # type: ignore[call-overload]
+        (lambda: Topic("orders", 5), "payload", "a payload is a type"),  # type: ignore[call-overload]
+        (lambda: Topic("orders", "Order"), "payload", "not the name of one"),  # type: ignore[call-overload]
+        (lambda: Topic("orders", int, validate="yes"), "validate", "True or False"),  # type: ignore[call-overload]
+        (lambda: Backoff().delay(0, 0.5), "attempt", "greater"),
+        (lambda: Backoff().delay(1, 1.5), "random", "less"),
+        (lambda: Backoff(jitter=True), "jitter", "number"),
+    ],
+)
+def test_a_wrong_value_is_named(call: Callable[[], object], field: str, words: str) -> None:
+    with pytest.raises(ValidationError, match=words) as caught:
+        call()
+    assert {error["loc"][0] for error in caught.value.errors()} == {field}
+
+
+@pytest.mark.parametrize("max_items", [1.5, 1.0, True, 0, -1, "1", None], ids=repr)
+async def test_a_number_of_items_is_a_whole_one(max_items: Any) -> None:
+    send, receive = create_broadcast_stream[int]()
+    with send, receive:
+        for items in ([], [1, 2]):
+            send.send_many_nowait(items)
+            with pytest.raises(ValidationError, match=r"receive_many\(\)\nmax_items"):
+                await receive.receive_many(max_items)
+            with pytest.raises(ValidationError, match=r"receive_many_nowait\(\)\nmax_items"):
+                receive.receive_many_nowait(max_items)
+        assert receive.receive_many_nowait(9) == [1, 2]
+
+
+def test_several_items_are_several() -> None:
+    def troubled() -> Generator[int]:
+        yield 1
+        raise TypeError("of the user's own")
+
+    send, receive = create_broadcast_stream[int]()
+    with send, receive:
+        with pytest.raises(ValidationError, match=r"send_many_nowait\(\)\nitems"):
+            send.send_many_nowait(5)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="of the user's own"):
+            send.send_many_nowait(troubled())
+        assert len(receive) == 0
+
+
+@pytest.mark.parametrize("event", [["news"], ("news", ["local"]), {"news": 1}], ids=str)
+async def test_an_event_is_hashable(event: Any) -> None:
+    bus = EventBus()
+    for call in (bus.add_channel, bus.subscribe, bus.clone_sender, bus.remove_channel):
+        with pytest.raises(InvalidChannelError, match="not hashable: use a Topic"):
+            call(event)
+    with pytest.raises(InvalidChannelError, match="not hashable"):
+        await bus.publish(event, "words")
+    with pytest.raises(InvalidChannelError, match="not hashable"):
+        await bus.wait_for(event)
+    with pytest.raises(InvalidChannelError, match="not hashable"):
+        Scheduler().on(event)
+
+
+@pytest.mark.parametrize("config", [ChannelConfig, {"capacity": 4}, 4, RestartPolicy()], ids=repr)
+def test_the_config_of_a_channel_is_one(config: Any) -> None:
+    bus = EventBus()
+    with pytest.raises(LifecycleError, match="must be a ChannelConfig"):
+        bus.add_channel("news", config)
+    assert bus.channels == {}
+
+
+@pytest.mark.parametrize("predicate", [5, generate, two], ids=["number", "generator", "async"])
+async def test_a_predicate_is_a_plain_function(predicate: Any) -> None:
+    bus = EventBus()
+    bus.add_channel(WORDS)
+    if predicate is generate:
+        predicate = functools.partial(two, 1)
+    with pytest.raises(LifecycleError, match="plain function of one message"):
+        await bus.wait_for(WORDS, predicate)
+    assert bus.statistics()[WORDS].receivers == 0
+
+
+async def test_who_depends_on_nobody_waits_for_nobody() -> None:
+    scheduler = Scheduler()
+
+    @scheduler.background
+    async def work() -> None:
+        from orchestrio import current_task_context
+
+        with pytest.raises(LifecycleError, match="'work' depends on no other"):
+            await current_task_context().dependency_restarted()
+
+    await scheduler.run()
+
+
+# -- times -------------------------------------------------------------------------------------
+
+
+def test_a_time_may_be_a_timedelta(scheduler: Scheduler) -> None:
+    policy = RestartPolicy(within=timedelta(minutes=1), max_delay=timedelta(seconds=2))
+    assert (policy.within, policy.max_delay) == (60, 2)
+    scheduler.background(
+        name="w", stop_timeout=timedelta(milliseconds=1500), watchdog=timedelta(hours=1)
+    )(nothing)
+    metadata = scheduler.registry.get_by_name("w").metadata
+    assert (metadata.stop_timeout, metadata.watchdog) == (1.5, 3600)
+    with pytest.raises(ValidationError, match="greater"):
+        TaskMetadata(stop_timeout=timedelta(seconds=-1))
+
+
+async def test_every_takes_a_timedelta(scheduler: Scheduler) -> None:
+    ticks: list[int] = []
+
+    @scheduler.every(timedelta(milliseconds=1))
+    async def tick() -> None:
+        ticks.append(1)
+        if len(ticks) == 3:
+            await scheduler.shutdown()
+
+    await scheduler.run()
+    assert len(ticks) == 3
+
+
+# -- payloads ----------------------------------------------------------------------------------
+
+
+class Order:
+    pass
+
+
+ORDER = Order()
+
+
+@pytest.mark.parametrize(
+    ("topic", "right", "wrong"),
+    [
+        (Topic("x", int | str, validate=True), [1, "a"], [None, 1.5, [1]]),
+        (Topic("x", Literal["on", "off"], validate=True), ["on"], ["dim", 1]),
+        (Topic("x", list[int] | None, validate=True), [None, [1]], [["a"], 1]),
+        (Topic("x", Annotated[int, Field(gt=0)], validate=True), [1], [0, "1"]),
+        (Topic("x", Order | int, validate=True), [ORDER, 1], ["a", object()]),
+        (Topic("x", None, validate=True), [None], [0, ""]),
+    ],
+    ids=["union", "literal", "optional list", "annotated", "unknown class", "none"],
+)
+def test_a_payload_of_any_type_is_validated(
+    topic: Topic[Any], right: list[object], wrong: list[object]
+) -> None:
+    bus = EventBus()
+    bus.add_channel(topic)
+    with bus.subscribe(topic) as receiver:
+        for item in wrong:
+            with pytest.raises(EventSendError, match="not valid"):
+                bus.publish_nowait(topic, item)
+        for item in right:
+            assert bus.publish_nowait(topic, item) == 1
+        assert receiver.receive_many_nowait(9) == right
+
+
+@pytest.mark.parametrize("payload", [int | str, list[int], Annotated[int, Field(gt=0)], None])
+def test_topics_of_the_same_type_are_the_same_event(payload: Any) -> None:
+    one, other = Topic("x", payload), Topic("x", payload)
+    assert one == other
+    assert {one: 1}[other] == 1
+    assert one != Topic("x", bytes)
+
+
+def test_a_payload_that_pydantic_does_not_understand_is_refused_with_the_channel() -> None:
+    anybody: Any = "Nobody"
+    payload: Any = list.__class_getitem__(anybody)
+    topic: Topic[Any] = Topic("x", payload, validate=True)
+    bus = EventBus()
+    with pytest.raises(InvalidChannelError, match=r"cannot be validated.*Nobody"):
+        bus.add_channel(topic)
+    assert bus.channels == {}
+
+
+# -- messages ----------------------------------------------------------------------------------
+
+
+def test_a_name_in_place_of_an_identity_is_recognised() -> None:
+    registry = TaskRegistry()
+    entry = registry.add(Worker(), TaskMetadata(name="clock"))
+    with pytest.raises(TaskNotFoundError, match=r"'clock' is the name .*get_by_name\(name\)"):
+        registry.get("clock")  # type: ignore[arg-type]
+    with pytest.raises(TaskNotFoundError, match=r"is the identity .* use get\(\)"):
+        registry.get_by_name(entry.task_id)
+    with pytest.raises(TaskNotFoundError, match=r"\[\] \(list\) identifies no task"):
+        registry.get([])  # type: ignore[arg-type]
+    with pytest.raises(TaskNotFoundError, match="5 .* is no name"):
+        registry.get_by_name(5)  # type: ignore[arg-type]
+
+
+async def test_stopping_a_task_by_its_name_says_how_it_is_done(scheduler: Scheduler) -> None:
+    scheduler.background(name="clock")(nothing)
+    async with scheduler:
+        for call in (scheduler.stop_task, scheduler.restart_task, scheduler.remove_task):
+            with pytest.raises(TaskNotFoundError, match="'clock' is the name"):
+                await call("clock")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("names", [["orders"], ["orders", "refunds"], []], ids=str)
+@pytest.mark.parametrize("wrong", ["ordres", "zzz"])
+def test_what_is_said_of_an_unknown_event_are_full_sentences(names: list[str], wrong: str) -> None:
+    bus = EventBus()
+    for name in names:
+        bus.add_channel(name)
+    with pytest.raises(InvalidChannelError) as caught:
+        bus.subscribe(wrong)
+    assert re.search(r"[.?] Open one with add_channel\(\)\.$", str(caught.value))
+
+
+def test_a_near_name_is_found_among_ten_thousand_and_soon() -> None:
+    bus = EventBus()
+    for number in range(10_000):
+        bus.add_channel(f"sensor-{number}")
+    took: list[float] = []
+    for _ in range(5):
+        before = perf_counter()
+        with pytest.raises(InvalidChannelError, match="did you mean .*'sensor-7345'"):
+            bus.subscribe("sensr-7345")
+        took.append(perf_counter() - before)
+    assert min(took) < 0.05  # 91 ms when all were compared letter by letter
