@@ -106,16 +106,14 @@ class Worker(BackgroundTask):
 class Tally(EventTask[Packed]):
     """Counts what is packed; kills a worker in the middle, and closes when all is done."""
 
+    subscribed_event = PACKED
+
     def __init__(self, scheduler: Scheduler, victim: Worker, orders: int) -> None:
         self.scheduler = scheduler
         self.victim = victim
         self.orders = orders
         self.by_order: Counter[int] = Counter()
         self.by_worker: Counter[str] = Counter()
-
-    @property
-    def subscribed_event(self) -> Topic[Packed]:
-        return PACKED
 
     async def handle_event(self, packed: Packed) -> None:
         self.by_order[packed.order] += 1

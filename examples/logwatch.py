@@ -207,14 +207,12 @@ class Follower(BackgroundTask):
 class Database(EventTask[Hit]):
     """Writes each hit into SQLite, in batches: enough of them, a while passed, or the end."""
 
+    subscribed_event = STORED
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self._buffer: list[Hit] = []
         self._lock = Lock()
-
-    @property
-    def subscribed_event(self) -> Topic[Hit]:
-        return STORED
 
     async def initialize(self) -> None:
         await to_thread.run_sync(self._open)
@@ -265,12 +263,10 @@ class Database(EventTask[Hit]):
 class Alerter(EventTask[Hit]):
     """Tells somebody of each server error, which takes its time."""
 
+    subscribed_event = LIVE
+
     def __init__(self) -> None:
         self.alerts = 0
-
-    @property
-    def subscribed_event(self) -> Topic[Hit]:
-        return LIVE
 
     async def handle_event(self, hit: Hit) -> None:
         if hit.status >= 500:

@@ -23,12 +23,10 @@ class Clock(BackgroundTask):
 
 
 class Collector(EventTask[str]):
+    subscribed_event = TICKS
+
     def __init__(self) -> None:
         self.seen: list[str] = []
-
-    @property
-    def subscribed_event(self) -> Topic[str]:
-        return TICKS
 
     async def initialize(self) -> None:
         print("collector: ready")
