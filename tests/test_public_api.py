@@ -181,6 +181,12 @@ def documented_names(module: Path) -> dict[str, str]:
 
 
 DOCUMENTED = {name: text for module in MODULES for name, text in documented_names(module).items()}
+# An option that can be a default is documented there.
+DOCUMENTED |= {
+    name.replace("TaskDefaults", "TaskOptions"): text
+    for name, text in DOCUMENTED.items()
+    if name.startswith("TaskDefaults.")
+}
 FIELDS = [
     f"{name}.{field}"
     for name, cls in CLASSES.items()

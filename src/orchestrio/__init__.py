@@ -34,6 +34,7 @@ from ._model.settings import (
     RestartMode,
     RestartPolicy,
     Strategy,
+    TaskDefaults,
     TaskMetadata,
     TaskOptions,
 )
@@ -98,6 +99,7 @@ __all__ = [
     "Subscriber",
     "Task",
     "TaskContext",
+    "TaskDefaults",
     "TaskEvent",
     "TaskExecutionError",
     "TaskFailed",

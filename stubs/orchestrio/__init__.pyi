@@ -68,6 +68,7 @@ __all__ = [
     "Subscriber",
     "Task",
     "TaskContext",
+    "TaskDefaults",
     "TaskEvent",
     "TaskExecutionError",
     "TaskFailed",
@@ -187,11 +188,7 @@ class TaskMetadata(_Model, frozen=True):
     @property
     def policy(self) -> RestartPolicy | None: ...
 
-class TaskOptions(TypedDict, total=False):
-    name: str | None
-    description: str
-    depends_on: Iterable[str]
-    significant: bool
+class TaskDefaults(TypedDict, total=False):
     tags: Iterable[str]
     restart: RestartPolicy | None
     restart_with_dependencies: bool
@@ -207,6 +204,12 @@ class TaskOptions(TypedDict, total=False):
     stop_timeout: float | timedelta
     drain_timeout: float | timedelta
     shutdown_timeout: float | timedelta
+
+class TaskOptions(TaskDefaults, total=False):
+    name: str | None
+    description: str
+    depends_on: Iterable[str]
+    significant: bool
 
 class TaskSnapshot(_Model, frozen=True):
     task_id: TaskId
@@ -542,6 +545,7 @@ class Group(Generic[_E]):
         strategy: Strategy = "one_for_one",
         restart: RestartPolicy | None = None,
         significant: bool = False,
+        defaults: TaskDefaults | None = None,
     ) -> Group[_E]: ...
     async def stop(self) -> None: ...
     async def restart(self) -> None: ...
@@ -590,6 +594,7 @@ class Scheduler(AsyncContextManagerMixin, Group[_E]):
         *,
         strategy: Strategy = "one_for_one",
         random: Callable[[], float] | None = None,
+        defaults: TaskDefaults | None = None,
     ) -> None: ...
     @property
     def bus(self) -> EventBus[_E]: ...

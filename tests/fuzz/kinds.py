@@ -166,6 +166,14 @@ POLICY = model(RestartPolicy, "nothing") | only(
     a_mode=st.just("always"), its_base=st.builds(Backoff)
 )
 BACKOFF = model(Backoff)
+DEFAULTS = model(TaskMetadata, "nothing") | only(
+    a_misspelt_option=st.just({"on_eror": "skip"}),
+    a_wrong_value=st.just({"on_error": "ignore"}),
+    an_option_of_one_task=st.sampled_from(
+        [{"name": "one"}, {"description": ""}, {"depends_on": ()}, {"significant": True}]
+    ),
+    options_that_disagree=st.just({"on_error": "restart", "restart": RestartPolicy(mode="never")}),
+)
 
 _FUNCTION = wrong(
     "a function",

@@ -34,6 +34,7 @@ from orchestrio import (
     Subscriber,
     Task,
     TaskContext,
+    TaskDefaults,
     TaskEvent,
     TaskId,
     TaskMetadata,
@@ -316,6 +317,15 @@ def decorators() -> None:
     handle: Callable[[Order], Awaitable[object]] = ship
     write: Callable[[str], Awaitable[object]] = note
     print(clock, handle, write)
+
+
+def defaults() -> None:
+    calm: TaskDefaults = {"on_error": "skip", "retries": 3, "stop_timeout": timedelta(seconds=5)}
+    scheduler = Scheduler(defaults=calm)
+    assert_type(scheduler.group("jobs", defaults={**calm, "on_error": None}), Group[Hashable])
+    RestartPolicy(mode="always", within=timedelta(hours=1), max_delay=5)
+    assert_type(TaskMetadata(name=None, watchdog=timedelta(seconds=5)).watchdog, float)
+    scheduler.group("more", defaults={"restart": RestartPolicy(), "tags": ["more"]})
 
 
 def supervision() -> None:

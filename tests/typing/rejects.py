@@ -206,6 +206,14 @@ def decorators() -> None:
     async def handle(event: Order) -> None: ...
 
 
+def defaults() -> None:
+    Scheduler(defaults={"on_eror": "skip"})  # error
+    Scheduler(defaults={"on_error": "ignore"})  # error
+    Scheduler(defaults={"name": "all"})  # error
+    Scheduler().group("jobs", defaults={"depends_on": ["storage"]})  # error
+    Scheduler().group("jobs", defaults=TaskMetadata(retries=3))  # error
+
+
 def supervision() -> None:
     scheduler = Scheduler(strategy="all")  # error
     scheduler.group("storage", strategy="one_for_two")  # error

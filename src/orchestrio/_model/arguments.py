@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from datetime import tzinfo
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, cast
 
 from pydantic import (
     BeforeValidator,
@@ -10,6 +10,7 @@ from pydantic import (
     Field,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -19,15 +20,24 @@ from .settings import (
     Name,
     Policy,
     Strategy,
+    TaskDefaults,
+    TaskMetadata,
+    TaskOptions,
 )
 
 __all__ = [
     "CronArguments",
+    "Defaults",
     "EveryArguments",
     "GroupArguments",
     "RunArguments",
     "SchedulerArguments",
+    "merged",
+    "options_of",
 ]
+
+_OF_ONE_TASK: Final = TaskOptions.__annotations__.keys() - TaskDefaults.__annotations__.keys()
+
 
 #: What `anyio.run` knows of each.
 _BACKEND_OPTIONS: Final = {
@@ -41,6 +51,18 @@ _BACKEND_OPTIONS: Final = {
 }
 
 
+class Defaults(TaskMetadata, frozen=True):
+    """`TaskDefaults`, checked; only the fields that were given mean anything."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_for_many(cls, given: Any) -> Any:
+        if isinstance(cast("object", given), dict):
+            for name in _OF_ONE_TASK & given.keys():
+                raise ValueError(f"{name} is for one task: give it where that is registered")
+        return given
+
+
 class SchedulerArguments(Model, frozen=True):
     """What `Scheduler` is given."""
 
@@ -48,6 +70,7 @@ class SchedulerArguments(Model, frozen=True):
 
     strategy: Strategy
     random: Callable[[], float] | None
+    defaults: Defaults | None
 
 
 class GroupArguments(Model, frozen=True):
@@ -59,6 +82,7 @@ class GroupArguments(Model, frozen=True):
     strategy: Strategy
     restart: Policy | None
     significant: Annotated[bool, Field(strict=True)]
+    defaults: Defaults | None
 
 
 def _not_bare(value: object) -> object:
@@ -120,3 +144,26 @@ class RunArguments(Model, frozen=True):
         if known and unknown:  # on asyncio AnyIO would not even say so
             raise ValueError(f"no option: {', '.join(unknown)}; there are {', '.join(known)}")
         return value
+
+
+def options_of(metadata: TaskMetadata | None) -> dict[str, Any]:
+    """Return the options that somebody has given, as they were checked.
+
+    :param metadata: what they were given to, if anything
+    """
+    if metadata is None:
+        return {}
+    return {name: getattr(metadata, name) for name in metadata.model_fields_set}
+
+
+def merged(outer: Mapping[str, Any], inner: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what options and those around them come to: the inner ones win.
+
+    An outer one that contradicts an inner one is no mistake: it gives way.
+    """
+    options = {**outer, **inner}
+    policy = options.get("restart")
+    if options.get("on_error") == "restart" and policy and policy.mode == "never":
+        for name in {"on_error", "restart"} - inner.keys():
+            del options[name]
+    return options

@@ -39,6 +39,7 @@ __all__ = [
     "RestartMode",
     "RestartPolicy",
     "Strategy",
+    "TaskDefaults",
     "TaskMetadata",
     "TaskOptions",
     "Text",
@@ -342,22 +343,12 @@ class TaskMetadata(Model, frozen=True):
 _DEFAULT_POLICY: Final = RestartPolicy()
 
 
-class TaskOptions(TypedDict, total=False):
-    """The fields of `TaskMetadata` as keywords; all times are in seconds, or a `timedelta`.
+class TaskDefaults(TypedDict, total=False):
+    """What a scheduler or a group says for all of its tasks; times are seconds, or a `timedelta`.
 
-    For functions of your own that pass them on: ``def mine(**options: Unpack[TaskOptions])``.
+    These are the options of `TaskOptions` but those that say which task it is.
     """
 
-    name: str | None
-    """Unique in its scheduler; the name of the class or function, numbered, if not given."""
-    description: str
-    """What the task is for, in the user's words."""
-    depends_on: Iterable[str]
-    """Names of the tasks that are initialised and ready before this one, and shut down after it."""
-    significant: bool
-    """Whether its group, or at the top the run, ends when this task ends by itself, and not by a
-    command such as ``stop_task()``: a "main" task.
-    """
     tags: Iterable[str]
     """Labels of the user's own, kept in the order given."""
     restart: RestartPolicy | None
@@ -394,3 +385,19 @@ class TaskOptions(TypedDict, total=False):
     """How long an event task may go on handling what was published before it was stopped."""
     shutdown_timeout: float | timedelta
     """How long ``shutdown()`` may take."""
+
+
+class TaskOptions(TaskDefaults, total=False):
+    """The fields of `TaskMetadata` as keywords; all times are in seconds, or a `timedelta`.
+
+    For functions of your own that pass them on: ``def mine(**options: Unpack[TaskOptions])``.
+    """
+
+    name: str | None
+    """Unique in its scheduler; the name of the class or function, numbered, if not given."""
+    description: str
+    """What the task is for, in the user's words."""
+    depends_on: Iterable[str]
+    """Names of the tasks that are initialised and ready before this one, and shut down after it."""
+    significant: bool
+    """Whether its group, or at the top the run, ends when this task ends: a "main" task."""

@@ -5,9 +5,9 @@ Everything that is registered anywhere is registered with a group.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Set as AbstractSet
 from datetime import timedelta, tzinfo
-from typing import Final, Generic, Literal, cast, overload
+from typing import Any, Final, Generic, Literal, cast, overload
 
 from typing_extensions import TypeVar, Unpack
 
@@ -17,10 +17,12 @@ from .._model.arguments import (
     CronArguments,
     EveryArguments,
     GroupArguments,
+    merged,
+    options_of,
 )
 from .._model.errors import LifecycleError
 from .._model.refusals import invalid, require_instance
-from .._model.settings import RestartPolicy, Strategy, TaskMetadata, TaskOptions
+from .._model.settings import RestartPolicy, Strategy, TaskDefaults, TaskMetadata, TaskOptions
 from .._model.snapshots import TaskId
 from .._model.topics import Topic, require_event
 from .._supervision.commands import Commands
@@ -76,11 +78,18 @@ class Group(Generic[E]):
         scheduler.run_sync()
     """
 
-    def __init__(self, branch: Branch, supervisor: Supervisor[E], bus: EventBus[E]) -> None:
+    def __init__(
+        self,
+        branch: Branch,
+        supervisor: Supervisor[E],
+        bus: EventBus[E],
+        defaults: Mapping[str, Any],
+    ) -> None:
         self._branch = branch
         self._supervisor = supervisor
         self._commands = Commands(supervisor)
         self._bus = bus
+        self._defaults = defaults
 
     def __repr__(self) -> str:
         return f"<Group {self.name!r}: {len(self._branch.children)} tasks and groups>"
@@ -97,6 +106,7 @@ class Group(Generic[E]):
         strategy: Strategy = "one_for_one",
         restart: RestartPolicy | None = None,
         significant: bool = False,
+        defaults: TaskDefaults | None = None,
     ) -> Group[E]:
         """Make a group in this one; it has this place in the order of start.
 
@@ -107,6 +117,8 @@ class Group(Generic[E]):
         :param restart: when the group as a whole is restarted, after a failure that it could not
             deal with by itself; `None`: never, and such a failure is one of the group around it
         :param significant: whether the group around it ends when this one ends by itself
+        :param defaults: options that tasks in it take if they do not say otherwise, on top of those
+            of the groups around it; an explicit `None` is one
         :return: the group
         :raises LifecycleError: if the name is taken, this group has ended, or the scheduler is
             stopping
@@ -118,12 +130,18 @@ class Group(Generic[E]):
                 "strategy": strategy,
                 "restart": restart,
                 "significant": significant,
+                "defaults": defaults,
             }
         )
         branch = self._supervisor.add_group(
             name, self._branch, strategy, checked.restart, significant
         )
-        return Group(branch, self._supervisor, self._bus)
+        return Group(
+            branch,
+            self._supervisor,
+            self._bus,
+            merged(self._defaults, options_of(checked.defaults)),
+        )
 
     async def stop(self) -> None:
         """Stop all its tasks and groups, as `Scheduler.stop_task` does; the others go on.
@@ -183,7 +201,7 @@ class Group(Generic[E]):
         require_task(task, BackgroundTask)
         return self._register(
             task,
-            _described(metadata, options),
+            self._described(metadata, options),
             lambda entry: BackgroundWorker(entry, task, self._branch, self._supervisor),
         )
 
@@ -209,7 +227,8 @@ class Group(Generic[E]):
         def subscribe() -> BroadcastReceiveStream[T]:
             return self._bus.subscribe(cast("Topic[T]", event_of(reader)))
 
-        described = _described(metadata, options)
+        # A default is for tasks that it can be for; in what is given for one, it is a mistake.
+        described = self._described(metadata, options, never={"singleton"})
         if described.singleton:
             raise LifecycleError(
                 f"an event task cannot be a singleton, as {described.name or task.default_name!r}"
@@ -329,7 +348,7 @@ class Group(Generic[E]):
         return register
 
     def _periodic(self, timetable: Timetable, options: TaskOptions) -> Callable[[B], B]:
-        metadata = _described(None, options)
+        metadata = self._described(None, options)
 
         def register(function: B) -> B:
             require_async(function, "the function of a periodic task", 0)
@@ -338,6 +357,30 @@ class Group(Generic[E]):
             return function
 
         return register
+
+    def _described(
+        self,
+        metadata: TaskMetadata | None,
+        options: TaskOptions,
+        never: AbstractSet[str] = frozenset(),
+    ) -> TaskMetadata:
+        """Return the description of a task, given whole or by its fields, with the defaults.
+
+        :param never: defaults that are not for a task of this kind
+        """
+        if metadata is None:
+            metadata = TaskMetadata(**options) if options else _NO_OPTIONS
+        else:
+            require_instance(metadata, TaskMetadata, "the metadata of a task")
+            if options:
+                raise LifecycleError(
+                    "give the metadata or its fields as keywords, not both:"
+                    f" {', '.join(options)} beside {metadata!r}"
+                )
+        own = options_of(metadata) if self._defaults else {}
+        taken = merged(self._defaults, own)
+        others = {name: taken[name] for name in taken.keys() - own.keys() - never}
+        return metadata.model_copy(update=others) if others else metadata
 
     def _register(
         self,
@@ -356,16 +399,3 @@ class Group(Generic[E]):
             registry.remove(entry.task_id)
             raise
         return entry.task_id
-
-
-def _described(metadata: TaskMetadata | None, options: TaskOptions) -> TaskMetadata:
-    """Return the description of a task, given whole or by its fields."""
-    if metadata is None:
-        return TaskMetadata(**options) if options else _NO_OPTIONS
-    require_instance(metadata, TaskMetadata, "the metadata of a task")
-    if options:
-        raise LifecycleError(
-            "give the metadata or its fields as keywords, not both:"
-            f" {', '.join(options)} beside {metadata!r}"
-        )
-    return metadata

@@ -33,9 +33,9 @@ from typing_extensions import TypeVar, override
 
 from .._broadcast.bus import EventBus
 from .._broadcast.streams import BroadcastReceiveStream, BroadcastSendStream
-from .._model.arguments import RunArguments, SchedulerArguments
+from .._model.arguments import RunArguments, SchedulerArguments, options_of
 from .._model.errors import LifecycleError
-from .._model.settings import ChannelConfig, Strategy
+from .._model.settings import ChannelConfig, Strategy, TaskDefaults
 from .._model.snapshots import (
     GroupSnapshot,
     HealthReport,
@@ -103,6 +103,8 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
     :param strategy: who is restarted with one of its own tasks or groups; see `group`
     :param random: returns numbers from 0 up to 1, for the jitter of delays; `random.random` if not
         given
+    :param defaults: options that tasks take if they, and the groups around them, do not say
+        otherwise
     :raises ~pydantic.ValidationError: if an argument is not valid; it names it
     """
 
@@ -111,12 +113,15 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         *,
         strategy: Strategy = "one_for_one",
         random: Callable[[], float] | None = None,
+        defaults: TaskDefaults | None = None,
     ) -> None:
-        SchedulerArguments.model_validate({"strategy": strategy, "random": random})
+        checked = SchedulerArguments.model_validate(
+            {"strategy": strategy, "random": random, "defaults": defaults}
+        )
         self._registry = TaskRegistry[E]()
         bus = EventBus[E]()
         supervisor = Supervisor(self._registry, bus, self._alarm, strategy, random or uniform)
-        super().__init__(supervisor.root, supervisor, bus)
+        super().__init__(supervisor.root, supervisor, bus, options_of(checked.defaults))
         self._listeners = 0  # calls that will raise a failure, so that the body need not be told
         self._block: TaskGroup | None = None  # around the body of the `async with` block
 
