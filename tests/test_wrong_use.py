@@ -94,6 +94,7 @@ def handlers(told: Told) -> dict[str, Function]:
         "a partial of a callable object": functools.partial(callable_object),
         "a plain wrapper": wrapper,
         "a wrapper that takes less": injected,
+        "a static method": staticmethod(handle),
         "a mock": AsyncMock(side_effect=told.numbers.append),
     }
 
@@ -382,6 +383,9 @@ def test_metadata_and_options_are_either_or(scheduler: Scheduler) -> None:
     [
         (lambda: Scheduler(strategy="all"), "strategy", "one_for_all"),  # type: ignore[arg-type]
         (lambda: Scheduler(random=0.5), "random", "callable"),  # type: ignore[arg-type]
+        (lambda: Scheduler(random=nothing), "random", "plain function"),  # type: ignore[arg-type]
+        (lambda: TaskMetadata(depends_on="db"), "depends_on", r"Give a list: \['db'\]"),
+        (lambda: TaskMetadata(tags="db"), "tags", r"Give a list: \['db'\]"),
         (lambda: Scheduler().group("g", strategy="one_for_al"), "strategy", "one_for_all"),  # type: ignore[arg-type]
         (lambda: Scheduler().group("g", restart="always"), "restart", r"RestartPolicy\(mode='al"),  # type: ignore[arg-type]
         (lambda: Scheduler().group("g", significant=1), "significant", "boolean"),  # type: ignore[arg-type]

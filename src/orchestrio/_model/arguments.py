@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from datetime import tzinfo
+from inspect import iscoroutinefunction
 from typing import Annotated, Any, ClassVar, Final, Literal, cast
 
 from pydantic import (
@@ -63,13 +64,19 @@ class Defaults(TaskMetadata, frozen=True):
         return given
 
 
+def _not_async(value: object) -> object:
+    if iscoroutinefunction(value):
+        raise PydanticCustomError("async_function", "Give a plain function: it is not awaited")
+    return value
+
+
 class SchedulerArguments(Model, frozen=True):
     """What `Scheduler` is given."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(title="Scheduler()")
 
     strategy: Strategy
-    random: Callable[[], float] | None
+    random: Annotated[Callable[[], float] | None, BeforeValidator(_not_async)]
     defaults: Defaults | None
 
 

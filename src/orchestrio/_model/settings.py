@@ -97,6 +97,12 @@ _AS_JSON: Final = (
 )
 
 
+def _no_text(value: object) -> object:
+    if isinstance(value, str):
+        raise PydanticCustomError("texts_type", "Give a list: [{text}]", {"text": repr(value)})
+    return value
+
+
 def _no_mode(value: object) -> object:
     if value in get_args(RestartMode):
         raise PydanticCustomError(
@@ -279,11 +285,11 @@ class TaskMetadata(Model, frozen=True):
     """Unique in its scheduler; the name of the class or function, numbered, if not given."""
     description: Text = ""
     """What the task is for, in the user's words."""
-    tags: tuple[Text, ...] = ()
+    tags: Annotated[tuple[Text, ...], BeforeValidator(_no_text)] = ()
     """Labels of the user's own, kept in the order given."""
     restart: Policy | None = None
     """When a task that ended runs again; `None`: never, and a failure is one of its group."""
-    depends_on: tuple[Text, ...] = ()
+    depends_on: Annotated[tuple[Text, ...], BeforeValidator(_no_text)] = ()
     """Names of the tasks that are initialised and ready before this one, and shut down after it."""
     restart_with_dependencies: Annotated[bool, Field(strict=True)] = False
     """Whether this task is restarted whenever one that it depends on is."""
@@ -400,4 +406,6 @@ class TaskOptions(TaskDefaults, total=False):
     depends_on: Iterable[str]
     """Names of the tasks that are initialised and ready before this one, and shut down after it."""
     significant: bool
-    """Whether its group, or at the top the run, ends when this task ends: a "main" task."""
+    """Whether its group, or at the top the run, ends when this task ends by itself, and not by a
+    command such as ``stop_task()``: a "main" task.
+    """

@@ -105,8 +105,8 @@ def _unwrapped(function: Callable[..., object]) -> object:
             inner = cast("partial[object]", inner).func
         elif _is_async(inner) or inspect.isasyncgenfunction(inner):
             break
-        elif "__wrapped__" in getattr(inner, "__dict__", ()):
-            inner = inner.__wrapped__
+        elif (wrapped := getattr(inner, "__wrapped__", None)) is not None:
+            inner = wrapped
         elif not inspect.isroutine(inner) and not isinstance(inner, type):
             inner = type(inner).__call__
         else:

@@ -150,7 +150,9 @@ class Subscriber(Protocol[T]):
     """An `EventTask` that says which event it subscribes to, for type checkers.
 
     It is what `Group.register_event_task` takes, and what a function of your own takes that passes
-    event tasks on: ``def add(task: Subscriber[Order])``.
+    event tasks on: ``def add(task: Subscriber[Order])``. Whether `subscribed_event` is a property or
+    an attribute of the class is all the same, but pyright wants the latter without `ClassVar` and
+    `Final`.
     """
 
     @property
