@@ -199,7 +199,7 @@ class Commands:
         self._branches |= self._supervisor.groups  # one may have been made anew
         if name not in self._branches:
             raise LifecycleError(f"there is no group named {name!r}")
-        return Group(self._branches[name], self._supervisor, self._scheduler.bus)
+        return Group(self._branches[name], self._supervisor, self._scheduler.bus, {})
 
     def _register(self, command: Command) -> None:
         name = command.anew
