@@ -76,6 +76,9 @@ class TaskInitializationError(_TaskError):
     Cure: mend what is chained, or give it a longer ``start_timeout``, and start a new scheduler.
     """
 
+    shutdown_errors: tuple[TaskShutdownError, ...] = ()
+    """What went wrong afterwards, when everything was shut down; each is a note as well."""
+
 
 class TaskExecutionError(_TaskError):
     """A task failed while it worked, and no rule says to go on; what it raised is chained.
@@ -88,12 +91,16 @@ class TaskExecutionError(_TaskError):
     ``retries`` what a failing handler means.
     """
 
+    shutdown_errors: tuple[TaskShutdownError, ...] = ()
+    """What went wrong afterwards, when everything was shut down; each is a note as well."""
+
 
 class TaskShutdownError(_TaskError):
     """A task did not shut down well; what it raised is chained as ``__cause__``.
 
     Cause: its ``shutdown()`` raised or ran out of ``shutdown_timeout``, or the task went on after
-    it was cancelled. All other tasks were shut down nevertheless. Arrives in an `ExceptionGroup`.
+    it was cancelled. All other tasks were shut down nevertheless. Arrives in an `ExceptionGroup`,
+    or with the failure that ended the run, as one of its ``shutdown_errors``.
 
     Cure: mend what is chained, or give it a longer ``shutdown_timeout`` or ``stop_timeout``. A
     task must not catch its cancellation without raising it again.

@@ -45,6 +45,7 @@ from .._model.snapshots import (
     TaskState,
 )
 from .._model.topics import Topic
+from .._model.tracebacks import UsersFrames
 from .._supervision.supervisor import Stage, Supervisor
 from .._tasks.registry import TaskRegistry
 from .._workers.tree import Branch
@@ -254,7 +255,8 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
             error = LifecycleError(_LEFT_ELSEWHERE)
             error.__cause__ = wrong
         finally:
-            self._supervisor.outcome.raise_all(error)
+            with UsersFrames():
+                self._supervisor.outcome.raise_all(error)
 
     async def start(self) -> None:
         """Subscribe all event tasks, initialise all tasks in order, then let them work.
@@ -275,7 +277,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
                 if self._supervisor.stage is not Stage.NEW
                 else "enter the scheduler first: 'async with Scheduler() as scheduler', or run()"
             )
-        with self._listening():
+        with UsersFrames(), self._listening():
             await self._supervisor.start()
 
     async def run(self) -> None:
@@ -301,7 +303,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
             `TaskShutdownError` of each ``shutdown()`` that failed
         """
         if self._supervisor.stage is Stage.NEW:
-            with SIGNALS.caught():
+            with UsersFrames(), SIGNALS.caught():
                 async with self:  # heeded to the end of the stop, also of a cancelled one
                     self._supervisor.watch(heed_signals)
                     await self._run()
@@ -310,7 +312,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
             raise LifecycleError("a scheduler lives once: make a new one to run again")
         if self._supervisor.own_worker() is not None:
             raise LifecycleError("run() would wait for the very task that calls it")
-        with SIGNALS.caught():
+        with UsersFrames(), SIGNALS.caught():
             signals = self._supervisor.watch(heed_signals)
             try:
                 await self._run()
@@ -355,7 +357,8 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         """
         RunArguments.model_validate({"backend": backend, "backend_options": backend_options})
         options = None if backend_options is None else dict(backend_options)
-        anyio.run(self.run, backend=backend, backend_options=options)
+        with UsersFrames():
+            anyio.run(self.run, backend=backend, backend_options=options)
 
     async def shutdown(self) -> None:
         """Stop gracefully: producers, what was already published, each ``shutdown()`` in reverse.
@@ -376,7 +379,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         self._supervisor.ask_to_stop()
         if self._supervisor.own_worker() is not None:
             return
-        with self._listening():
+        with UsersFrames(), self._listening():
             await self._supervisor.stopped.wait()
             self._supervisor.outcome.raise_all()
 

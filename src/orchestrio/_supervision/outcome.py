@@ -4,26 +4,40 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import final
+from typing import Final, final
 
-from .._model.errors import TaskShutdownError
+from .._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
+from .._model.tracebacks import leaves_of, show_once
+from .._tasks.failures import failed_at, to_show
 
 __all__ = ["RunOutcome", "raise_together"]
 
 logger: logging.Logger = logging.getLogger("orchestrio")
+
+#: What ends a run, and carries what went wrong afterwards.
+_CARRIERS: Final = (TaskExecutionError, TaskInitializationError)
+
+#: How many lines an error points to, at most.
+_MOST: Final = 3
 
 
 @final
 class RunOutcome:
     """The errors that have not been raised yet."""
 
-    __slots__ = ("failures", "shutdown_errors")
+    __slots__ = ("_ended_by", "failures", "shutdown_errors")
 
     def __init__(self) -> None:
         #: what ended the run
         self.failures: list[BaseException] = []
         #: what went wrong after the work
         self.shutdown_errors: list[TaskShutdownError] = []
+        self._ended_by: BaseException | None = None  # the first failure, raised or not
+
+    def fail(self, failure: BaseException) -> None:
+        """Take what ends the run."""
+        self._ended_by = self._ended_by or failure
+        self.failures.append(failure)
 
     def raise_failures(self) -> None:
         """Raise what ended the run, once."""
@@ -33,13 +47,21 @@ class RunOutcome:
     def raise_all(self, error: BaseException | None = None) -> None:
         """Raise all that went wrong and was not raised yet, alone or as a group.
 
+        The failure that ended the run carries what went wrong afterwards.
+
         :param error: what the caller would raise anyway
         """
         failures = self.failures if error is None else [error, *self.failures]
         shutdown_errors = self.shutdown_errors
         self.failures, self.shutdown_errors = [], []
         if shutdown_errors and not failures:
-            raise ExceptionGroup("tasks did not shut down well", shutdown_errors)
+            for one in shutdown_errors:
+                _point_out(one)
+            raise ExceptionGroup("tasks did not shut down well", shutdown_errors) from None
+        for failure in failures:
+            if failure is self._ended_by and isinstance(failure, _CARRIERS):
+                failure.shutdown_errors += tuple(shutdown_errors)
+                shutdown_errors = []
         raise_together("the scheduler stopped", [*failures, *shutdown_errors])
 
 
@@ -49,6 +71,8 @@ def raise_together(what: str, errors: Sequence[BaseException]) -> None:
     What means the process, such as `SystemExit`, is raised alone, or its exit code would be lost;
     the others are in the log then.
     """
+    for error in errors:
+        _point_out(error)
     for way_out in errors:
         if not isinstance(way_out, (Exception, BaseExceptionGroup)):
             for error in errors:
@@ -58,4 +82,27 @@ def raise_together(what: str, errors: Sequence[BaseException]) -> None:
     if len(errors) == 1:
         raise errors[0]
     if errors:
-        raise BaseExceptionGroup(what, errors)
+        raise BaseExceptionGroup(what, errors) from None  # the cancellation that it comes with
+
+
+def _point_out(error: BaseException) -> None:
+    """Say at the end of an error what went wrong afterwards, and in which line the task failed.
+
+    A traceback has its cause at the top, where nobody looks first; and of a task that failed again
+    and again, it would show the same lines again and again.
+    """
+    if not isinstance(error, (*_CARRIERS, TaskShutdownError)):
+        return
+    if error.__cause__ is not None:
+        show_once(shown for one in leaves_of(error.__cause__) if (shown := to_show(one)))
+    notes: list[str] = []
+    if isinstance(error, _CARRIERS):
+        for after in error.shutdown_errors:
+            where = ", ".join(failed_at(after)[:1])
+            notes.append(f"Then {after}" + (f" ({where})" if where else ""))
+    lines = failed_at(error)
+    notes += [f"Raised here: {line}" for line in lines[:_MOST]]
+    if len(lines) > _MOST:
+        notes.append(f"and in {len(lines) - _MOST} other places")
+    others = [note for note in getattr(error, "__notes__", ()) if note not in notes]
+    error.__notes__ = [*others, *notes]  # these last, also the second time that it is raised

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from math import inf
 from operator import attrgetter
 from typing import final
 
 from anyio import current_time
 
 from .._tasks.events import RestartScheduled
+from .._tasks.failures import to_show
 from .._workers.tree import Branch, Failure, Node
 from .._workers.wanted import Wanted
 from .._workers.worker import Worker
@@ -89,7 +91,8 @@ class Restarts:
         ]
         back = [one for one in concerned if one in own or one.comes_back]
         whole = node if isinstance(node, Branch) else None
-        return self._claim(concerned, back, delay, failure, whole)
+        settled = inf if node.policy is None else node.policy.max_delay
+        return self._claim(concerned, back, delay, failure, whole, settled)
 
     def by_hand(self, workers: Iterable[Worker], branch: Branch | None = None) -> Restart:
         """Restart tasks that somebody asked to restart, up or not, and those that go with them.
@@ -128,6 +131,7 @@ class Restarts:
         delay: float,
         failure: Failure | None,
         branch: Branch | None,
+        settled: float = inf,
     ) -> Restart:
         concerned.sort(key=attrgetter("rank"))
         back.sort(key=attrgetter("rank"))
@@ -139,6 +143,11 @@ class Restarts:
         for worker in back:
             worker.want(Wanted.RESTART)
             self._announce(worker, delay, failure)
+        if failure is None:
+            for worker in back:
+                logger.info("%s restarts: it was asked to", worker.title, extra=worker.extra())
+        else:
+            _tell(back, delay, failure, settled)
         for worker in concerned:
             if worker not in restart.members:
                 worker.want(Wanted.STOP)
@@ -151,10 +160,6 @@ class Restarts:
         return restart
 
     def _announce(self, worker: Worker, delay: float, failure: Failure | None) -> None:
-        what = "was asked to" if failure is None else failure
-        logger.warning(
-            "%s restarts in %.3g s: %s", worker.title, delay, what, extra=worker.extra(delay=delay)
-        )
         publisher = worker.supervision.task_events
         if publisher.wanted:
             event = RestartScheduled(delay=delay, cause=failure, **worker.identity())
@@ -204,3 +209,32 @@ class Restarts:
         if is_over and branch is not None and self._whole.get(branch) is restart:
             del self._whole[branch]
             branch.comes_up(current_time())
+
+
+def _tell(workers: list[Worker], delay: float, failure: Failure, settled: float) -> None:
+    """Log that tasks restart after a failure: whose it is, with the lines of the program, once.
+
+    :param workers: the tasks, in order of start
+    :param delay: how many seconds they wait before they begin again
+    :param failure: what happened
+    :param settled: after how many seconds of work what happened before is forgotten
+    """
+    # That a task has ended, and that its policy does not want it to, is no failure.
+    log = logger.info if failure.__cause__ is None else logger.warning
+    mine = [worker for worker in workers if worker.entry.task_id == failure.task_id] or workers[:1]
+    for worker in workers:
+        extra = worker.extra(delay=delay)
+        if worker not in mine:
+            what = "%s restarts in %.3g s, with task %r"
+            log(what, worker.title, delay, failure.task_name, extra=extra)
+            continue
+        if current_time() - worker.up_since >= settled:
+            worker.repeats.forget()
+        shown = to_show(failure)
+        times = worker.repeats.count(shown or failure)
+        what = "%s restarts in %.3g s: %s"
+        if times == 1:
+            log(what, worker.title, delay, failure, exc_info=shown, extra=extra)
+        else:
+            what += " (the same as before, %d times by now)"
+            log(what, worker.title, delay, failure, times, extra=extra)

@@ -521,7 +521,7 @@ class Supervisor(Generic[E]):
 
     def end_the_run(self, failure: BaseException) -> None:
         """Stop everything, and raise this to whoever waits for the run."""
-        self.outcome.failures.append(failure)
+        self.outcome.fail(failure)
         self.ask_to_stop()
         self._alarm()
 

@@ -9,21 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from math import inf
-from typing import cast
+from typing import Final, cast
 
 from anyio import current_effective_deadline, get_cancelled_exc_class
 from typing_extensions import TypeVarTuple, Unpack
 
+from .._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
+from .._model.tracebacks import has_users_frames, leaves_of, places
+
 __all__ = [
     "ForeignCancellationError",
     "error_in",
+    "failed_at",
     "failure_in",
     "in_words",
     "raised",
+    "to_show",
     "undisturbed",
 ]
 
 Args = TypeVarTuple("Args")
+
+#: How many errors of a group are named in a sentence.
+_MOST: Final = 3
+
+#: What says what became of a task; why, is its cause.
+_OF_TASKS: Final = (TaskInitializationError, TaskExecutionError, TaskShutdownError)
 
 
 class ForeignCancellationError(RuntimeError):
@@ -103,7 +114,41 @@ def in_words(thing: object) -> str:
 
 
 def raised(error: BaseException) -> str:
-    """Say what was raised, for the middle of a sentence."""
+    """Say what was raised, for the middle of a sentence; of a group, what it is made of."""
     if isinstance(error, ForeignCancellationError):
         return "was cancelled by something other than its scheduler"
-    return f"raised {type(error).__name__}: {in_words(error)}"
+    leaves = leaves_of(error)
+    words = [f"{type(leaf).__name__}: {in_words(leaf)}" for leaf in leaves[:_MOST]]
+    if leaves[0] is error:
+        return f"raised {words[0]}"
+    if len(leaves) == 1:
+        return f"raised {words[0]} (in an {type(error).__name__})"
+    more = f"; and {len(leaves) - _MOST} more" if len(leaves) > _MOST else ""
+    return f"raised {type(error).__name__}: {in_words(error)}: {'; '.join(words)}{more}"
+
+
+def to_show(failure: BaseException) -> BaseException | None:
+    """Return that whose traceback shows where the program failed; `None` if none does.
+
+    Of a task that failed too often, it is the last failure: the others were told before.
+
+    :param failure: what became of a task, in the words of the library
+    """
+    cause = failure.__cause__
+    if isinstance(failure, _OF_TASKS) and cause is not None:
+        last = leaves_of(cause)[-1]
+        return to_show(last if isinstance(last, _OF_TASKS) else cause)
+    shows = has_users_frames(failure) or (cause is not None and has_users_frames(cause))
+    return failure if shows else None
+
+
+def failed_at(failure: BaseException) -> list[str]:
+    """Return the lines of the program in which it failed, as tracebacks name them; see `to_show`.
+
+    :param failure: what became of a task, in the words of the library
+    """
+    error = to_show(failure)
+    if error is None:
+        return []
+    found = list(places(error))
+    return found if found or error.__cause__ is None else list(places(error.__cause__))

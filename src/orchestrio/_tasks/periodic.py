@@ -10,6 +10,7 @@ from anyio import current_time
 from typing_extensions import override
 
 from .._model.settings import TaskMetadata
+from .._model.tracebacks import trim
 from .context import current_run
 from .failures import failure_in, raised
 from .retries import with_retries
@@ -69,18 +70,20 @@ class PeriodicTask(BackgroundTask):
             run.resting = False
             try:
                 await self._call(None)
-            except BaseException as what:
-                error = failure_in(what)
+            except BaseException as caught:
+                error = failure_in(caught)
                 if error is None:
                     raise
                 self.failed += 1
                 run.note_error(error)
                 if self._on_error != "skip":
                     raise
+                trim(error)
                 if self._skips.note(current_time(), what=raised(error)):
                     logger.error(
-                        "task %r: a tick was skipped: it failed",
+                        "task %r skipped a tick: it %s",
                         run.task_name,
+                        raised(error),
                         exc_info=None if self._skips.is_repeated else error,
                         extra=_extra() | {"error": error},
                     )

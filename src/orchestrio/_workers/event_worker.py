@@ -16,6 +16,7 @@ from .._broadcast.channel import Channel
 from .._broadcast.delivery import Delivery, Pool
 from .._broadcast.streams import BroadcastReceiveStream, cursor_of
 from .._model.errors import LaggedError
+from .._model.tracebacks import trim
 from .._tasks.events import DEAD_LETTERS, DeadLetter, TaskLagged
 from .._tasks.failures import failure_in, in_words, raised
 from .._tasks.registry import RegisteredTask
@@ -312,6 +313,7 @@ class EventWorker(Worker, Generic[T]):
             )
         if metadata.on_error == "skip":
             self._skipped += 1
+            trim(error)
             if self._skips is None:
                 self._skips = Tally(SKIPS_AT_ONCE, self._tell_skips)
             what = raised(error)

@@ -35,6 +35,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from .._broadcast.backpressure import Waits, current_sender
 from .._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
+from .._model.tracebacks import trim
 from .._tasks.context import RunInfo, Services, current_run
 from .._tasks.failures import error_in, raised
 from .._tasks.task import Task
@@ -473,6 +474,7 @@ class Run:
             f"{self.host.title} did not shut down well: {what}", entry.task_id, entry.name
         )
         error.__cause__ = cause
+        trim(cause)
         self.shutdown_errors += (error,)
         return error
 
@@ -485,6 +487,7 @@ class Run:
             return
         cause = error
         if doom is not None:
+            doom.__traceback__ = None  # raised here, if at all
             if error is not None and error is not doom:
                 what = "it was cancelled for what it did, and its clean-up failed"
                 cause = ExceptionGroup(what, [doom, error])
@@ -512,4 +515,5 @@ class Run:
                 f"{host.title} could not start: {what}", entry.task_id, entry.name
             )
         failure.__cause__ = cause
+        trim(failure)
         self.failure = failure

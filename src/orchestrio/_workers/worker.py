@@ -21,6 +21,7 @@ from .._broadcast.channel import Channel
 from .._broadcast.delivery import Pool
 from .._model.errors import LifecycleError, SchedulerError, TaskExecutionError
 from .._model.snapshots import TaskKind, TaskSnapshot, TaskState
+from .._model.tracebacks import Repeats
 from .._model.wakeup import Wakeup
 from .._tasks.context import Services
 from .._tasks.events import DeadLetter, Publisher, StateChanged, TaskEvent
@@ -91,6 +92,7 @@ class Worker(Node, ABC):
     # Ten thousand workers are not unusual, and their dicts would make up half of their memory.
     __slots__ = (
         "_changed",
+        "_repeats",
         "_told",
         "context",
         "entry",
@@ -127,6 +129,7 @@ class Worker(Node, ABC):
         self.context: Context = copy_context()
         #: what went wrong last, in words, and when, in UTC
         self.last_error: tuple[str, datetime] | None = None
+        self._repeats: Repeats | None = None
         self._told = TaskState.REGISTERED  # how it stood when that was told last
 
     # -- what is wanted ------------------------------------------------------------------------
@@ -261,6 +264,13 @@ class Worker(Node, ABC):
     def up_since(self) -> float:
         """When its work began, in seconds on the event loop's clock; infinity if it did not."""
         return inf if self.run is None else self.run.works_since
+
+    @property
+    def repeats(self) -> Repeats:
+        """The errors that the log has told of: the same are counted, and not told again."""
+        if self._repeats is None:  # most never fail
+            self._repeats = Repeats()
+        return self._repeats
 
     @property
     def changed(self) -> Wakeup:

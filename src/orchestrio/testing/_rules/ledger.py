@@ -249,18 +249,25 @@ def notes(error: BaseException) -> Iterator[str]:
     """Iterate over the notes of an error, and of what it comes from.
 
     A task that is cancelled for what it did wrong may raise on its way out, which is but a note.
+    What went wrong at the stop that followed is no mere note: the error carries it.
     """
     for one in alone(error):
-        yield from getattr(one, "__notes__", ())
+        carried = [in_words(after) for after in getattr(one, "shutdown_errors", ())]
+        for note in getattr(one, "__notes__", ()):
+            if not any(words in note for words in carried):
+                yield note
         if one.__cause__ is not None:
             yield from notes(one.__cause__)
 
 
 def members(error: BaseException) -> tuple[BaseException, ...]:
-    """Return the errors that a group is made of, one level deep; of any other, itself."""
+    """Return the errors that a group is made of, one level deep; of any other, itself.
+
+    With a failure that ended a run comes what went wrong at the stop that followed.
+    """
     if isinstance(error, BaseExceptionGroup):
         return cast("BaseExceptionGroup[BaseException]", error).exceptions
-    return (error,)
+    return (error, *getattr(error, "shutdown_errors", ()))
 
 
 def alone(error: BaseException) -> Iterator[BaseException]:

@@ -1,0 +1,203 @@
+"""Tracebacks as users read them: their own frames, without those of the library and event loops.
+
+What a task raises has come through ten frames that say nothing about it, and what a scheduler
+raises goes out through as many. With the environment variable ``ORCHESTRIO_FULL_TRACEBACKS`` set
+to anything but 0, all of them stay.
+"""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+from collections.abc import Iterable, Iterator
+from types import FrameType, TracebackType
+from typing import Final, cast, final
+
+from .errors import SchedulerError
+
+__all__ = ["Repeats", "UsersFrames", "has_users_frames", "leaves_of", "places", "show_once", "trim"]
+
+FULL: Final = "ORCHESTRIO_FULL_TRACEBACKS"
+
+#: Whose frames say nothing about a program.
+_INTERNAL: Final = frozenset({"orchestrio", "anyio", "asyncio", "trio", "outcome", "uvloop"})
+
+#: Where other people's code is installed.
+_INSTALLED: Final = tuple(
+    path + os.sep
+    for path in {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
+)
+
+#: How many kinds of error `Repeats` knows at a time.
+_KINDS: Final = 16
+
+
+def trim(error: BaseException) -> None:
+    """Take the frames that are internal out of an error, and out of all that it comes from.
+
+    Where nothing would be left, all is kept; but for errors of the library itself, and groups,
+    which say what they have to say.
+
+    :param error: what was raised
+    """
+    if _shows_all():
+        return
+    for one in _family(error):
+        users = _without_internal(one.__traceback__)
+        if users is not None or isinstance(one, (SchedulerError, BaseExceptionGroup)):
+            one.__traceback__ = users
+
+
+def _shows_all() -> bool:
+    return os.environ.get(FULL, "0") not in ("", "0")
+
+
+def _family(error: BaseException) -> Iterator[BaseException]:
+    """Iterate over an error, its causes and contexts, and the members of groups, each once."""
+    seen: set[int] = set()
+    queue: list[BaseException | None] = [error]
+    while queue:
+        one = queue.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            queue += [one.__cause__, one.__context__, *_members(one)]
+
+
+def _members(error: BaseException) -> tuple[BaseException, ...]:
+    if isinstance(error, BaseExceptionGroup):
+        return cast("BaseExceptionGroup[BaseException]", error).exceptions
+    return ()
+
+
+def _without_internal(traceback: TracebackType | None) -> TracebackType | None:
+    kept = [one for one in _entries(traceback) if not _is_internal(one.tb_frame)]
+    trimmed: TracebackType | None = None
+    for one in reversed(kept):
+        trimmed = TracebackType(trimmed, one.tb_frame, one.tb_lasti, one.tb_lineno)
+    return trimmed
+
+
+def _entries(traceback: TracebackType | None) -> Iterator[TracebackType]:
+    while traceback is not None:
+        yield traceback
+        traceback = traceback.tb_next
+
+
+def _is_internal(frame: FrameType) -> bool:
+    return _package(frame) in _INTERNAL
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__")).partition(".")[0]
+
+
+@final
+class UsersFrames:
+    """A block out of which errors come without the internal frames that they have come through.
+
+    An error that leaves it by itself does not even have the frame of the block.
+    """
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Trim what is raised."""
+        if error is not None:
+            trim(error)
+
+
+def has_users_frames(error: BaseException) -> bool:
+    """Whether a traceback of the error, or of what it is made of, would show a user's line."""
+    return any(
+        not _is_internal(entry.tb_frame)
+        for leaf in leaves_of(error)
+        for entry in _entries(leaf.__traceback__)
+    )
+
+
+def leaves_of(error: BaseException) -> list[BaseException]:
+    """Return the errors that a group is made of, at any depth; of any other, itself."""
+    members = _members(error)
+    return [leaf for one in members for leaf in leaves_of(one)] if members else [error]
+
+
+def places(error: BaseException) -> Iterator[str]:
+    """Say in which line of the program an error, or what it comes from, was raised.
+
+    :param error: what was raised; each member of a group has a place, if it shows one
+    """
+    for leaf in leaves_of(error):
+        entries = [one for one in _entries(leaf.__traceback__) if not _is_internal(one.tb_frame)]
+        if entries:
+            # What it has called into is not the user's: that of others, or of the interpreter.
+            own = [one for one in entries if not _is_installed(one.tb_frame)]
+            program = _package(entries[0].tb_frame)
+            own = own or [one for one in entries if _package(one.tb_frame) == program]
+            code = own[-1].tb_frame.f_code
+            yield f'File "{code.co_filename}", line {own[-1].tb_lineno}, in {code.co_name}'
+
+
+def _is_installed(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith((*_INSTALLED, "<frozen"))
+
+
+def show_once(errors: Iterable[BaseException]) -> None:
+    """Take the tracebacks from errors that are the same as a later one; see `Repeats`.
+
+    :param errors: what was raised one after the other
+    """
+    if _shows_all():
+        return
+    told = Repeats()
+    shown: set[int] = set()
+    for error in reversed(list(errors)):
+        again = told.count(error) > 1
+        for one in _family(error):
+            if not again:
+                shown.add(id(one))
+            elif id(one) not in shown:  # it may be the very same that was raised again
+                one.__traceback__ = None
+
+
+@final
+class Repeats:
+    """Counts errors that are the same: of one type, in the same words, from the same lines."""
+
+    __slots__ = ("_times",)
+
+    def __init__(self) -> None:
+        self._times: dict[int, int] = {}  # the one that was seen last is last
+
+    def count(self, error: BaseException) -> int:
+        """Return how often an error has come by now, this time included."""
+        kind = hash(tuple(map(_looks, leaves_of(error))))  # the words may be long
+        times = self._times.pop(kind, 0) + 1
+        self._times[kind] = times
+        if len(self._times) > _KINDS:
+            del self._times[next(iter(self._times))]
+        return times
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._times.clear()
+
+
+def _looks(error: BaseException) -> object:
+    try:
+        words = str(error)
+    except Exception:
+        words = ""
+    lines = tuple(
+        (entry.tb_frame.f_code.co_filename, entry.tb_lineno)
+        for entry in _entries(error.__traceback__)
+    )
+    return type(error), words, lines
