@@ -363,7 +363,7 @@ async def test_the_first_signal_is_graceful_in_a_stop_that_has_begun_without_one
     with fail_after(20), caplog.at_level(logging.INFO, "orchestrio"):
         await scheduler.run()
     assert hooks == ["shutdown"]
-    assert "SIGTERM: stopping; once more stops at once" in caplog.messages
+    assert "SIGTERM: it is stopping already; another one stops it at once" in caplog.messages
 
 
 async def test_a_run_in_another_thread_is_not_stopped_by_signals(heard: list[int]) -> None:

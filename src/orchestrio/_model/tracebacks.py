@@ -15,7 +15,16 @@ from typing import Final, cast, final
 
 from .errors import SchedulerError
 
-__all__ = ["Repeats", "UsersFrames", "has_users_frames", "leaves_of", "places", "show_once", "trim"]
+__all__ = [
+    "Repeats",
+    "UsersFrames",
+    "has_users_frames",
+    "leaves_of",
+    "own_line",
+    "point_to",
+    "show_once",
+    "trim",
+]
 
 FULL: Final = "ORCHESTRIO_FULL_TRACEBACKS"
 
@@ -130,20 +139,35 @@ def leaves_of(error: BaseException) -> list[BaseException]:
     return [leaf for one in members for leaf in leaves_of(one)] if members else [error]
 
 
-def places(error: BaseException) -> Iterator[str]:
-    """Say in which line of the program an error, or what it comes from, was raised.
+def own_line(error: BaseException) -> TracebackType | None:
+    """Find in which line of the program an error was raised; of a group, its first one.
 
-    :param error: what was raised; each member of a group has a place, if it shows one
+    What that has called into is not the user's: it is that of others, or of the interpreter.
+
+    :param error: what was raised
+    :return: that entry of its traceback alone, if there is one
     """
     for leaf in leaves_of(error):
         entries = [one for one in _entries(leaf.__traceback__) if not _is_internal(one.tb_frame)]
         if entries:
-            # What it has called into is not the user's: that of others, or of the interpreter.
             own = [one for one in entries if not _is_installed(one.tb_frame)]
             program = _package(entries[0].tb_frame)
-            own = own or [one for one in entries if _package(one.tb_frame) == program]
-            code = own[-1].tb_frame.f_code
-            yield f'File "{code.co_filename}", line {own[-1].tb_lineno}, in {code.co_name}'
+            at = (own or [one for one in entries if _package(one.tb_frame) == program])[-1]
+            return TracebackType(None, at.tb_frame, at.tb_lasti, at.tb_lineno)
+    return None
+
+
+def point_to(error: BaseException, line: TracebackType) -> None:
+    """Have the traceback of an error end with a line, as if the error had been raised there.
+
+    :param error: one that was made elsewhere, to say what was raised there
+    :param line: the entry of a traceback
+    """
+    entries = [*_entries(error.__traceback__)]
+    if not entries:
+        error.__traceback__ = line
+    elif (entries[-1].tb_frame, entries[-1].tb_lineno) != (line.tb_frame, line.tb_lineno):
+        entries[-1].tb_next = line
 
 
 def _is_installed(frame: FrameType) -> bool:

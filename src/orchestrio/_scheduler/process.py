@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from typing import Any
 
@@ -15,14 +16,18 @@ from .systemd import Notifier
 
 __all__ = ["feed_watchdog", "heed_signals"]
 
+logger: logging.Logger = logging.getLogger("orchestrio")
+
 
 async def heed_signals(supervisor: Supervisor[Any]) -> None:
     """Stop everything when the first SIGINT or SIGTERM comes, and at once when the second does."""
     if not SIGNALS.is_heard_here:
         return
     with suppress(ClosedResourceError):
-        await SIGNALS.wait_for(1)
-        supervisor.ask_to_stop()
+        first = await SIGNALS.wait_for(1)
+        if supervisor.is_stopping:
+            logger.info("%s: it is stopping already; another one stops it at once", first.name)
+        supervisor.ask_to_stop(f"of {first.name}; another one stops it at once")
         await SIGNALS.wait_for(2)
         supervisor.force_stop()
         await SIGNALS.wait_for(3)  # which ends the process; meanwhile others get theirs

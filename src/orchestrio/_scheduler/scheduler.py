@@ -233,6 +233,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
             raise LifecycleError("a scheduler lives once: make a new one to run again")
         error: BaseException | None = None
         entered_in = get_current_task().id
+        why = "its block was left"
         try:
             async with create_task_group() as self._block:
                 try:
@@ -242,11 +243,13 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
                         await self._supervisor.opened.wait()
                     yield self
                 except get_cancelled_exc_class():
+                    why = "it was cancelled"
                     raise
                 except BaseException as raised:  # goes out below, with what the tasks raised
                     error = raised
+                    why = f"its block raised {type(raised).__name__}"
                 finally:
-                    self._supervisor.ask_to_stop()
+                    self._supervisor.ask_to_stop(why)
                     with CancelScope(shield=True):
                         await self._supervisor.stopped.wait()
         except RuntimeError as wrong:
@@ -376,8 +379,10 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         if self._supervisor.stage is Stage.NEW:
             return
         await checkpoint()
-        self._supervisor.ask_to_stop()
-        if self._supervisor.own_worker() is not None:
+        own = self._supervisor.own_worker()
+        by = "" if own is None else f" by {own.title}"
+        self._supervisor.ask_to_stop(f"shutdown() was called{by}")
+        if own is not None:
             return
         with UsersFrames(), self._listening():
             await self._supervisor.stopped.wait()

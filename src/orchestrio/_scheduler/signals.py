@@ -92,10 +92,11 @@ class Signals:
                 reader.close()
                 writer.close()
 
-    async def wait_for(self, number: int) -> None:
+    async def wait_for(self, number: int) -> signal.Signals:
         """Wait until so many signals have come since the handlers are in place.
 
         :param number: how many
+        :return: the last one of them
         :raises ~anyio.ClosedResourceError: if the handlers are not in place any more
         """
         while len(self._received) < number:
@@ -111,6 +112,7 @@ class Signals:
                 self._readers -= 1
                 self._news.notify_all()
             self._read()
+        return signal.Signals(self._received[number - 1])
 
     def forget(self) -> None:
         """Put all back as it was, in a process just forked: none of the runs is its own."""
@@ -141,9 +143,7 @@ class Signals:
         return numbers
 
     def _tell(self, name: str) -> None:
-        if len(self._received) == 1:
-            logger.info("%s: stopping; once more stops at once", name)
-        else:
+        if len(self._received) > 1:  # the first one is told as the reason of the stop
             logger.warning("%s again: stopping at once; once more ends the process", name)
 
     # -- in the middle of any line -------------------------------------------------------------

@@ -45,7 +45,7 @@ class Measures(Protocol):
     def end_the_run(self, failure: BaseException) -> None:
         """Stop everything, and raise this to whoever waits for the run."""
 
-    def ask_to_stop(self) -> None:
+    def ask_to_stop(self, why: str) -> None:
         """Have everything stop, without an error."""
 
 
@@ -134,7 +134,7 @@ class Escalation:
         branch = node.parent
         assert branch is not None
         if branch.parent is None:
-            self._measures.ask_to_stop()
+            self._measures.ask_to_stop(f"{why}, which is significant")
         elif branch.policy is not None and branch.policy.mode == "always":
             self.failed(branch, why)
         else:

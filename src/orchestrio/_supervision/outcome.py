@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final, final
 
 from .._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
-from .._model.tracebacks import leaves_of, show_once
+from .._model.tracebacks import leaves_of, point_to, show_once
 from .._tasks.failures import failed_at, to_show
 
 __all__ = ["RunOutcome", "raise_together"]
@@ -16,9 +16,6 @@ logger: logging.Logger = logging.getLogger("orchestrio")
 
 #: What ends a run, and carries what went wrong afterwards.
 _CARRIERS: Final = (TaskExecutionError, TaskInitializationError)
-
-#: How many lines an error points to, at most.
-_MOST: Final = 3
 
 
 @final
@@ -86,23 +83,21 @@ def raise_together(what: str, errors: Sequence[BaseException]) -> None:
 
 
 def _point_out(error: BaseException) -> None:
-    """Say at the end of an error what went wrong afterwards, and in which line the task failed.
+    """Have a traceback end where the task failed, and say what went wrong afterwards.
 
-    A traceback has its cause at the top, where nobody looks first; and of a task that failed again
-    and again, it would show the same lines again and again.
+    The cause stands at the top of what Python prints, where nobody looks first; and of a task that
+    failed again and again, it would be there again and again.
     """
     if not isinstance(error, (*_CARRIERS, TaskShutdownError)):
         return
     if error.__cause__ is not None:
         show_once(shown for one in leaves_of(error.__cause__) if (shown := to_show(one)))
-    notes: list[str] = []
+    line = failed_at(error)
+    if line is not None:
+        point_to(error, line)
     if isinstance(error, _CARRIERS):
+        said: Sequence[str] = getattr(error, "__notes__", ())
         for after in error.shutdown_errors:
-            where = ", ".join(failed_at(after)[:1])
-            notes.append(f"Then {after}" + (f" ({where})" if where else ""))
-    lines = failed_at(error)
-    notes += [f"Raised here: {line}" for line in lines[:_MOST]]
-    if len(lines) > _MOST:
-        notes.append(f"and in {len(lines) - _MOST} other places")
-    others = [note for note in getattr(error, "__notes__", ()) if note not in notes]
-    error.__notes__ = [*others, *notes]  # these last, also the second time that it is raised
+            note = f"Then {after}"
+            if note not in said:  # it may have been raised before
+                error.add_note(note)

@@ -13,7 +13,8 @@ Who owns what, from the outside in:
              │                        stops in the same way, bounded by the time-outs of the tasks;
              │                        then it waits for those that ignore their cancellation
              └─ watch group           Turns.watch, Deadlocks.watch and what `watch` starts, such as
-             │   │                    for signals; cancelled when the group below has ended
+                 │                    for signals; cancelled when the group below has ended
+                 ├─ Report.telling    while a start or a stop waits, which cancels it at its end
                  └─ task group        never cancelled as a whole: no exception leaves what is in it
                      ├─ Run           one task for each, in a cancel scope of its own, which `Run`
                      │   │            alone cancels: to end the work
@@ -54,9 +55,11 @@ from .deadlocks import Deadlocks
 from .dependencies import Dependencies, workers_below
 from .escalation import Escalation
 from .outcome import RunOutcome
+from .report import Report, what_ends_the_run
 from .restarts import Restarts
 from .starting import Start
 from .stopping import Turns, ask_to_end, end, runs_of, wait_down
+from .waits import waits_of_start, waits_of_stop
 from .watchdog import needs_watching, watch
 from .workload import Workload
 
@@ -126,6 +129,7 @@ class Supervisor(Generic[E]):
         self._deadlocks = Deadlocks(self)
         self._tasks: TaskGroup | None = None  # around all runs
         self._watching: TaskGroup | None = None  # around that one
+        self._report = Report()
 
     @property
     def is_stopping(self) -> bool:
@@ -176,7 +180,10 @@ class Supervisor(Generic[E]):
                             self.stage = Stage.OPEN
                         self.opened.set()
                         await self._until_stopping()
-                        await undisturbed(self._stop_everything)
+                        with self._report.telling(
+                            self._watching, lambda: waits_of_stop(self.workers.values())
+                        ):
+                            await undisturbed(self._stop_everything)
                     self._watching.cancel_scope.cancel()
             finally:
                 self._bus.close()
@@ -184,6 +191,7 @@ class Supervisor(Generic[E]):
                 for worker in self.workers.values():
                     if worker.run is not None:
                         self.outcome.shutdown_errors += worker.run.report()
+                self._report.stopped(self.workers.values())
                 self.stopped.set()
 
     async def _until_stopping(self) -> None:
@@ -192,7 +200,7 @@ class Supervisor(Generic[E]):
                 await self.stopping.wait()
             except get_cancelled_exc_class():
                 # No scope did that. asyncio does, to all that is left in a loop that closes.
-                self.ask_to_stop()
+                self.ask_to_stop("its event loop closes")
 
     def watch(
         self, watch: Callable[[Supervisor[E]], Coroutine[None, None, None]]
@@ -208,11 +216,15 @@ class Supervisor(Generic[E]):
     def finish(self) -> None:
         """Have everything stop since the work is done: event tasks handle all that there is."""
         self._has_finished = not self.is_stopping
-        self.ask_to_stop()
+        self.ask_to_stop("all work is done")
 
-    def ask_to_stop(self) -> None:
-        """Have everything stop, once; nobody is waited for."""
+    def ask_to_stop(self, why: str) -> None:
+        """Have everything stop, once; nobody is waited for.
+
+        :param why: the reason, to be read after "because"
+        """
         if not self.is_stopping:
+            self._report.stopping(why)
             self.stage = Stage.STOPPING
             self.restarts.drop_all()
             for worker in self.workers.values():
@@ -358,21 +370,28 @@ class Supervisor(Generic[E]):
                 worker.unsubscribe()
             raise
         self.stage = Stage.STARTING
+        self._report.starting()
+        assert self._watching is not None
         try:
             ambient = copy_context()
             for worker in workers:
                 worker.adopt(ambient)
                 self._workload.note(worker)
-            await self._startup.initialize(workers)
+            with self._report.telling(
+                self._watching, lambda: waits_of_start(self.workers.values())
+            ):
+                await self._startup.initialize(workers)
+                if not self.is_stopping:
+                    self.stage = Stage.RUNNING
+                    self._startup.begin_work()
+                    self._look_whether_finished()
+                    await self._startup.wait_ready()
             if not self.is_stopping:
-                self.stage = Stage.RUNNING
-                self._startup.begin_work()
-                self._look_whether_finished()
-                await self._startup.wait_ready()
-            if self.is_stopping:
+                self._report.started(len(self.workers))
+            else:
                 await self.stopped.wait()
         except get_cancelled_exc_class():
-            self.ask_to_stop()
+            self.ask_to_stop("its start was cancelled")
             raise
         if self.is_stopping:
             self.outcome.raise_failures()
@@ -522,7 +541,7 @@ class Supervisor(Generic[E]):
     def end_the_run(self, failure: BaseException) -> None:
         """Stop everything, and raise this to whoever waits for the run."""
         self.outcome.fail(failure)
-        self.ask_to_stop()
+        self.ask_to_stop(what_ends_the_run(failure))
         self._alarm()
 
     def forget(self, worker: Worker) -> None:
@@ -532,5 +551,6 @@ class Supervisor(Generic[E]):
             self.registry.remove(task_id)
             self._dependencies.remove(worker)
             self.restarts.drop([worker])
+            self._report.gone(worker)
             worker.be_gone()
             self._workload.note(worker)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from math import inf
+from types import TracebackType
 from typing import Final, cast
 
 from anyio import current_effective_deadline, get_cancelled_exc_class
 from typing_extensions import TypeVarTuple, Unpack
 
 from .._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
-from .._model.tracebacks import has_users_frames, leaves_of, places
+from .._model.tracebacks import has_users_frames, leaves_of, own_line
 
 __all__ = [
     "ForeignCancellationError",
@@ -118,13 +119,21 @@ def raised(error: BaseException) -> str:
     if isinstance(error, ForeignCancellationError):
         return "was cancelled by something other than its scheduler"
     leaves = leaves_of(error)
-    words = [f"{type(leaf).__name__}: {in_words(leaf)}" for leaf in leaves[:_MOST]]
+    words = [f"{type(leaf).__name__}: {_first_line(in_words(leaf))}" for leaf in leaves[:_MOST]]
     if leaves[0] is error:
         return f"raised {words[0]}"
     if len(leaves) == 1:
         return f"raised {words[0]} (in an {type(error).__name__})"
     more = f"; and {len(leaves) - _MOST} more" if len(leaves) > _MOST else ""
-    return f"raised {type(error).__name__}: {in_words(error)}: {'; '.join(words)}{more}"
+    return (
+        f"raised {type(error).__name__}: {_first_line(in_words(error))}: {'; '.join(words)}{more}"
+    )
+
+
+def _first_line(words: str) -> str:
+    """Return the first line: an error that says more says it in its traceback."""
+    first, newline, _ = words.partition("\n")
+    return f"{first} ..." if newline else first
 
 
 def to_show(failure: BaseException) -> BaseException | None:
@@ -142,13 +151,13 @@ def to_show(failure: BaseException) -> BaseException | None:
     return failure if shows else None
 
 
-def failed_at(failure: BaseException) -> list[str]:
-    """Return the lines of the program in which it failed, as tracebacks name them; see `to_show`.
+def failed_at(failure: BaseException) -> TracebackType | None:
+    """Return the line of the program in which it failed, if there is one; see `to_show`.
 
     :param failure: what became of a task, in the words of the library
     """
     error = to_show(failure)
     if error is None:
-        return []
-    found = list(places(error))
-    return found if found or error.__cause__ is None else list(places(error.__cause__))
+        return None
+    cause = error.__cause__
+    return own_line(error) or (None if cause is None else own_line(cause))

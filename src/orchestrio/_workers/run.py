@@ -40,6 +40,7 @@ from .._tasks.context import RunInfo, Services, current_run
 from .._tasks.failures import error_in, raised
 from .._tasks.task import Task
 from .host import Host
+from .phase_log import is_told, tell
 from .phases import NEXT, Outcome, Phase
 from .stack import task_stack
 
@@ -78,6 +79,7 @@ class Run:
         "phase",
         "retry_at",
         "shutdown_errors",
+        "since",
         "spares_others",
         "started_at",
         "waiters",
@@ -144,6 +146,8 @@ class Run:
         if not_before:
             ahead = timedelta(seconds=not_before - current_time())
             self.retry_at = services.wall_clock() + ahead
+        #: since when it does what it does, on the same clock; `None` if nobody is told of it
+        self.since: float | None = inf if is_told(logging.INFO) else None
         self._handle: TaskHandle[None] | None = None  # the task of the event loop that it is
         self._doom: Exception | None = None  # why it was cancelled, if that is a failure
         self._turn: Event | None = None  # set when it may be its turn to shut down
@@ -258,6 +262,8 @@ class Run:
 
     def ask(self) -> None:
         """Show that the work is to end, and tell the task if it listens."""
+        if self.since is not None and not self.stop_asked and self.outcome is None:
+            self.since = current_time()
         self.info.ask_to_stop()
         self.host.tell()
 
@@ -265,6 +271,8 @@ class Run:
         """End the work, wherever it stands."""
         if self.outcome is None and not self.cancel_asked:
             self.cancel_asked = True
+            if self.since is not None:
+                self.since = current_time()
             self.host.tell()
             assert self._handle is not None
             self._handle.cancel()
@@ -374,6 +382,8 @@ class Run:
             await sleep_until(self._not_before)
             self.retry_at = None
         if metadata.depends_on:
+            if self.since is not None:
+                self.since = current_time()
             await self.host.wait_for_dependencies()
         if self.cancel_asked:
             await checkpoint_if_cancelled()  # what it waited for has come of a stop, its own too
@@ -419,8 +429,12 @@ class Run:
             begun()
 
     def _enter(self, phase: Phase) -> None:
-        assert phase in NEXT[self.phase], f"{self.host.title}: {phase} after {self.phase}"
+        before = self.phase
+        assert phase in NEXT[before], f"{self.host.title}: {phase} after {before}"
         self.phase = phase
+        if self.since is not None:
+            outcome, worked = self.outcome, self.works_since
+            self.since = tell(self.host, before, phase, outcome, self.since, worked)
         if phase is not Phase.SHUTTING_DOWN:  # which shows nowhere
             self.host.tell()
 
