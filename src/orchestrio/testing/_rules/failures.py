@@ -27,6 +27,7 @@ from .ledger import (
     alone,
     causes,
     notes,
+    origins,
     record_in_words,
 )
 
@@ -182,7 +183,7 @@ def no_other_errors(ledger: Ledger) -> Iterator[str]:
     """What is raised in the end comes from the faults, or says what they led to."""
     for raised in ledger.raised:
         for one in alone(raised):
-            for cause in causes(one):
+            for cause in origins(one):
                 mine = (InjectedError, SchedulerError) if cause is one else _LED_TO
                 stray = cause is not one and ledger.is_injected(cause)
                 if not (isinstance(cause, mine) or stray or _is_due(ledger, one, cause)):

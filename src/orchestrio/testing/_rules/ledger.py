@@ -235,14 +235,19 @@ def causes(error: BaseException) -> Iterator[BaseException]:
     nobody asked for comes from the cancellation itself.
     """
     for one in alone(error):
-        mine = isinstance(one, (SchedulerError, ForeignCancellationError))
-        cause = one.__cause__ if mine else None
-        if cause is None:
-            yield one
-        elif in_words(cause).startswith("the failures of"):
-            yield from causes(members(cause)[-1])
-        else:
-            yield from causes(cause)
+        yield from origins(one)
+
+
+def origins(error: BaseException) -> Iterator[BaseException]:
+    """Return what one error comes from, and not what came with it; see `causes`."""
+    mine = isinstance(error, (SchedulerError, ForeignCancellationError))
+    cause = error.__cause__ if mine else None
+    if cause is None:
+        yield error
+    elif in_words(cause).startswith("the failures of"):
+        yield from causes(members(cause)[-1])
+    else:
+        yield from causes(cause)
 
 
 def notes(error: BaseException) -> Iterator[str]:
