@@ -348,7 +348,9 @@ def main() -> int:
         parser.error(f"no such file: {options.path}")
     if options.path is None and options.lines is None and options.seconds is None:
         options.seconds = 10.0
-    logging.getLogger("orchestrio").setLevel(logging.ERROR)  # the alerter tells of its lag
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S"
+    )
     with TemporaryDirectory() as folder:
         return 0 if watch(options, Path(folder)) else 1
 

@@ -266,8 +266,12 @@ class _TaskError(SchedulerError):
     task_name: str
     def __init__(self, message: str, task_id: TaskId, task_name: str) -> None: ...
 
-class TaskInitializationError(_TaskError): ...
-class TaskExecutionError(_TaskError): ...
+class TaskInitializationError(_TaskError):
+    shutdown_errors: tuple[TaskShutdownError, ...]
+
+class TaskExecutionError(_TaskError):
+    shutdown_errors: tuple[TaskShutdownError, ...]
+
 class TaskShutdownError(_TaskError): ...
 
 class TaskNotFoundError(SchedulerError):

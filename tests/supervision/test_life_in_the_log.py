@@ -71,7 +71,7 @@ async def test_a_life_is_told_from_its_begin_to_its_end(
     assert "restarts in 1 s" in restart
     assert reason == "stopping because all work is done"
     assert "skipped a message" in skipped
-    assert last == "stopped in 0.000 s: 2 tasks, 4 handled, 1 failed, 0 missed, 1 restarts"
+    assert last == "stopped in 0.000 s: 2 tasks, 4 handled, 1 failed, 0 missed, 1 restart"
     assert {"tasks": 2, "handled": 4, "failed": 1}.items() <= vars(caplog.records[-1]).items()
 
 

@@ -217,20 +217,23 @@ class Pool(Generic[T]):
         "_delivery",
         "_failures",
         "_feeding",
+        "_name",
         "_scope",
         "_stop_timeout",
         "finished",
         "in_hand",
     )
 
-    def __init__(self, delivery: Delivery[T], count: int, stop_timeout: float) -> None:
+    def __init__(self, delivery: Delivery[T], count: int, stop_timeout: float, name: str) -> None:
         """Make a pool.
 
         :param delivery: where the items come from
         :param count: how many are handled at a time
         :param stop_timeout: how many seconds the others may finish what they have in hand when a
             handler has raised
+        :param name: what the tasks of the event loop are called that handle them, with a number
         """
+        self._name = name
         self._delivery = delivery
         self._count = count
         self._stop_timeout = stop_timeout
@@ -277,8 +280,9 @@ class Pool(Generic[T]):
             with CancelScope() as self._scope:
                 async with create_task_group() as group:
                     with send, receive:
-                        for _ in range(self._count):
-                            group.start_soon(self._work, receive.clone(), handle)
+                        for number in range(1, self._count + 1):
+                            name = f"{self._name}, worker {number}"
+                            group.start_soon(self._work, receive.clone(), handle, name=name)
                         with CancelScope() as self._feeding:
                             try:
                                 await self._delivery.run(hand, _raise)

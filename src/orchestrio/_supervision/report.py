@@ -37,7 +37,7 @@ _AT_MOST: Final = 1e6
 _MOST: Final = 3
 
 #: What is summed up in the end, over all tasks.
-_TOTALS: Final = ("handled", "failed", "missed", "restarts")
+_TOTALS: Final[tuple[str, ...]] = ("handled", "failed", "missed", "restarts")
 
 
 @final
@@ -66,7 +66,7 @@ class Report:
         if logger.isEnabledFor(logging.INFO):
             took = current_time() - self._since
             what = "started %s, ready in %s"
-            logger.info(what, _tasks(tasks), in_seconds(took), extra={"tasks": tasks})
+            logger.info(what, _counted(tasks, "tasks"), in_seconds(took), extra={"tasks": tasks})
 
     def stopping(self, why: str) -> None:
         """Tell that everything stops.
@@ -95,9 +95,9 @@ class Report:
         for tasks, worker in enumerate(workers, self._gone + 1):  # noqa: B007
             _add(totals, worker)
         took = in_seconds(current_time() - self._since)
-        done = ", ".join(f"{count:,} {name}" for name, count in totals.items())
+        done = ", ".join(_counted(count, name) for name, count in totals.items())
         extra = {"tasks": tasks, **totals}
-        logger.info("stopped in %s: %s, %s", took, _tasks(tasks), done, extra=extra)
+        logger.info("stopped in %s: %s, %s", took, _counted(tasks, "tasks"), done, extra=extra)
 
     @contextmanager
     def telling(self, group: TaskGroup, waits: Callable[[], Iterable[Wait]]) -> Generator[None]:
@@ -141,8 +141,8 @@ def _add(totals: dict[str, int], worker: Worker) -> None:
         totals[name] += facts.get(name, 0)
 
 
-def _tasks(count: int) -> str:
-    return "1 task" if count == 1 else f"{count:,} tasks"
+def _counted(count: int, what: str) -> str:
+    return f"1 {what.removesuffix('s')}" if count == 1 else f"{count:,} {what}"
 
 
 def what_ends_the_run(failure: BaseException) -> str:

@@ -451,7 +451,10 @@ class Supervisor(Generic[E]):
         if needs_watching(worker.entry.metadata):
             assert self._tasks is not None
             assert worker.run is not None
-            self._tasks.start_soon(undisturbed, watch, worker, worker.run, self.end_the_run)
+            name = f"watchdog of {worker.entry.name}"
+            self._tasks.start_soon(
+                undisturbed, watch, worker, worker.run, self.end_the_run, name=name
+            )
 
     def became_ready(self, worker: Worker) -> None:
         """Tell those that depend on a task that was restarted, unless they begin anew as well."""

@@ -111,7 +111,8 @@ class EventWorker(Worker, Generic[T]):
             self._delivery = Delivery(cursor_of(stream))
             count = self.entry.metadata.concurrency
             stop_timeout = self.entry.metadata.stop_timeout
-            self._pool = Pool(self._delivery, count, stop_timeout) if count > 1 else None
+            name = self.entry.name
+            self._pool = Pool(self._delivery, count, stop_timeout, name) if count > 1 else None
             self._failed = self._skipped = self._left = 0
         else:
             self._delivery.resume()
