@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import runpy
+import sys
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import pairwise
@@ -15,9 +17,11 @@ import anyio
 import pytest
 from anyio import get_current_task, to_thread
 from documented import FENCED
+from rich.console import Console
 
 from orchestrio import RestartPolicy, Scheduler, Topic, current_task_context
-from orchestrio.logs import JsonFormatter, TaskFilter, task_fields
+from orchestrio.logs import JsonFormatter, LiveHandler, TaskFilter, task_fields
+from orchestrio.testing import virtual_time
 
 NUMBERS = Topic("numbers", int)
 PAGE = Path(__file__).parent.parent / "docs" / "logging.md"
@@ -122,7 +126,7 @@ async def test_a_line_of_json_has_the_task_the_extra_and_the_traceback(
         "task_group": None,
         "task_run": 1,
         "sku": 7,
-        "parts": {"a": None},
+        "parts": "{'a': nan}",
     }
 
 
@@ -134,7 +138,7 @@ class Unspeakable:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (float("inf"), None),
+        (float("inf"), "inf"),
         (1.5, 1.5),
         (True, True),
         ((1, {2: "two"}), [1, {"2": "two"}]),
@@ -163,6 +167,53 @@ def test_what_is_given_as_extra_does_not_hide_what_a_record_says() -> None:
 
 def test_nothing_is_running_outside_of_tasks() -> None:
     assert task_fields() == {}
+
+
+# -- on a terminal ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_what_is_waited_for_takes_one_line_on_a_terminal(is_terminal: bool) -> None:
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=is_terminal, width=100)
+    handler = LiveHandler(console)
+    logger = logging.getLogger("orchestrio")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    scheduler = Scheduler()
+
+    @scheduler.background(reports_ready=True)
+    async def web() -> None:
+        await anyio.sleep(5)
+        current_task_context().ready()
+
+    try:
+        backend, options = virtual_time("asyncio")
+        anyio.run(scheduler.run, backend=backend, backend_options=options)
+    finally:
+        logger.setLevel(logging.NOTSET)
+        logger.removeHandler(handler)
+        handler.close()
+    printed = re.sub(r"\x1b\[[0-9;?]*\w", "", text.getvalue())  # without colours
+    assert "still waiting for web to say that it is ready: 4 s" in printed
+    assert "started 1 task, ready in 5.0 s" in printed
+    lines = [line for line in printed.splitlines() if "INFO" in line and "still" in line]
+    assert len(lines) == (0 if is_terminal else 2)
+
+
+def test_a_line_that_is_up_to_date_is_taken_away_at_the_end() -> None:
+    text = io.StringIO()
+    handler = LiveHandler(Console(file=text, force_terminal=True, width=100))
+    handler.handle(logging.makeLogRecord({"msg": "waiting for [db]", "waits": 1}))
+    handler.close()
+    assert "waiting for [db]" in text.getvalue()
+    assert text.getvalue().endswith("\x1b[?25h\r\x1b[1A\x1b[2K"), "and the cursor is back"
+
+
+def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    with pytest.raises(ImportError, match=r"pip install 'orchestrio\[rich\]'"):
+        LiveHandler()
 
 
 # -- debuggers -------------------------------------------------------------------------------

@@ -9,13 +9,17 @@ from __future__ import annotations
 import json
 import logging
 from datetime import UTC, datetime
-from typing import Any, Final, cast, final
+from typing import TYPE_CHECKING, Final, final
 
 from typing_extensions import override
 
 from ._tasks.context import current_run
 
-__all__ = ["JsonFormatter", "TaskFilter", "task_fields"]
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.status import Status
+
+__all__ = ["JsonFormatter", "LiveHandler", "TaskFilter", "task_fields"]
 
 #: What a record has by itself; all else comes from `extra`, or from a filter.
 _OF_ANY_RECORD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"asctime", "message"}
@@ -64,24 +68,22 @@ class TaskFilter(logging.Filter):
     Example::
 
         import logging
-        import sys
 
         from orchestrio import Scheduler
         from orchestrio.logs import TaskFilter
 
-        handler = logging.StreamHandler(sys.stdout)
+        handler = logging.StreamHandler()
         handler.addFilter(TaskFilter())
         handler.setFormatter(logging.Formatter("%(task_name)s, run %(task_run)s: %(message)s"))
-        logger = logging.getLogger("shop")
-        logger.addHandler(handler)
         scheduler = Scheduler()
 
         @scheduler.background()
         async def clerk() -> None:
-            logger.warning("sold out")
+            record = logging.makeLogRecord({"msg": "sold out"})  # as any logger makes one
+            handler.filter(record)
+            print(handler.format(record))  # clerk, run 1: sold out
 
         scheduler.run_sync()
-        print("done")  # done
     """
 
     @override
@@ -133,27 +135,91 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         extra = {name: value for name, value in vars(record).items() if name not in _OF_ANY_RECORD}
-        fields: dict[str, Any] = {**own, **task_fields(), **extra, **own}
+        fields: dict[str, object] = {**own, **task_fields(), **extra, **own}
         if record.exc_info and record.exc_info[0] is not None:
             fields["exception"] = self.formatException(record.exc_info)
         elif record.exc_text:
             fields["exception"] = record.exc_text
         if record.stack_info:
             fields["stack"] = self.formatStack(record.stack_info)
-        return json.dumps(_plain(fields), ensure_ascii=False, allow_nan=False)
+        plain = {name: _plain(value) for name, value in fields.items()}
+        return json.dumps(plain, ensure_ascii=False)
 
 
-def _plain(value: Any) -> Any:
-    """Return what JSON can say of a value."""
-    if value is None or isinstance(value, (str, bool, int)):
-        return str(value) if isinstance(value, str) else value
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else None  # JSON has no words for others
-    if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in cast("dict[Any, Any]", value).items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in cast("list[Any] | tuple[Any, ...]", value)]
+@final
+class LiveHandler(logging.Handler):
+    """Prints the log on a terminal, where what is waited for takes one line that stays up to date.
+
+    Elsewhere, as in a file, it prints line after line. Needs the extra: ``pip install
+    'orchestrio[rich]'``.
+
+    Example::
+
+        import logging
+        from io import StringIO
+
+        from rich.console import Console
+
+        from orchestrio.logs import LiveHandler
+
+        text = StringIO()
+        handler = LiveHandler(Console(file=text, width=100))
+        handler.handle(logging.makeLogRecord({"msg": "open", "levelname": "INFO"}))
+        print("open" in text.getvalue())  # True
+
+    :param console: where to; standard error if not given
+    :raises ImportError: if the extra is not installed
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        try:
+            from rich.console import Console
+            from rich.logging import RichHandler
+        except ImportError as error:
+            what = "LiveHandler needs rich: pip install 'orchestrio[rich]'"
+            raise ImportError(what) from error
+        super().__init__()
+        self._console = Console(stderr=True) if console is None else console
+        self._lines = RichHandler(console=self._console, show_path=False)
+        self._live: Status | None = None  # the line that is up to date, while there is one
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record, or bring the line up to date.
+
+        :param record: the record
+        """
+        from rich.text import Text
+
+        if hasattr(record, "waits") and self._console.is_terminal:
+            if self._live is None:
+                self._live = self._console.status("")
+                self._live.start()
+            self._live.update(Text(record.getMessage()))
+            return
+        if record.name == "orchestrio" and hasattr(record, "tasks"):
+            self._end_of_wait()
+        self._lines.handle(record)
+
+    def _end_of_wait(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    @override
+    def close(self) -> None:
+        """Take the line away, if there is one."""
+        self._end_of_wait()
+        super().close()
+
+
+def _plain(value: object) -> object:
+    """Return a value if JSON can say it, and otherwise what it looks like."""
     try:
-        return repr(value)
-    except Exception as trouble:
-        return f"<{type(value).__name__}, whose __repr__ raised {type(trouble).__name__}>"
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        try:
+            return repr(value)
+        except Exception as trouble:
+            return f"<{type(value).__name__}, whose __repr__ raised {type(trouble).__name__}>"
+    return value

@@ -1,9 +1,10 @@
 import logging
 from typing import final
 
+from rich.console import Console
 from typing_extensions import override
 
-__all__ = ["JsonFormatter", "TaskFilter", "task_fields"]
+__all__ = ["JsonFormatter", "LiveHandler", "TaskFilter", "task_fields"]
 
 def task_fields() -> dict[str, str | int | None]: ...
 
@@ -16,3 +17,11 @@ class TaskFilter(logging.Filter):
 class JsonFormatter(logging.Formatter):
     @override
     def format(self, record: logging.LogRecord) -> str: ...
+
+@final
+class LiveHandler(logging.Handler):
+    def __init__(self, console: Console | None = None) -> None: ...
+    @override
+    def emit(self, record: logging.LogRecord) -> None: ...
+    @override
+    def close(self) -> None: ...
