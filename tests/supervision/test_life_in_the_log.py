@@ -64,6 +64,7 @@ async def test_a_life_is_told_from_its_begin_to_its_end(
             raise TroubleError("boom")
         for number in range(5):
             await scheduler.publish(NUMBERS, number)
+        await anyio.sleep(1)
 
     await scheduler.run()
     first, restart, skipped, reason, last = lines(caplog)

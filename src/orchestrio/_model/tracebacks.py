@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sysconfig
 from collections.abc import Iterable, Iterator
+from functools import cache
 from types import FrameType, TracebackType
 from typing import Final, cast, final
 
@@ -80,7 +81,11 @@ def _members(error: BaseException) -> tuple[BaseException, ...]:
 
 
 def _without_internal(traceback: TracebackType | None) -> TracebackType | None:
-    kept = [one for one in _entries(traceback) if not _is_internal(one.tb_frame)]
+    kept: list[TracebackType] = []
+    while traceback is not None:
+        if not _is_internal(traceback.tb_frame):
+            kept.append(traceback)
+        traceback = traceback.tb_next
     trimmed: TracebackType | None = None
     for one in reversed(kept):
         trimmed = TracebackType(trimmed, one.tb_frame, one.tb_lasti, one.tb_lineno)
@@ -94,7 +99,12 @@ def _entries(traceback: TracebackType | None) -> Iterator[TracebackType]:
 
 
 def _is_internal(frame: FrameType) -> bool:
-    return _package(frame) in _INTERNAL
+    return _is_module_internal(str(frame.f_globals.get("__name__")))
+
+
+@cache  # a crash is not to cost much, and modules are few
+def _is_module_internal(name: str) -> bool:
+    return name.partition(".")[0] in _INTERNAL
 
 
 def _package(frame: FrameType) -> str:

@@ -220,7 +220,10 @@ def _tell(workers: list[Worker], delay: float, failure: Failure, settled: float)
     :param settled: after how many seconds of work what happened before is forgotten
     """
     # That a task has ended, and that its policy does not want it to, is no failure.
-    log = logger.info if failure.__cause__ is None else logger.warning
+    level = logging.INFO if failure.__cause__ is None else logging.WARNING
+    if not logger.isEnabledFor(level):
+        return
+    log = logger.info if level == logging.INFO else logger.warning
     mine = [worker for worker in workers if worker.entry.task_id == failure.task_id] or workers[:1]
     for worker in workers:
         extra = worker.extra(delay=delay)
