@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import Context, copy_context
+from typing import Any, Literal
 
 import anyio
 import pytest
-from anyio import ClosedResourceError, RunFinishedError, create_task_group, to_thread
-from support import settle
+from anyio import ClosedResourceError, RunFinishedError, create_task_group, fail_after, to_thread
+from support import NUMBERS, WORDS, settle
 
 from orchestrio import (
     BroadcastSendStream,
+    ChannelConfig,
+    EventBus,
     EventSendError,
     LifecycleError,
     Scheduler,
     Topic,
     create_broadcast_stream,
 )
+
+IN_TIME = 10.0
+
+
+async def waits_for_room(send: BroadcastSendStream[Any]) -> None:
+    while not send.statistics().tasks_waiting_send:
+        await anyio.lowlevel.checkpoint()
 
 
 async def in_a_plain_thread(function: Callable[[], None]) -> None:
@@ -95,6 +106,19 @@ async def test_in_the_event_loops_own_thread_it_is_an_error_and_not_a_deadlock()
         send.send_from_thread(1)
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_context_that_was_copied_from_an_event_loop_is_none(backend: str) -> None:
+    contexts: list[Context] = []
+
+    async def main() -> None:
+        contexts.append(copy_context())
+
+    anyio.run(main, backend=backend)
+    send, receive = contexts[0].run(create_broadcast_stream[int], 1)
+    with send, receive:
+        assert len(receive) == 0
+
+
 def test_before_any_event_loop_it_is_an_error() -> None:
     send, receive = create_broadcast_stream[int](1)
     with send, receive, pytest.raises(LifecycleError, match="no event loop"):
@@ -147,3 +171,177 @@ async def test_a_channel_made_before_the_loop_learns_of_it_from_its_first_receiv
         await in_a_plain_thread(lambda: sender.send_from_thread(5))
         await settle()
     assert seen == [5]
+
+
+# -- many at a time ----------------------------------------------------------------------------
+
+
+async def test_many_are_sent_in_order() -> None:
+    send, receive = create_broadcast_stream[int](8)
+    with send, receive:
+        await in_a_plain_thread(lambda: send.send_many_from_thread(range(5)))
+        await in_a_plain_thread(lambda: send.send_many_from_thread([]))
+        assert receive.receive_many_nowait(10) == list(range(5))
+
+
+async def test_what_is_to_be_sent_is_read_in_the_thread() -> None:
+    send, receive = create_broadcast_stream[int](8)
+    read_in: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(3):
+            read_in.append(threading.get_ident())
+            yield number
+
+    with send, receive:
+        await in_a_plain_thread(lambda: send.send_many_from_thread(items()))
+        assert receive.receive_many_nowait(5) == [0, 1, 2]
+    assert threading.get_ident() not in read_in
+
+
+async def test_more_than_there_is_room_for_are_sent_as_there_is_room() -> None:
+    send, receive = create_broadcast_stream[int](3, overflow="block")
+    with send, receive:
+        async with create_task_group() as group:
+            group.start_soon(in_a_plain_thread, lambda: send.send_many_from_thread(range(100)))
+            with fail_after(IN_TIME):
+                assert [await receive.receive() for _ in range(100)] == list(range(100))
+
+
+async def test_many_threads_and_tasks_share_the_room_and_keep_their_order() -> None:
+    send, receive = create_broadcast_stream[tuple[int, int]](3, overflow="block")
+    got: list[list[int]] = [[] for _ in range(8)]
+
+    async def publish(name: int) -> None:
+        for number in range(200):
+            await send.send((name, number))
+
+    def publish_many(name: int) -> None:
+        for start in range(0, 200, 20):
+            send.send_many_from_thread([(name, number) for number in range(start, start + 20)])
+
+    async def read() -> None:
+        async for name, number in receive:
+            got[name].append(number)
+
+    with send, receive:
+        async with create_task_group() as group:
+            group.start_soon(read)
+            with fail_after(IN_TIME):
+                async with create_task_group() as writers:
+                    for name in range(4):
+                        writers.start_soon(publish, name)
+                        writers.start_soon(to_thread.run_sync, publish_many, name + 4)
+            send.close()
+    assert got == [list(range(200))] * 8
+
+
+async def test_all_or_none_are_sent_where_a_full_channel_is_an_error() -> None:
+    send, receive = create_broadcast_stream[int](3, overflow="error")
+    with send, receive:
+        with pytest.raises(EventSendError):
+            await in_a_plain_thread(lambda: send.send_many_from_thread(range(4)))
+        assert len(receive) == 0
+
+
+async def test_what_finds_no_room_is_counted_where_it_is_dropped() -> None:
+    send, receive = create_broadcast_stream[int](3, overflow="drop_newest")
+    with send, receive:
+        await in_a_plain_thread(lambda: send.send_many_from_thread(range(5)))
+        assert receive.receive_many_nowait(5) == [0, 1, 2]
+        assert send.statistics().dropped == 2
+
+
+@pytest.mark.parametrize("overflow", ["block", "drop_oldest"])
+async def test_one_that_is_not_valid_lets_none_through(
+    overflow: Literal["block", "drop_oldest"],
+) -> None:
+    topic = Topic("checked", int, validate=True)
+    bus = EventBus()
+    bus.add_channel(topic, ChannelConfig(capacity=2, overflow=overflow))
+    with bus.subscribe(topic) as receive, bus.clone_sender(topic) as send:
+        items: list[Any] = [1, 2, 3, "four"]
+        with pytest.raises(EventSendError):
+            await in_a_plain_thread(lambda: send.send_many_from_thread(items))
+        assert len(receive) == 0
+
+
+async def test_the_stream_that_is_closed_meanwhile_says_so_to_the_thread() -> None:
+    send, receive = create_broadcast_stream[int](1, overflow="block")
+    with send, receive:
+        send.send_nowait(0)
+
+        async def wait() -> None:
+            with pytest.raises(ClosedResourceError):
+                await in_a_plain_thread(lambda: send.send_many_from_thread([1, 2]))
+
+        with fail_after(IN_TIME):
+            async with create_task_group() as group:
+                group.start_soon(wait)
+                await waits_for_room(send)
+                send.close()
+
+
+async def test_a_receiver_that_goes_away_frees_a_thread() -> None:
+    send, receive = create_broadcast_stream[int](1, overflow="block")
+    with send, receive:
+        with fail_after(IN_TIME):
+            async with create_task_group() as group:
+                group.start_soon(in_a_plain_thread, lambda: send.send_many_from_thread(range(9)))
+                await waits_for_room(send)
+                receive.close()
+        assert send.statistics().sent == 9
+
+
+# -- threads that AnyIO runs for a task --------------------------------------------------------
+
+
+async def test_a_thread_that_waits_for_room_is_cancelled_with_its_task() -> None:
+    send, receive = create_broadcast_stream[int](1, overflow="block")
+    with send, receive:
+        send.send_nowait(1)
+        with fail_after(IN_TIME):
+            async with create_task_group() as group:
+                group.start_soon(to_thread.run_sync, send.send_from_thread, 2)
+                await waits_for_room(send)
+                group.cancel_scope.cancel()
+        assert receive.receive_many_nowait(2) == [1]
+        assert send.statistics().tasks_waiting_send == 0
+
+
+async def test_a_thread_that_sends_for_ever_is_cancelled_with_its_task() -> None:
+    send, receive = create_broadcast_stream[int](4)
+
+    def send_for_ever() -> None:
+        while True:
+            send.send_from_thread(1)
+
+    with send, receive, fail_after(IN_TIME):
+        async with create_task_group() as group:
+            group.start_soon(to_thread.run_sync, send_for_ever)
+            await receive.receive()
+            group.cancel_scope.cancel()
+
+
+# -- a scheduler -------------------------------------------------------------------------------
+
+
+async def test_a_thread_sends_to_nobody_on_a_scheduler_that_runs() -> None:
+    def make() -> Scheduler:  # where no event loop runs
+        return Scheduler()
+
+    scheduler = await to_thread.run_sync(make)
+    scheduler.add_channel(NUMBERS)
+    sender = scheduler.clone_sender(NUMBERS)
+
+    def make_another() -> None:
+        scheduler.add_channel(WORDS)
+        scheduler.clone_sender(WORDS).send_from_thread("a word")
+
+    async with scheduler:
+        await in_a_plain_thread(lambda: sender.send_from_thread(1))
+        await scheduler.start()
+        await in_a_plain_thread(lambda: sender.send_many_from_thread([2, 3]))
+        await in_a_plain_thread(make_another)
+        sent = {event: channel.sent for event, channel in scheduler.bus.statistics().items()}
+    assert (sent[NUMBERS], sent[WORDS]) == (3, 1)

@@ -15,9 +15,10 @@ from threading import get_ident
 from typing import Any, Final, Protocol, TypeVar, final
 
 from anyio import ClosedResourceError
+from anyio.lowlevel import checkpoint
 
 from .._model.wakeup import Wakeup
-from .channel import Channel
+from .channel import Channel, Waiter
 
 __all__ = ["Sender", "Waits", "append_in_turn", "current_sender"]
 
@@ -41,7 +42,7 @@ class Waits:
 
     def __init__(self) -> None:
         #: by sender: what it waits with, and the channel; only those that wait are in here
-        self.of: dict[Sender, dict[Wakeup, Channel[Any]]] = {}
+        self.of: dict[Sender, dict[Waiter, Channel[Any]]] = {}
         #: whether any has begun or ended since somebody last looked, and set this to `False`
         self.is_new: bool = False
         #: notified when that becomes so
@@ -52,7 +53,7 @@ class Waits:
         #: context of a sender, and its waits are none of this
         self.thread: int | None = None
 
-    def begin(self, sender: Sender, waiter: Wakeup, channel: Channel[Any]) -> bool:
+    def begin(self, sender: Sender, waiter: Waiter, channel: Channel[Any]) -> bool:
         """Note that a sender waits for room in a channel; return whether somebody looks there."""
         if self.thread != get_ident():
             return False
@@ -61,7 +62,7 @@ class Waits:
         self._note()
         return True
 
-    def end(self, sender: Sender, waiter: Wakeup) -> None:
+    def end(self, sender: Sender, waiter: Waiter) -> None:
         """Note that it does so no more."""
         waiters = self.of[sender]
         del waiters[waiter]
@@ -100,6 +101,7 @@ async def append_in_turn(channel: Channel[T], item: T, is_wanted: Callable[[], b
     :return: whether the item was stored; otherwise it was not wanted any more
     :raises ~anyio.ClosedResourceError: if the channel is closed meanwhile
     """
+    channel.arrive()
     waiter = Wakeup()
     sender = current_sender.get()
     if sender is not None and not sender.waits.begin(sender, waiter, channel):
@@ -107,7 +109,10 @@ async def append_in_turn(channel: Channel[T], item: T, is_wanted: Callable[[], b
     channel.blocked.append(waiter)
     try:
         while True:
-            await waiter.wait()
+            if channel.blocked[0] is waiter and not channel.is_full():
+                await checkpoint()  # what was in its way was garbage
+            else:
+                await waiter.wait()
             if channel.shut:
                 raise ClosedResourceError
             if not is_wanted():

@@ -27,12 +27,15 @@ from .._model.refusals import in_short, require_instance
 from .._model.settings import ChannelConfig
 from .._model.topics import Topic, is_hashable, require_event
 from .channel import ChannelStatistics
+from .home import Home
 from .streams import (
     BroadcastReceiveStream,
     BroadcastSendStream,
+    channel_of,
     create_sender,
     reached,
     shut_channel,
+    subscribe_for_good,
 )
 
 __all__ = ["EventBus"]
@@ -98,12 +101,14 @@ class EventBus(Generic[E]):
         anyio.run(main)
     """
 
-    __slots__ = ("_closed", "_configs", "_senders")
+    __slots__ = ("_closed", "_configs", "_ended", "_home", "_senders")
 
     def __init__(self) -> None:
         self._configs: dict[object, ChannelConfig] = {}
         self._senders: dict[object, BroadcastSendStream[Any]] = {}
         self._closed = False
+        self._ended = False  # for its guests: nobody can subscribe any more
+        self._home = Home()
 
     @property
     def channels(self) -> Mapping[object, ChannelConfig]:
@@ -131,7 +136,11 @@ class EventBus(Generic[E]):
             )
         config = ChannelConfig() if config is None else config
         require_instance(config, ChannelConfig, "the config of a channel")
-        self._senders[event] = create_sender(config, event, _checker(event))
+        self._home.note()
+        sender = create_sender(config, event, _checker(event), self._home)
+        if self._ended:
+            channel_of(sender).end_guests()
+        self._senders[event] = sender
         self._configs[event] = config
 
     @overload
@@ -162,6 +171,7 @@ class EventBus(Generic[E]):
         :raises InvalidChannelError: if the event has no channel
         :raises LifecycleError: if the bus has been closed
         """
+        self._home.note()
         return self._sender(event).clone()
 
     @overload
@@ -174,9 +184,10 @@ class EventBus(Generic[E]):
         :param event: the key
         :return: the receiver, to be closed by the caller; it gets the channel's `replay` first
         :raises InvalidChannelError: if the event has no channel
-        :raises LifecycleError: if the bus has been closed
+        :raises LifecycleError: if the bus has been closed, or its scheduler is stopping and has
+            handled what was published: that is when all receivers end
         """
-        return self._sender(event).subscribe()
+        return self._guests_sender(event).subscribe()
 
     @overload
     def publish_nowait(self, event: Topic[T], item: T) -> int: ...
@@ -235,11 +246,11 @@ class EventBus(Generic[E]):
         :param predicate: called with each message; `None` takes the first
         :return: the message
         :raises InvalidChannelError: if the event has no channel
-        :raises LifecycleError: if the bus has been closed, or `predicate` is no plain function
-        :raises EventReceiveError: if the channel is closed first
+        :raises LifecycleError: as `subscribe` does, or if `predicate` is no plain function
+        :raises EventReceiveError: if the channel is closed first, or its scheduler stops
         :raises LaggedError: if messages were overwritten unseen: one of them may have matched
         """
-        sender = cast("BroadcastSendStream[T]", self._sender(event))
+        sender = cast("BroadcastSendStream[T]", self._guests_sender(event))
         if predicate is not None and (not callable(predicate) or iscoroutinefunction(predicate)):
             raise LifecycleError(
                 "the predicate of wait_for() must be a plain function of one message that returns"
@@ -254,7 +265,8 @@ class EventBus(Generic[E]):
                         return message
             except EndOfStream:
                 raise EventReceiveError(
-                    f"channel {event!r} was closed before a matching message was published"
+                    f"channel {event!r} was closed, or its scheduler stopped, before a matching"
+                    " message was published"
                 ) from None
 
     def statistics(self) -> Mapping[object, ChannelStatistics]:
@@ -279,6 +291,15 @@ class EventBus(Generic[E]):
             self._no_channel(event)
         return sender
 
+    def _guests_sender(self, event: object) -> BroadcastSendStream[Any]:
+        sender = self._sender(event)
+        if self._ended:
+            raise LifecycleError(
+                "the scheduler is stopping, and has handled what was published: nobody can"
+                " subscribe any more"
+            )
+        return sender
+
     def _require_open(self) -> None:
         if self._closed:
             raise LifecycleError("the bus has been closed: its channels take nothing any more")
@@ -296,3 +317,27 @@ class EventBus(Generic[E]):
         raise InvalidChannelError(
             f"event {event!r} has no channel: {hint} Open one with add_channel().", event
         )
+
+
+# For those who run tasks on a bus. They are friends, in this module.
+
+
+def note_home(bus: EventBus[Any]) -> None:
+    """Have other threads reach a bus in the event loop that runs here."""
+    bus._home.note()  # pyright: ignore[reportPrivateUsage]
+
+
+def subscribe_until_closed(bus: EventBus[Any], event: object) -> BroadcastReceiveStream[Any]:
+    """Return a receiver that ends with the bus: it is of a task, or of who looks on to the end.
+
+    :raises InvalidChannelError: as `EventBus.subscribe` does, as are the others
+    :raises LifecycleError: if the bus has been closed
+    """
+    return subscribe_for_good(bus._sender(event))  # pyright: ignore[reportPrivateUsage]
+
+
+def end_guests(bus: EventBus[Any]) -> None:
+    """End all receivers but those; they read the rest, and threads cannot send any more."""
+    bus._ended = True  # pyright: ignore[reportPrivateUsage]
+    for sender in bus._senders.values():  # pyright: ignore[reportPrivateUsage]
+        channel_of(sender).end_guests()

@@ -10,23 +10,22 @@ puts the public halves on top, `delivery` hands batches to a handler.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Generic, cast, final
+from typing import Any, Final, Generic, Protocol, cast, final
 
-from anyio import ClosedResourceError, NoEventLoopError, WouldBlock
-from anyio.lowlevel import EventLoopToken, current_token
+from anyio import CancelScope, ClosedResourceError, RunFinishedError, WouldBlock
 from typing_extensions import TypeVar
 
 from .._model.errors import EventSendError
 from .._model.settings import ChannelConfig, Overflow
 from .._model.wakeup import Wakeup
 from .acknowledgements import Acknowledgements
+from .home import Home
 
-__all__ = ["BUDGET", "Channel", "ChannelStatistics"]
+__all__ = ["BUDGET", "Channel", "ChannelStatistics", "Guest", "Waiter"]
 
 T = TypeVar("T")
 
@@ -58,6 +57,20 @@ class ChannelStatistics:
     """Tasks waiting in a receive."""
 
 
+class Waiter(Protocol):
+    """Who waits for room in a channel."""
+
+    def notify_all(self) -> None:
+        """Say that its turn may have come."""
+
+
+class Guest(Protocol):
+    """Who reads a channel, from a position of its own, and not until the bus is closed."""
+
+    channel: Any
+    position: int
+
+
 @final
 class Channel(Generic[T]):
     """The state that the streams share: a bounded log, who reads it, and who waits.
@@ -78,6 +91,8 @@ class Channel(Generic[T]):
         "dropped",
         "event",
         "fast",
+        "forgotten",
+        "guests",
         "home",
         "items",
         "kept",
@@ -93,9 +108,11 @@ class Channel(Generic[T]):
         "relayed_to",
         "replay",
         "require_receivers",
+        "rest",
         "senders",
         "shut",
         "tail",
+        "threads",
         "wait_ended",
     )
 
@@ -104,6 +121,7 @@ class Channel(Generic[T]):
         config: ChannelConfig,
         event: object,
         check: Callable[[T], T] | None,
+        home: Home,
         *,
         owned: bool = False,
     ) -> None:
@@ -126,12 +144,20 @@ class Channel(Generic[T]):
         self.missed: int = 0
         self.changed: Wakeup = Wakeup()  # by an item that was sent, or whatever else
         self.no_receivers: Wakeup = Wakeup()
-        self.blocked: deque[Wakeup] = deque()  # senders waiting for room, in order
+        self.blocked: deque[Waiter] = deque()  # senders waiting for room, in order
         # Only a channel that must not overwrite unread items has to know its slowest receiver:
         # `readers_at` counts the receivers at each cursor, `low_water_mark` is the lowest cursor.
         self.readers_at: dict[int, int] | None = None if self.overflow == "drop_oldest" else {}
         self.low_water_mark: int = 0
         self.shut: bool = False  # closed as a whole by its owner, the bus
+        #: what its guests read after their end, see `end_guests`; there is none before
+        self.rest: Channel[T] | None = None
+        #: those of its readers that end before the bus is closed
+        self.guests: set[Guest] = set()
+        #: what wait in a thread's stead, for more than room
+        self.threads: set[CancelScope] = set()
+        #: what closes the streams that are garbage, `None` for a sender: see `forget`
+        self.forgotten: deque[Callable[[], None] | None] = deque()
         self.fast: bool = False  # whether a send may skip `admit`
         #: where sends go instead, if a bridge has taken over what reaches the receivers here
         self.relayed_to: Channel[Any] | None = None
@@ -141,10 +167,15 @@ class Channel(Generic[T]):
         self.acknowledgements: Acknowledgements | None = None
         #: called when one no longer waits for room of whom nobody knows who it is: see `Waits`
         self.wait_ended: Callable[[], None] | None = None
-        self.home: tuple[EventLoopToken, int] | None = None
+        self.home: Home = home
         self.update_fast_path()
 
     # -- sending ---------------------------------------------------------------------------
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nobody can subscribe any more, and no thread can send."""
+        return self.shut or self.rest is not None
 
     @property
     def destination(self) -> Channel[Any]:
@@ -177,7 +208,12 @@ class Channel(Generic[T]):
             )
 
     def is_full(self) -> bool:
-        return self.readers_at is not None and self.tail - self.low_water_mark >= self.capacity
+        if self.readers_at is None or self.tail - self.low_water_mark < self.capacity:
+            return False
+        if self.forgotten:
+            self.bury()
+            return self.is_full()
+        return True
 
     def room(self) -> int:
         """How many items may be stored before something must give way."""
@@ -212,6 +248,18 @@ class Channel(Generic[T]):
         elif not self.receivers:
             self.nobody()
 
+    def append_many(self, items: Sequence[T]) -> None:
+        """Store several items; those that wait are woken once."""
+        if len(items) > self.capacity - len(self.items) or not self.receivers:
+            for item in items:
+                self.append(item)
+        elif items:
+            self.items += items
+            self.tail += len(items)
+            self.refused = False
+            self.caught_up = 0
+            self.changed.notify_all()
+
     def nobody(self) -> None:
         """After a send that no receiver will read: keep it for replay at most."""
         self.low_water_mark = self.tail
@@ -226,7 +274,7 @@ class Channel(Generic[T]):
 
     def attach(self, position: int) -> None:
         """Count one more reader, at `position`."""
-        self.know_home()
+        self.arrive()
         if self.readers_at is not None:
             self.low_water_mark = min(self.low_water_mark, position) if self.receivers else position
             self.readers_at[position] = self.readers_at.get(position, 0) + 1
@@ -291,12 +339,61 @@ class Channel(Generic[T]):
 
     # -- the whole ------------------------------------------------------------------------
 
-    def know_home(self) -> None:
-        """Remember the event loop, so that other threads can reach it."""
-        if self.home is None:
-            # Made before the loop runs, it hears of it from the first receiver in it.
-            with suppress(NoEventLoopError):
-                self.home = (current_token(), threading.get_ident())
+    def end_guests(self) -> None:
+        """End the guests, and leave those that read until the bus is closed.
+
+        What a guest has still to read is its own from now on: a channel that nobody writes to. It
+        holds no sender up, and gets nothing that is sent later.
+        """
+        config = ChannelConfig(capacity=self.capacity)
+        rest = Channel[T](config, self.event, None, self.home, owned=self.owned)
+        rest.items = self.items.copy()
+        rest.origin, rest.tail = self.origin, self.tail
+        rest.shut_down()
+        self.rest = rest
+        while self.guests:
+            guest = self.guests.pop()
+            self.detach(guest.position)
+            guest.channel = rest
+            rest.attach(guest.position)
+        if rest.caught_up == rest.receivers:
+            rest.release()
+        self.wake_everybody()
+        if self.relayed_to is not None:
+            self.relayed_to.wake_everybody()  # threads wait there
+        for waiting in self.threads:
+            waiting.cancel()
+
+    def arrive(self) -> None:
+        """Note the event loop, before something waits in it, or is waited for."""
+        self.home.note()  # what was made before it, or in one that has ended, hears of it here
+        self.bury()
+
+    def forget(self, close: Callable[[], None] | None, *, wake: bool) -> None:
+        """Have a stream closed that is garbage.
+
+        A finalizer runs in any thread, and in the middle of anything: it does not touch the
+        channel. The event loop does, here or before anybody waits.
+
+        :param close: closes it; `None` stands for `lose_sender`, and makes no circle of references
+        :param wake: whether somebody may wait for that already
+        """
+        self.forgotten.append(close)
+        if wake:
+            with suppress(RunFinishedError):  # whoever uses it in another loop comes by
+                self.home.hand_over(self.bury)
+
+    def bury(self) -> None:
+        """Close the streams that are garbage."""
+        while self.forgotten:
+            close = self.forgotten.popleft() or self.lose_sender
+            close()
+
+    def lose_sender(self) -> None:
+        """Count one sender less."""
+        if not self.shut:
+            self.senders -= 1
+            self.wake_everybody()
 
     def shut_down(self) -> None:
         """Close all send streams at once; receivers read what is left."""
@@ -320,9 +417,9 @@ class Channel(Generic[T]):
             buffered=self.tail - released,
             sent=self.tail,
             dropped=self.dropped,
-            missed=self.missed,
+            missed=self.missed + (0 if self.rest is None else self.rest.missed),
             senders=self.senders,
-            receivers=self.receivers,
+            receivers=self.receivers + (0 if self.rest is None else self.rest.receivers),
             tasks_waiting_send=len(self.blocked),
             tasks_waiting_receive=self.changed.waiting,
         )

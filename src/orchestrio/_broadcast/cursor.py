@@ -20,11 +20,16 @@ T = TypeVar("T")
 
 @final
 class Cursor(Generic[T]):
-    """One reader of a channel: the number of the item it reads next, and how many it missed."""
+    """One reader of a channel: the number of the item it reads next, and how many it missed.
+
+    :param channel: what it reads
+    :param position: the number of the item that it reads first
+    :param guest: whether it ends when a scheduler has handled what was published, in its stop
+    """
 
     __slots__ = ("channel", "closed", "fast", "halted", "missed", "position")
 
-    def __init__(self, channel: Channel[T], position: int) -> None:
+    def __init__(self, channel: Channel[T], position: int, *, guest: bool = False) -> None:
         self.channel: Channel[T] = channel
         self.position: int = position
         self.missed: int = 0
@@ -33,6 +38,8 @@ class Cursor(Generic[T]):
         #: whether reading need not be told to blocked senders
         self.fast: bool = channel.readers_at is None
         channel.attach(position)
+        if guest:
+            channel.guests.add(self)
 
     @property
     def must_wait(self) -> bool:
@@ -100,6 +107,7 @@ class Cursor(Generic[T]):
         if not self.closed:
             self.closed = self.halted = True
             self.fast = False
+            self.channel.guests.discard(self)
             self.channel.detach(self.position)
 
     def pause(self) -> None:

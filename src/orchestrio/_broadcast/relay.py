@@ -57,12 +57,12 @@ class Relay(Generic[T, U]):
             ChannelConfig(capacity=front.capacity, overflow=front.overflow),
             event,
             cast("Callable[[Any], Any]", check_and_admit),
+            front.home,
             owned=True,
         )
         outbox.senders = 1
         self.outgoing: Cursor[U] = Cursor(outbox, 0)
         self._front = front
-        front.know_home()  # a receiver would do that; here there may be none
         front.senders += 1  # the bridge is one, so receivers do not end with the last local sender
         front.relayed_to = outbox
         front.update_fast_path()

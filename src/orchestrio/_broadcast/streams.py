@@ -19,16 +19,15 @@ cancellation: an item was sent or it was not, was returned or is still to be rea
 
 from __future__ import annotations
 
-import threading
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, cast, final
 from warnings import warn
 
-from anyio import ClosedResourceError, WouldBlock, from_thread
+from anyio import ClosedResourceError, from_thread
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from typing_extensions import TypeVar
@@ -39,6 +38,8 @@ from .._model.settings import ChannelConfig, Overflow
 from .backpressure import append_in_turn
 from .channel import BUDGET, Channel, ChannelStatistics
 from .cursor import Cursor
+from .home import Home
+from .threads import ThreadTurn, wait_confirmed
 
 __all__ = [
     "BroadcastReceiveStream",
@@ -64,7 +65,7 @@ class ReceiverStatistics:
 
 
 class _BroadcastStream(ABC):
-    """What both streams do: close once, warn if nobody did, work in ``with``."""
+    """What both streams do: close once, also as garbage, and warn then; work in ``with``."""
 
     __slots__ = ()
 
@@ -73,6 +74,11 @@ class _BroadcastStream(ABC):
 
     _has_owner = False
     """Whether somebody else closes it in the end."""
+
+    @property
+    @abstractmethod
+    def _finalizer(self) -> Callable[[], None] | None:
+        """What closes it when it is garbage; see `Channel.forget`."""
 
     @abstractmethod
     def close(self) -> None:
@@ -95,7 +101,12 @@ class _BroadcastStream(ABC):
         self.close()
 
     def __del__(self) -> None:
-        if not (self._closed or self._channel.shut or self._has_owner):
+        if self._closed:
+            return
+        channel = self._channel
+        if not sys.is_finalizing():
+            channel.forget(self._finalizer, wake=not self._has_owner)
+        if not (channel.shut or self._has_owner):
             warn(
                 f"unclosed {self!r}: call close() or use it in a 'with' block",
                 ResourceWarning,
@@ -113,7 +124,7 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
     """The sending half: each item goes to every receiver.
 
     Made by `create_broadcast_stream` or taken from a bus with ``clone_sender``. Use it from the
-    event loop's thread, except for `send_from_thread`.
+    event loop's thread, except for `send_from_thread` and `send_many_from_thread`.
     """
 
     __slots__ = ("_budget", "_channel", "_closed", "_slice")
@@ -121,6 +132,7 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
     def __init__(self, channel: Channel[T]) -> None:
         self._closed = False
         self._channel = channel
+        channel.bury()
         # A sender that never waits must not run away from receivers that are quick to read.
         self._slice = min(BUDGET, max(1, channel.capacity // 2))
         self._budget = self._slice
@@ -129,6 +141,10 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
     @property
     def _has_owner(self) -> bool:  # type: ignore[override]  # read-only is enough
         return self._channel.owned  # the bus closes its channels
+
+    @property
+    def _finalizer(self) -> None:
+        return None
 
     # The hot path. One item costs one list store and, if anybody waits, one event; nothing here
     # grows with the number of receivers. It repeats `Channel.append`, and looks whether anybody
@@ -253,44 +269,55 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
                 for _ in batch[room:]:
                     channel.refuse()
                 del batch[room:]
-        if len(batch) > channel.capacity - len(channel.items) or not channel.receivers:
-            for item in batch:
-                channel.append(item)
-        elif batch:
-            channel.items += batch
-            channel.tail += len(batch)
-            channel.caught_up = 0
-            channel.changed.notify_all()
+        channel.append_many(batch)
 
     def send_from_thread(self, item: T) -> None:
         """Send one item from any other thread, and return when it has been sent.
 
         The thread waits for its turn in the event loop and, with ``overflow="block"``, for room.
-        Items of one thread keep their order.
+        Items of one thread keep their order. If AnyIO runs the thread for a task that is cancelled,
+        this raises that cancellation, and the item was not sent.
 
         :param item: the item
         :raises LifecycleError: if called in the event loop's own thread (use `send_nowait`
             there), or before any event loop has used this channel
         :raises ~anyio.RunFinishedError: if the event loop has ended
-        :raises ~anyio.ClosedResourceError: as `send` does
+        :raises ~anyio.ClosedResourceError: as `send` does; on a scheduler's bus also when that is
+            stopping and has handled what was published, so that threads end with it
         :raises EventSendError: as `send_nowait` does
         """
-        if self._channel.home is None:
+        self.send_many_from_thread((item,))
+
+    def send_many_from_thread(self, items: Iterable[T]) -> None:
+        """Send several items from any other thread, in order; return when all have been sent.
+
+        Much cheaper than as many `send_from_thread` calls, for the thread waits for its turn in the
+        event loop once. The iterable is read before, in the thread. As by `send_many_nowait`, all
+        are sent or none; but with ``overflow="block"`` they are sent as there is room, and what was
+        sent before an error or a cancellation stays sent.
+
+        :param items: the items
+        :raises LifecycleError: as `send_from_thread` does, as are the others
+        :raises ~anyio.RunFinishedError: see `send_from_thread`
+        :raises ~anyio.ClosedResourceError: see `send_from_thread`
+        :raises EventSendError: as `send_many_nowait` does
+        """
+        channel = self._channel
+        home = channel.home
+        if home.token is None:
             raise LifecycleError(
-                f"send_from_thread() on {self._channel} has no event loop to reach: create or"
-                " subscribe to it inside a running one first"
+                f"{channel} has no event loop yet that another thread could reach: create it, or"
+                " subscribe to it, in one that runs, or start its scheduler"
             )
-        token, ident = self._channel.home
-        if ident == threading.get_ident():
+        if home.is_here:
             raise LifecycleError(
                 "send_from_thread() in the event loop's own thread would wait for itself: call"
                 " send_nowait(), or await send(), there"
             )
-        if self._channel.destination.confirmation is None:
-            with suppress(WouldBlock):
-                from_thread.run_sync(self.send_nowait, item, token=token)
-                return
-        from_thread.run(self.send, item, token=token)
+        number = ThreadTurn(channel, list(items), self.send_many_nowait).take()
+        confirmation = channel.destination.confirmation
+        if confirmation is not None:
+            from_thread.run(wait_confirmed, channel, confirmation, number, token=home.token)
 
     def clone(self) -> BroadcastSendStream[T]:
         """Make another sender of the same channel, to be closed on its own.
@@ -306,11 +333,13 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
         """Make a new receiver: it gets the last `replay` items, then all that is sent from now on.
 
         :return: the receiver, to be closed by whoever asked for it
-        :raises ~anyio.ClosedResourceError: if this stream or its channel has been closed
+        :raises ~anyio.ClosedResourceError: if this stream or its channel has been closed, or the
+            scheduler that owns it is stopping and has handled what was published
         """
-        if self._closed or self._channel.shut:
+        channel = self._channel
+        if self._closed or channel.has_ended:
             raise ClosedResourceError
-        return BroadcastReceiveStream(self._channel, self._channel.first_position())
+        return BroadcastReceiveStream(Cursor(channel, channel.first_position(), guest=True))
 
     async def wait_no_receivers(self) -> None:
         """Wait until the last receiver is closed; return at once if there is none.
@@ -319,9 +348,11 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
         """
         if self._closed:
             raise ClosedResourceError
+        channel = self._channel
+        channel.arrive()
         await checkpoint()
-        while self._channel.receivers:
-            await self._channel.no_receivers.wait()
+        while channel.receivers:
+            await channel.no_receivers.wait()
 
     def close(self) -> None:
         """Close this sender; when the last is closed, receivers drain and then end.
@@ -331,9 +362,7 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
         """
         if not self._closed:
             self._closed = True
-            if not self._channel.shut:
-                self._channel.senders -= 1
-                self._channel.wake_everybody()
+            self._channel.lose_sender()
 
     def statistics(self) -> ChannelStatistics:
         """Return how the channel stands now."""
@@ -350,13 +379,20 @@ class BroadcastReceiveStream(_BroadcastStream, ObjectReceiveStream[T_co]):
     missed; iterate again to go on.
     """
 
-    __slots__ = ("_budget", "_channel", "_closed", "_cursor")
+    __slots__ = ("_budget", "_closed", "_cursor")
 
-    def __init__(self, channel: Channel[T_co], position: int) -> None:
+    def __init__(self, cursor: Cursor[T_co]) -> None:
         self._closed = False
-        self._channel = channel
         self._budget = BUDGET
-        self._cursor = Cursor(channel, position)
+        self._cursor = cursor
+
+    @property
+    def _channel(self) -> Channel[T_co]:  # type: ignore[override]  # read-only is enough
+        return self._cursor.channel
+
+    @property
+    def _finalizer(self) -> Callable[[], None]:
+        return self._cursor.close
 
     def receive_nowait(self) -> T_co:
         """Return the next item without waiting.
@@ -414,8 +450,11 @@ class BroadcastReceiveStream(_BroadcastStream, ObjectReceiveStream[T_co]):
         if self._budget <= 0:
             self._budget = BUDGET
             await checkpoint()
-        while cursor.must_wait:
-            await self._channel.changed.wait()
+        if cursor.must_wait:
+            if cursor.channel.forgotten or cursor.channel.home.token is None:
+                cursor.channel.arrive()
+            while cursor.must_wait:
+                await cursor.channel.changed.wait()
             self._budget = BUDGET
         batch = cursor.take(max_items)
         self._budget -= len(batch)
@@ -440,7 +479,10 @@ class BroadcastReceiveStream(_BroadcastStream, ObjectReceiveStream[T_co]):
     def _sibling(self, position: int) -> BroadcastReceiveStream[T_co]:
         if self._closed:
             raise ClosedResourceError
-        return BroadcastReceiveStream(self._channel, position)
+        cursor = self._cursor
+        channel = cursor.channel
+        guest = cursor in channel.guests
+        return BroadcastReceiveStream(Cursor(channel, position, guest=guest))
 
     def close(self) -> None:
         """Close this receiver; what it had not read is let go, and a sender it held up goes on.
@@ -510,7 +552,7 @@ class create_broadcast_stream(tuple[BroadcastSendStream[T], BroadcastReceiveStre
             replay=replay,
             require_receivers=require_receivers,
         )
-        send = BroadcastSendStream[T](Channel(config, None, None))
+        send = BroadcastSendStream[T](Channel(config, None, None, Home()))
         return send, send.subscribe()
 
 
@@ -524,15 +566,23 @@ def create_sender(
     config: ChannelConfig,
     event: object,
     check: Callable[[T], T] | None,
+    home: Home,
 ) -> BroadcastSendStream[T]:
     """Create the first sender of a channel that has no receiver yet; for the bus.
 
     :param config: settings of the channel
     :param event: what errors call it
     :param check: returns the item to store, or raises `EventSendError`
+    :param home: the event loop in which the bus was used last
     :return: the sender
     """
-    return BroadcastSendStream(Channel(config, event, check, owned=True))
+    return BroadcastSendStream(Channel(config, event, check, home, owned=True))
+
+
+def subscribe_for_good(sender: BroadcastSendStream[T]) -> BroadcastReceiveStream[T]:
+    """Make a receiver that ends with its channel, as no guest does; see `end_guests`."""
+    channel = sender._channel  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
+    return BroadcastReceiveStream(Cursor(channel, channel.first_position()))
 
 
 def reached(sender: BroadcastSendStream[T]) -> int:

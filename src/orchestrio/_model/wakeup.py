@@ -37,7 +37,13 @@ class Wakeup:
         event = self.event
         if event is None:
             event = self.event = Event()
-        await event.wait()
+        try:
+            await event.wait()
+        except BaseException:
+            # Nobody is left to wait, and in another event loop nobody could.
+            if self.event is event and not self.waiting:
+                self.event = None
+            raise
 
     def notify_all(self) -> None:
         """Wake all that wait now."""

@@ -22,10 +22,9 @@ from typing import Any, Final, Protocol, final
 from anyio import get_running_tasks, sleep
 
 from .._broadcast.backpressure import Waits, append_in_turn
-from .._broadcast.channel import Channel
+from .._broadcast.channel import Channel, Waiter
 from .._broadcast.delivery import Pool
 from .._model.snapshots import TaskId
-from .._model.wakeup import Wakeup
 from .._tasks.context import Services
 from .._tasks.failures import in_words
 from .._workers.phases import Phase
@@ -77,7 +76,7 @@ class Deadlocks:
 
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = tasks
-        self._seen: set[Wakeup] = set()  # the waits there were at the last look
+        self._seen: set[Waiter] = set()  # the waits there were at the last look
         self._again = False  # whether some of them had only begun
 
     async def watch(self) -> None:
@@ -110,7 +109,7 @@ class Deadlocks:
             if not circle.keys() <= before.keys():
                 _tell(circle)
 
-    def _waiting(self, waits: Waits, lasting: set[Wakeup]) -> dict[Worker, _Waiting]:
+    def _waiting(self, waits: Waits, lasting: set[Waiter]) -> dict[Worker, _Waiting]:
         """Return the tasks that do nothing but wait, as far as the waits tell."""
         workers = self._tasks.workers
         waiting: dict[Worker, _Waiting] = {}

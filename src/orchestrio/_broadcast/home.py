@@ -1,0 +1,87 @@
+"""`Home`: the event loop to which channels belong, as other threads and finalizers reach it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from threading import get_ident
+from typing import Final, TypeVar, final
+
+from anyio import NoEventLoopError, RunFinishedError, from_thread
+from anyio.lowlevel import EventLoopToken, current_token
+
+__all__ = ["Home"]
+
+T = TypeVar("T")
+
+_LOOK: Final = 0.2
+"""How often a thread that waits looks whether anybody is left to wait for, in seconds."""
+
+
+@final
+class Home:
+    """The event loop in which something was used last; the channels of a bus share one."""
+
+    __slots__ = ("_loop",)
+
+    def __init__(self) -> None:
+        self._loop: tuple[EventLoopToken, int] | None = None
+        self.note()
+
+    def note(self) -> None:
+        """Remember the event loop that runs here, if one does."""
+        try:
+            self._loop = (current_token(), get_ident())
+        except RuntimeError:  # also that of asyncio or trio, where a context says that one ran
+            return
+
+    @property
+    def token(self) -> EventLoopToken | None:
+        """The event loop; `None` if it was never used in one."""
+        return None if self._loop is None else self._loop[0]
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the thread of the event loop."""
+        return self._loop is not None and self._loop[1] == get_ident()
+
+    def hand_over(self, function: Callable[[], object]) -> None:
+        """Have the event loop call a function soon; wait for nothing, in whatever thread.
+
+        :raises ~anyio.RunFinishedError: if it has ended
+        """
+        if self._loop is not None:
+            token = self._loop[0]
+            token.backend_class.run_sync_soon(function, (), token.native_token)
+
+    def wait_for(self, result: Future[T], look: Callable[[], object]) -> T:
+        """Wait, in another thread, for what the event loop is to do.
+
+        AnyIO's `from_thread` waits for ever if an event loop of asyncio ends before it comes to it.
+
+        :param result: set in the event loop
+        :param look: called now and then
+        :raises ~anyio.RunFinishedError: if it has ended, and never will
+        """
+        while True:
+            try:
+                return result.result(_LOOK)
+            except TimeoutError:
+                if result.done():
+                    raise
+            look()
+            try:
+                self.hand_over(_nothing)
+            except RunFinishedError:
+                if not result.done():
+                    raise
+
+
+def see_whether_cancelled() -> None:
+    """Raise a cancellation in a thread that AnyIO runs for a task, if that was cancelled."""
+    with suppress(NoEventLoopError):
+        from_thread.check_cancelled()
+
+
+def _nothing() -> None: ...
