@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, Literal, cast, overload
 
 from typing_extensions import TypeVar, Unpack
 
-from .._broadcast.bus import EventBus
+from .._broadcast.bus import EventBus, subscribe_until_closed
 from .._broadcast.streams import BroadcastReceiveStream
 from .._model.arguments import (
     CronArguments,
@@ -225,7 +225,7 @@ class Group(Generic[E]):
         reader = cast("EventTask[T]", task)
 
         def subscribe() -> BroadcastReceiveStream[T]:
-            return self._bus.subscribe(cast("Topic[T]", event_of(reader)))
+            return subscribe_until_closed(self._bus, cast("Topic[T]", event_of(reader)))
 
         # A default is for tasks that it can be for; in what is given for one, it is a mistake.
         described = self._described(metadata, options, never={"singleton"})

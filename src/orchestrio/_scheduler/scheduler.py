@@ -146,6 +146,9 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
     def stopping(self) -> Event:
         """Set when the scheduler begins to stop, for those outside that are to end with it.
 
+        Event tasks then handle what was published. After that, and before the first ``shutdown()``,
+        whatever was subscribed from outside ends by itself, and threads cannot send any more.
+
         What is a task of the scheduler asks `current_task_context` for its own.
         """
         return self._supervisor.stopping
@@ -192,10 +195,13 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
     ) -> BroadcastReceiveStream[T] | BroadcastReceiveStream[str]:
         """Return a new receiver of the event; it gets all that is published from now on.
 
+        It ends when the scheduler stops: once event tasks have handled what was published, and
+        before the first ``shutdown()``.
+
         :param event: the key
         :return: the receiver, to be closed by the caller; it gets the channel's `replay` first
         :raises InvalidChannelError: if the event has no channel
-        :raises LifecycleError: if the scheduler has stopped
+        :raises LifecycleError: if the scheduler has stopped, or come so far in its stop
         """
         return self._bus.subscribe(event)
 

@@ -36,7 +36,7 @@ from anyio import CancelScope, Event, TaskHandle, create_task_group, get_cancell
 from anyio.abc import TaskGroup
 from typing_extensions import TypeVar
 
-from .._broadcast.bus import EventBus
+from .._broadcast.bus import EventBus, end_guests, note_home
 from .._model.errors import LifecycleError, SchedulerError
 from .._model.settings import RestartPolicy, Strategy
 from .._model.snapshots import TaskId
@@ -169,6 +169,7 @@ class Supervisor(Generic[E]):
 
     async def run(self) -> None:
         """Own all runs until a stop is asked for, and stop everything then, whatever happens."""
+        note_home(self._bus)
         with CancelScope(shield=True):
             try:
                 async with create_task_group() as self._watching:
@@ -237,7 +238,9 @@ class Supervisor(Generic[E]):
 
     async def _stop_everything(self) -> None:
         runs = runs_of(self.workers.values())
-        await self._end(runs, inf if self._has_finished else len(runs))
+        await end(runs, inf if self._has_finished else len(runs))
+        end_guests(self._bus)  # before the first hook, which may wait for who reads there
+        self._turns.allow(runs)
         await wait_down(runs)
 
     def force_stop(self) -> None:

@@ -18,6 +18,7 @@ from orchestrio import (
     TaskState,
 )
 
+from .._broadcast.bus import subscribe_until_closed
 from .._model.wakeup import Wakeup
 from .._workers.tree import Branch
 from .._workers.worker import Worker
@@ -94,9 +95,8 @@ class Observation:
 
     def record(self, event: object) -> Recorder[Any]:
         """Subscribe a recorder, which gets all that is published from now on."""
-        recorder = Recorder[Any](
-            self._scheduler.subscribe(cast("Any", event)), self.changed.notify_all
-        )
+        stream = subscribe_until_closed(self._scheduler.bus, event)
+        recorder = Recorder[Any](stream, self.changed.notify_all)
         self.receivers[event] = self.receivers.get(event, 0) + 1
         self._group.start_soon(recorder.run)
         return recorder

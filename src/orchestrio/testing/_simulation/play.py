@@ -34,6 +34,7 @@ from orchestrio import (
     TaskState,
 )
 
+from ..._broadcast.bus import subscribe_until_closed
 from ..._tasks.context import current_run
 from ..._tasks.failures import in_words
 from .._harness import Harness
@@ -137,7 +138,7 @@ class Play:
             self.ledger.recorders = {
                 event: (recorder, sent[event]) for event, recorder in seen.recorders.items()
             }
-            self._events = scheduler.subscribe(TASK_EVENTS)
+            self._events = subscribe_until_closed(scheduler.bus, TASK_EVENTS)
             self._seen = seen
             for entry in scheduler.registry:
                 self.ledger.metadata[entry.name] = entry.metadata
