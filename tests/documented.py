@@ -32,7 +32,8 @@ RUNS_UNDER = {
     "IsolatedAsyncioTestCase": "unittest",
     "pytest.mark.asyncio": "pytest-asyncio",
     "def test_": "pytest",
-    "lifespan=": "a server",
+    "starlette.": "a server",
+    "from live import": "a server",
     "watchdog=": "systemd",
     "redis://": "Redis",
 }
