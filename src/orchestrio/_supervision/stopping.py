@@ -20,7 +20,7 @@ from .._workers.phases import Phase
 from .._workers.run import Run
 from .._workers.worker import Worker
 
-__all__ = ["Turns", "ask_to_end", "end", "runs_of", "wait_cancelled", "wait_down"]
+__all__ = ["Turns", "ask_to_end", "end", "enough_rounds", "runs_of", "wait_cancelled", "wait_down"]
 
 #: How long after its own deadline a ``shutdown()`` may still ignore its cancellation (seconds).
 _LAST_RESORT: Final = 1.0
@@ -40,8 +40,7 @@ async def end(runs: Iterable[Run], rounds: float) -> None:
     `Turns`.
 
     A drain goes by rounds: in the first one event tasks handle what was published before it, in the
-    next one what that led to, and so on until nothing is left. As many rounds as event tasks are
-    enough for any chain of handlers that is no circle.
+    next one what that led to, and so on until nothing is left.
 
     :param runs: whose work is to end
     :param rounds: how many rounds there are at most, within ``drain_timeout``; 0 is for no drain
@@ -54,6 +53,14 @@ async def end(runs: Iterable[Run], rounds: float) -> None:
     await _end_all([run for run in runs if run.host.kind == "background"])
     if consumers:
         await _drain_and_end(consumers, rounds)
+
+
+def enough_rounds(runs: Iterable[Run]) -> int:
+    """Return how many rounds will do for any chain of handlers that is no circle.
+
+    Whoever goes on publishing holds no stop up for longer than that.
+    """
+    return max(1, sum(run.host.kind == "event" for run in runs))
 
 
 async def _drain_and_end(runs: list[Run], rounds: float) -> None:

@@ -58,7 +58,7 @@ from .outcome import RunOutcome
 from .report import Report, what_ends_the_run
 from .restarts import Restarts
 from .starting import Start
-from .stopping import Turns, ask_to_end, end, runs_of, wait_down
+from .stopping import Turns, ask_to_end, end, enough_rounds, runs_of, wait_down
 from .waits import waits_of_start, waits_of_stop
 from .watchdog import needs_watching, watch
 from .workload import Workload
@@ -238,7 +238,7 @@ class Supervisor(Generic[E]):
 
     async def _stop_everything(self) -> None:
         runs = runs_of(self.workers.values())
-        await end(runs, inf if self._has_finished else len(runs))
+        await end(runs, inf if self._has_finished else enough_rounds(runs))
         end_guests(self._bus)  # before the first hook, which may wait for who reads there
         self._turns.allow(runs)
         await wait_down(runs)
@@ -298,8 +298,7 @@ class Supervisor(Generic[E]):
         if all(run.is_over for run in runs):
             self._turns.allow(runs)
         else:
-            # No chain of handlers is longer, and who goes on publishing holds it up no longer.
-            rounds = len(runs) if drain else 0
+            rounds = enough_rounds(runs) if drain else 0
             self._tasks.start_soon(undisturbed, self._end, runs, rounds)
 
     def _begin_to_end(self, runs: list[Run]) -> None:
