@@ -23,7 +23,17 @@ def run_pytest(folder: Path, tests: str, *options: str) -> subprocess.CompletedP
     """Run a file of tests in a process of its own."""
     (folder / "conftest.py").write_text(CONFTEST)
     (folder / "test_it.py").write_text(tests)
-    settings = ("-p", "no:cacheprovider", "-o", "anyio_mode=auto", "-q", "-W", "error")
+    settings = (
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:asyncio",
+        "-o",
+        "anyio_mode=auto",
+        "-q",
+        "-W",
+        "error",
+    )
     environment = {**os.environ, "COLUMNS": "200"}
     environment.pop("ORCHESTRIO_SEED", None)
     return subprocess.run(

@@ -658,10 +658,10 @@ async def only_say_so(self: Group) -> None:
 @pytest.mark.parametrize(
     ("whose", "command", "words"),
     [
-        (Scheduler, "stop_task", "was stopped, and is running"),
+        (Scheduler, "stop_task", "was stopped, and is "),
         (Scheduler, "remove_task", "was removed, and is "),
         (Scheduler, "restart_task", "was restarted, and has not begun again: it is "),
-        (Group, "stop", "database was stopped, and is running"),
+        (Group, "stop", "database was stopped, and is "),
         (Group, "remove", "storage was removed, and is still there"),
         (Group, "restart", "database was restarted, and has not begun again: it is "),
     ],
