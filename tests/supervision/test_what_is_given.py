@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import anyio
 import pytest
 from support import NUMBERS, ONCE, SOON, TroubleError, settle
@@ -34,8 +36,9 @@ class Fickle(EventTask[int]):
 
 
 async def test_a_subscription_that_raises_in_a_restart_is_a_failure_of_that_task(
-    scheduler: Scheduler, diary: Diary
+    scheduler: Scheduler, diary: Diary, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, logger="orchestrio")  # which sums up what all tasks have done
     add(scheduler, diary, "other")
     group = scheduler.group("group", restart=ONCE)
     add(group, diary, "failing", 1)

@@ -28,6 +28,7 @@ from .._model.topics import Topic, require_event
 from .._supervision.commands import Commands
 from .._supervision.supervisor import Supervisor
 from .._tasks.checks import require_async, require_task
+from .._tasks.failures import in_words
 from .._tasks.periodic import PeriodicTask
 from .._tasks.registry import RegisteredTask, TaskRegistry
 from .._tasks.task import (
@@ -341,7 +342,7 @@ class Group(Generic[E]):
         require_event(event)
 
         def register(function: Callable[..., R]) -> Callable[..., R]:
-            require_async(function, f"the handler of {event}", 1)
+            require_async(function, f"the handler of {in_words(event)}", 1)
             self.register_event_task(EventFunction(event, function), **options)
             return function
 

@@ -192,8 +192,8 @@ class Supervisor(Generic[E]):
                 for worker in self.workers.values():
                     if worker.run is not None:
                         self.outcome.shutdown_errors += worker.run.report()
-                self._report.stopped(self.workers.values())
                 self.stopped.set()
+                self._report.stopped(self.workers.values())
 
     async def _until_stopping(self) -> None:
         while not self.is_stopping:

@@ -42,6 +42,7 @@ class EventWorker(Worker, Generic[T]):
     __slots__ = (
         "_accounted",
         "_delivery",
+        "_event",
         "_failed",
         "_handle",
         "_handler_failed",
@@ -70,6 +71,7 @@ class EventWorker(Worker, Generic[T]):
         super().__init__(entry, parent, supervision)
         self._task = task
         self._subscribe = subscribe
+        self._event = event_of(task)  # as the task said when it was subscribed
         self._handle = task.handler
         self._stream: BroadcastReceiveStream[T] | None = None  # kept, or it would warn
         self._reserved: BroadcastReceiveStream[T] | None = None  # for the next run
@@ -126,6 +128,7 @@ class EventWorker(Worker, Generic[T]):
             self._reserved.close()
             self._reserved = None
         if self._reserved is None and (self._delivery is None or self._delivery.is_over):
+            self._event = event_of(self._task)
             self._reserved = self._subscribe()
 
     @override
@@ -300,12 +303,12 @@ class EventWorker(Worker, Generic[T]):
         self._failed += 1
         self.note_error(error)
         metadata = self.entry.metadata
-        if event_of(self._task) != DEAD_LETTERS:  # or it would feed itself
+        if self._event != DEAD_LETTERS:  # or it would feed itself
             self.supervision.dead_letters.publish(
                 DeadLetter(
                     task_id=self.entry.task_id,
                     task_name=self.entry.name,
-                    event=event_of(self._task),
+                    event=self._event,
                     message=item,
                     error=error,
                     attempts=metadata.retries + 1,
@@ -427,7 +430,7 @@ class EventWorker(Worker, Generic[T]):
     @override
     def facts(self) -> dict[str, Any]:
         facts = super().facts()
-        facts["event"] = in_words(event_of(self._task))
+        facts["event"] = in_words(self._event)
         delivery = self._delivery
         if delivery is not None:
             started = delivery.started
