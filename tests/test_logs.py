@@ -6,17 +6,14 @@ import io
 import json
 import logging
 import re
-import runpy
 import sys
 from collections.abc import Iterator
 from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 
 import anyio
 import pytest
 from anyio import get_current_task, to_thread
-from documented import FENCED
 from rich.console import Console
 
 from orchestrio import RestartPolicy, Scheduler, Topic, current_task_context
@@ -238,40 +235,3 @@ async def test_a_debugger_sees_the_name_of_the_task() -> None:
 
     await scheduler.run()
     assert sorted(map(str, names)) == ["pool, worker 1", "pool, worker 2", "tick"]
-
-
-# -- the page --------------------------------------------------------------------------------
-
-
-def examples() -> list[tuple[str, str]]:
-    blocks = [(block[1], block[2]) for block in FENCED.finditer(PAGE.read_text("utf-8"))]
-    return [(code, said) for (kind, code), (_, said) in pairwise(blocks) if kind == "python"]
-
-
-@pytest.fixture
-def root_as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-
-
-@pytest.mark.parametrize(("code", "said"), examples(), ids=["filter", "json", "structlog"])
-@pytest.mark.usefixtures("root_as_before")
-def test_an_example_of_the_page_prints_what_it_says(
-    code: str, said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    if "import structlog" in code:
-        pytest.importorskip("structlog")
-    program = tmp_path / "program.py"
-    program.write_text(code, "utf-8")
-    runpy.run_path(str(program), run_name="__main__")
-    printed = capsys.readouterr().out
-    if "JsonFormatter" not in code:
-        assert printed == said
-        return
-    varies = ("time", "task_id")
-    line, expected = json.loads(printed), json.loads(said)
-    assert line.keys() == expected.keys()
-    assert [line[name] == expected[name] for name in line if name not in varies] == [True] * 7

@@ -293,6 +293,7 @@ _SENDING: dict[str, Arguments] = {
     "send": {"item": "news"},
     "send_many_nowait": {"items": ["news"]},
     "send_from_thread": {"item": "news"},
+    "send_many_from_thread": {"items": ["news"]},
     "clone": {},
     "subscribe": {},
     "wait_no_receivers": {},
@@ -318,6 +319,11 @@ STREAMS = [
     ),
     Call(
         "BroadcastSendStream.send_many_nowait",
+        (a_sender,),
+        wrong={"items": wrong("a text", "a collection")},
+    ),
+    Call(
+        "BroadcastSendStream.send_many_from_thread",
         (a_sender,),
         wrong={"items": wrong("a text", "a collection")},
     ),
@@ -356,6 +362,12 @@ STREAMS = [
         "BroadcastSendStream.send_from_thread",
         (a_sender,),
         {"item": "news"},
+        misuse="in the event loop's own thread",
+    ),
+    Call(
+        "BroadcastSendStream.send_many_from_thread",
+        (a_sender,),
+        {"items": ["news"]},
         misuse="in the event loop's own thread",
     ),
 ]

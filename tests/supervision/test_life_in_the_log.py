@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterator
 
 import anyio
 import pytest
@@ -35,9 +34,8 @@ class Slow(BackgroundTask):
 
 
 @pytest.fixture(autouse=True)
-def told(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    with caplog.at_level(logging.INFO, "orchestrio"):
-        yield
+def told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "orchestrio")
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -92,7 +90,7 @@ async def test_a_slow_start_says_what_it_waits_for(
     assert lines(caplog)[:5] == [
         "still waiting for db.initialize(): 2 s of 8 s",
         "still waiting for db.initialize(): 4 s of 8 s",
-        "still waiting for web to say that it is ready: 1 s; page, which waits for web: 1 s",
+        "still waiting for web to say that it is ready: 1 s; page, which waits for task 'web': 1 s",
         "started 3 tasks, ready in 7.5 s",
         "stopping because shutdown() was called",
     ]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from .._workers.phases import Phase
 from .._workers.run import Run
+from .._workers.waiting import what_holds_up
 from .._workers.worker import Worker
 
 __all__ = ["Wait", "waits_of_start", "waits_of_stop"]
@@ -56,20 +57,10 @@ def _holds_up(worker: Worker, run: Run) -> str | None:
         return f"{name}.initialize()"
     if run.phase is Phase.WORKING:
         return None if worker.is_ready else f"{name} to say that it is ready"
-    if run.phase is Phase.PENDING:
-        waits_for = [one for one in _dependencies(worker) if not _is_initialized(one)]
-    else:
-        waits_for = [one for one in _dependencies(worker) if not one.is_ready]
-    names = ", ".join(one.entry.name for one in waits_for if not one.is_done)
-    return f"{name}, which waits for {names}" if names else None
-
-
-def _dependencies(worker: Worker) -> Iterable[Worker]:
-    return worker.supervision.dependencies_of(worker) if worker.entry.metadata.depends_on else ()
-
-
-def _is_initialized(worker: Worker) -> bool:
-    return worker.run is not None and worker.run.is_initialized
+    if run.waits_for_others or not worker.entry.metadata.depends_on:
+        return None
+    waits_for = what_holds_up(run, worker.supervision.dependencies_of(worker))
+    return None if waits_for is None else f"{name}, which waits for {waits_for}"
 
 
 def waits_of_stop(workers: Iterable[Worker]) -> Iterator[Wait]:
