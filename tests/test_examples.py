@@ -21,7 +21,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 PATIENCE = 30.0  # seconds; far more than any of them takes
 
 #: What is no complaint: the life of the scheduler in the log, and that the slow alerter lags.
-TOLD = re.compile(r"\d\d:\d\d:\d\d (INFO    |WARNING task 'alerter' lagged: )")
+TOLD = re.compile(r"\d\d:\d\d:\d\d (INFO    |WARNING task 'alerter' lagged)")
 
 both_backends = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 

@@ -201,8 +201,8 @@ MUTANTS: Final = (
     Mutant(
         name="drain looks once",
         file="src/orchestrio/_supervision/stopping.py",
-        text="    rounds = len(runs)\n",
-        replacement="    rounds = 1\n",
+        text='    return max(1, sum(run.host.kind == "event" for run in runs))\n',
+        replacement="    return 1\n",
         tests=("tests/test_scheduler_lifecycle.py", "tests/supervision/test_drain.py"),
         harm="What a handler publishes during the stop is not handled any more.",
     ),

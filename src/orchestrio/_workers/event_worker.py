@@ -344,9 +344,9 @@ class EventWorker(Worker, Generic[T]):
 
     def _tell_lags(self, times: int, missed: int) -> None:
         logger.warning(
-            "task %r lagged %d times more: %d messages were overwritten before it read them",
+            "task %r lagged %s more: %d messages were overwritten before it read them",
             self.entry.name,
-            times,
+            "once" if times == 1 else f"{times} times",
             missed,
             extra=self.extra(missed=missed, times=times),
         )
