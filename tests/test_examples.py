@@ -117,7 +117,7 @@ def test_the_log_of_logwatch_tells_its_life(backend: str, tmp_path: Path) -> Non
     first, why, last = [line[17:] for line in told.splitlines()]
     assert re.fullmatch(r"started 5 tasks, ready in 0\.\d+ s", first)
     assert why == "stopping because shutdown() was called by task 'Follower'"
-    pattern = r"stopped in \d.\d+ s: 5 tasks, 300 handled, 0 failed, 0 missed, 0 restarts"
+    pattern = r"stopped in \d.\d+ s: 5 tasks, 300 messages handled, 0 failed, 0 missed, 0 restarts"
     assert re.fullmatch(pattern, last)
 
 

@@ -213,6 +213,37 @@ def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -
         LiveHandler()
 
 
+class BrokenTerminal(io.StringIO):
+    """A terminal that is gone."""
+
+    def write(self, text: str, /) -> int:
+        raise OSError("gone")
+
+
+def test_what_goes_wrong_on_a_terminal_is_told_as_for_any_handler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[logging.LogRecord] = []
+    handler = LiveHandler(Console(file=BrokenTerminal(), force_terminal=True))
+    monkeypatch.setattr(handler, "handleError", told.append)
+    handler.handle(logging.makeLogRecord({"msg": "open"}))
+    handler.handle(logging.makeLogRecord({"msg": "still waiting", "waits": 1}))
+    assert [record.msg for record in told] == ["still waiting"]
+
+
+def test_text_that_is_no_unicode_is_escaped() -> None:
+    record = logging.makeLogRecord({"msg": "no such file: '\udce9.txt'"})
+    line = JsonFormatter().format(record)
+    assert "\\udce9" in line
+    line.encode()
+
+
+def test_a_filter_and_the_formatter_together_do_not_mix_types() -> None:
+    record = logging.makeLogRecord({"msg": "open"})
+    TaskFilter().filter(record)
+    assert "task_run" not in json.loads(JsonFormatter().format(record))
+
+
 # -- debuggers -------------------------------------------------------------------------------
 
 

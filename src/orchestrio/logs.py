@@ -134,7 +134,12 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        extra = {name: value for name, value in vars(record).items() if name not in _OF_ANY_RECORD}
+        extra = {
+            name: value
+            for name, value in vars(record).items()
+            # Of a task that there is not, a filter says so in a word.
+            if name not in _OF_ANY_RECORD and not (name in _FIELDS and value == "-")
+        }
         fields: dict[str, object] = {**own, **task_fields(), **extra, **own}
         if record.exc_info and record.exc_info[0] is not None:
             fields["exception"] = self.formatException(record.exc_info)
@@ -143,7 +148,8 @@ class JsonFormatter(logging.Formatter):
         if record.stack_info:
             fields["stack"] = self.formatStack(record.stack_info)
         plain = {name: _plain(value) for name, value in fields.items()}
-        return json.dumps(plain, ensure_ascii=False)
+        line = json.dumps(plain, ensure_ascii=False)
+        return line.encode("utf-8", "backslashreplace").decode()  # what is no Unicode, escaped
 
 
 @final
@@ -189,17 +195,29 @@ class LiveHandler(logging.Handler):
 
         :param record: the record
         """
+        try:
+            if hasattr(record, "waits") and self._console.is_terminal and self._keep(record):
+                return
+            if record.name == "orchestrio" and hasattr(record, "tasks"):
+                self._end_of_wait()
+            self._lines.handle(record)
+        except Exception:
+            self.handleError(record)
+
+    def _keep(self, record: logging.LogRecord) -> bool:
+        """Bring the line up to date; return whether there is one."""
+        from rich.errors import LiveError
         from rich.text import Text
 
-        if hasattr(record, "waits") and self._console.is_terminal:
-            if self._live is None:
-                self._live = self._console.status("")
-                self._live.start()
-            self._live.update(Text(record.getMessage()))
-            return
-        if record.name == "orchestrio" and hasattr(record, "tasks"):
-            self._end_of_wait()
-        self._lines.handle(record)
+        if self._live is None:
+            live = self._console.status("")
+            try:
+                live.start()
+            except LiveError:  # the program shows something of its own
+                return False
+            self._live = live
+        self._live.update(Text(record.getMessage()))
+        return True
 
     def _end_of_wait(self) -> None:
         if self._live is not None:

@@ -70,7 +70,7 @@ async def test_a_life_is_told_from_its_begin_to_its_end(
     assert "restarts in 1 s" in restart
     assert reason == "stopping because all work is done"
     assert "skipped a message" in skipped
-    assert last == "stopped in 0.000 s: 2 tasks, 4 handled, 1 failed, 0 missed, 1 restart"
+    assert last == "stopped in 0.000 s: 2 tasks, 4 messages handled, 1 failed, 0 missed, 1 restart"
     assert {"tasks": 2, "handled": 4, "failed": 1}.items() <= vars(caplog.records[-1]).items()
 
 
@@ -119,7 +119,7 @@ async def test_a_slow_stop_says_what_it_waits_for(
         "still waiting for audit to handle a message: 3 s of 30 s",
         "still waiting for audit to handle a message: 5 s of 30 s",
         "still waiting for db.shutdown(): 1 s of 7 s",
-        "stopped in 11.5 s: 3 tasks, 2 handled, 0 failed, 0 missed, 0 restarts",
+        "stopped in 11.5 s: 3 tasks, 2 messages handled, 0 failed, 0 missed, 0 restarts",
     ]
 
 
@@ -199,7 +199,9 @@ async def test_tasks_that_were_removed_count_as_well(
             await settle()
             await scheduler.publish(NUMBERS, 1)
             await scheduler.remove_task(scheduler.registry.get_by_name(name).task_id)
-    assert lines(caplog)[-1].endswith(": 2 tasks, 2 handled, 0 failed, 0 missed, 0 restarts")
+    assert lines(caplog)[-1].endswith(
+        ": 2 tasks, 2 messages handled, 0 failed, 0 missed, 0 restarts"
+    )
 
 
 # -- why -------------------------------------------------------------------------------------

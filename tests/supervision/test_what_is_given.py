@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 import anyio
 import pytest
 from support import NUMBERS, ONCE, SOON, TroubleError, settle
-from support.diary import Diary, add
+from support.diary import Diary, Worker, add
 
 from orchestrio import (
     EventTask,
@@ -86,6 +87,107 @@ async def test_many_tasks_whose_event_has_ended_hold_no_restart_up(diary: Diary)
         await anyio.sleep(5)
         states = [shot.state for shot in scheduler.status()]
         assert states == [TaskState.STOPPED] * 1000 + [TaskState.RUNNING] * 2
+
+
+@pytest.mark.parametrize("number", [float("nan"), 5.0, -1.0])
+async def test_a_source_of_randomness_that_gives_no_number_from_0_to_1_is_told(
+    diary: Diary, number: float
+) -> None:
+    scheduler = Scheduler(random=lambda: number)
+    add(scheduler, diary, "failing", 1, restart=RestartPolicy())
+    with pytest.raises(ValueError, match="source of randomness gave"):
+        async with scheduler:
+            await scheduler.start()
+            await anyio.sleep(10)
+    assert diary.hooks == ["up failing", "down failing"]
+
+
+async def test_a_policy_may_have_a_task_wait_for_longer_than_there_are_dates(
+    scheduler: Scheduler, diary: Diary
+) -> None:
+    forever = RestartPolicy(initial_delay=1e12, max_delay=1e12, jitter=0)
+    task = add(scheduler, diary, "failing", 1, restart=forever)
+    async with scheduler:
+        await scheduler.start()
+        await anyio.sleep(10)
+        assert scheduler.status(task).state is TaskState.BACKING_OFF
+        assert scheduler.status(task).waiting_for == "its restart"
+        scheduler.health().model_dump_json()
+
+
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    """Refuses that anything is set on it, its traceback included."""
+
+    what: str
+
+
+async def test_an_error_that_refuses_all_changes_is_a_failure_like_any_other(
+    scheduler: Scheduler, diary: Diary
+) -> None:
+    handled: list[int] = []
+
+    @scheduler.on(NUMBERS, on_error="skip")
+    async def handle(number: int) -> None:
+        if number < 3:
+            raise FrozenError("number")
+        handled.append(number)
+
+    @scheduler.background(restart=ONCE)
+    async def failing() -> None:
+        await anyio.sleep(1)
+        raise FrozenError("work")
+
+    @scheduler.every(1, on_error="skip")
+    async def tick() -> None:
+        raise FrozenError("tick")
+
+    class Closing(Worker):
+        async def shutdown(self) -> None:
+            await super().shutdown()
+            raise FrozenError("shutdown")
+
+    add(scheduler, diary, "first")
+    scheduler.register_background_task(Closing("closing", diary))
+    with pytest.raises(TaskExecutionError, match="'failing' failed 2 times") as caught:
+        async with scheduler:
+            await scheduler.start()
+            for number in range(5):
+                await scheduler.publish(NUMBERS, number)
+            await anyio.sleep(10)
+    assert handled == [3, 4]
+    (at_the_end,) = caught.value.shutdown_errors
+    assert isinstance(at_the_end.__cause__, FrozenError)
+    assert diary.hooks == ["up first", "up closing", "down closing", "down first"]
+
+
+@pytest.mark.parametrize("words", ["started", "stopping because", "stopped in", "restarts in", ""])
+async def test_a_log_filter_that_raises_ends_nothing(
+    scheduler: Scheduler,
+    diary: Diary,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    words: str,
+) -> None:
+    def broken(record: logging.LogRecord) -> bool:
+        if words in record.getMessage():
+            raise TroubleError("filter")
+        return True
+
+    caplog.set_level(logging.DEBUG, logger="orchestrio")
+    caplog.handler.addFilter(broken)
+    try:
+        add(scheduler, diary, "first")
+        add(scheduler, diary, "failing", 1, restart=SOON)
+        with anyio.fail_after(100):
+            async with scheduler:
+                await scheduler.start()
+                await anyio.sleep(10)
+    finally:
+        caplog.handler.removeFilter(broken)
+    assert diary.hooks[-2:] == ["down failing", "down first"]
+    assert diary.who("up").count("failing") == 2
+    assert "TroubleError: filter" in capsys.readouterr().err
 
 
 async def test_messages_that_no_other_run_will_handle_are_no_end_without_an_error(

@@ -12,6 +12,7 @@ from anyio import (
     ClosedResourceError,
     EndOfStream,
     Event,
+    TaskHandle,
     create_memory_object_stream,
     create_task_group,
     current_effective_deadline,
@@ -222,6 +223,7 @@ class Pool(Generic[T]):
         "_stop_timeout",
         "finished",
         "in_hand",
+        "workers",
     )
 
     def __init__(self, delivery: Delivery[T], count: int, stop_timeout: float, name: str) -> None:
@@ -240,6 +242,8 @@ class Pool(Generic[T]):
         self._failures: list[BaseException] = []
         self._feeding = self._scope = CancelScope()
         self._cut = 0  # items whose handler was cancelled
+        #: the tasks of the event loop that handle them, while it runs
+        self.workers: list[TaskHandle[None]] = []
         #: items whose handler has returned
         self.finished: int = 0
         #: items that were taken and whose handler has not returned yet, by their numbers; each is
@@ -275,6 +279,7 @@ class Pool(Generic[T]):
                 raise
 
         self._failures = []
+        self.workers = []
         ended: EndOfStream | ClosedResourceError | LaggedError = ClosedResourceError()
         try:
             with CancelScope() as self._scope:
@@ -282,7 +287,8 @@ class Pool(Generic[T]):
                     with send, receive:
                         for number in range(1, self._count + 1):
                             name = f"{self._name}, worker {number}"
-                            group.start_soon(self._work, receive.clone(), handle, name=name)
+                            work = self._work(receive.clone(), handle)
+                            self.workers.append(group.create_task(work, name=name))
                         with CancelScope() as self._feeding:
                             try:
                                 await self._delivery.run(hand, _raise)
@@ -296,6 +302,7 @@ class Pool(Generic[T]):
             else:
                 raise
         finally:
+            self.workers = []
             self._put_back()  # a worker may have been cancelled as it was given one
         if len(self._failures) > 1:
             raise BaseExceptionGroup("several handlers failed", self._failures)

@@ -229,7 +229,10 @@ def wait_before(attempt: int, backoff: Backoff, random: float) -> float:
     :param backoff: how waits grow
     :param random: a random number, from 0 up to 1
     :return: the wait in seconds
+    :raises ValueError: if it is none
     """
+    if not 0 <= random <= 1:
+        raise ValueError(f"the source of randomness gave {random!r}, no number from 0 to 1")
     try:
         whole = min(backoff.initial_delay * backoff.multiplier ** (attempt - 1), backoff.max_delay)
     except OverflowError:

@@ -55,7 +55,7 @@ def trim(error: BaseException) -> None:
     for one in _family(error):
         users = _without_internal(one.__traceback__)
         if users is not None or isinstance(one, (SchedulerError, BaseExceptionGroup)):
-            one.__traceback__ = users
+            one.with_traceback(users)  # assigning would ask a class that refuses it
 
 
 def _shows_all() -> bool:
@@ -175,7 +175,7 @@ def point_to(error: BaseException, line: TracebackType) -> None:
     """
     entries = [*_entries(error.__traceback__)]
     if not entries:
-        error.__traceback__ = line
+        error.with_traceback(line)
     elif (entries[-1].tb_frame, entries[-1].tb_lineno) != (line.tb_frame, line.tb_lineno):
         entries[-1].tb_next = line
 
@@ -199,7 +199,7 @@ def show_once(errors: Iterable[BaseException]) -> None:
             if not again:
                 shown.add(id(one))
             elif id(one) not in shown:  # it may be the very same that was raised again
-                one.__traceback__ = None
+                one.with_traceback(None)
 
 
 @final

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
 from typing import Any
 
@@ -10,13 +9,12 @@ import anyio
 from anyio import CancelScope, ClosedResourceError
 from anyio.abc import TaskStatus
 
+from .._model.log import logger
 from .._supervision.supervisor import Supervisor
 from .signals import SIGNALS
 from .systemd import Notifier
 
 __all__ = ["feed_watchdog", "heed_signals"]
-
-logger: logging.Logger = logging.getLogger("orchestrio")
 
 
 async def heed_signals(supervisor: Supervisor[Any]) -> None:

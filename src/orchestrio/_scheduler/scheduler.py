@@ -5,7 +5,6 @@ This is what users talk to. What happens to the tasks, and in which order, is th
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import (
     AsyncGenerator,
@@ -59,8 +58,6 @@ __all__ = ["Scheduler"]
 
 E = TypeVar("E", bound=Hashable, default=Hashable)
 T = TypeVar("T")
-
-logger: logging.Logger = logging.getLogger("orchestrio")
 
 #: Tasks that are no less ready for not working.
 _SETTLED: Final = (TaskState.COMPLETED, TaskState.STOPPED)

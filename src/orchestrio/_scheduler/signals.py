@@ -14,7 +14,6 @@ too, so that handlers that the program has on its loop run as ever.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
@@ -27,11 +26,10 @@ from typing import Any, Final, NoReturn, final
 
 from anyio import ClosedResourceError, NoEventLoopError, notify_closing, wait_readable
 
+from .._model.log import logger
 from .._model.wakeup import Wakeup
 
 __all__ = ["SIGNALS", "Signals"]
-
-logger: logging.Logger = logging.getLogger("orchestrio")
 
 #: SIGINT, SIGTERM, and what Ctrl-Break is on Windows.
 _STOP: Final = tuple(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from collections.abc import Mapping
 from typing import Final, Self, final
 
-__all__ = ["Notifier"]
+from .._model.log import logger
 
-logger: logging.Logger = logging.getLogger("orchestrio")
+__all__ = ["Notifier"]
 
 _LONGEST_STATUS: Final = 1000  # characters; systemd ignores a datagram of more than 4096 bytes
 

@@ -14,16 +14,15 @@ found is told only if each of its handlers is seen to stand in that wait.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from threading import get_ident
 from typing import Any, Final, Protocol, final
 
-from anyio import get_running_tasks, sleep
+from anyio import sleep
 
 from .._broadcast.backpressure import Waits, append_in_turn
 from .._broadcast.channel import Channel, Waiter
-from .._broadcast.delivery import Pool
+from .._model.log import logger
 from .._model.snapshots import TaskId
 from .._tasks.context import Services
 from .._tasks.failures import in_words
@@ -33,8 +32,6 @@ from .._workers.stack import frames
 from .._workers.worker import Worker
 
 __all__ = ["Deadlocks"]
-
-logger: logging.Logger = logging.getLogger("orchestrio")
 
 #: How long nothing is looked at after a wait has begun or ended, in seconds; and how long a wait
 #: lasts at least before it is told.
@@ -209,20 +206,12 @@ def _is_seen_to_wait(worker: Worker, what: _Waiting) -> bool:
         return True  # it has not begun
     if worker.pool is None or worker.run.phase is not Phase.WORKING:
         return _stands_in_wait(worker.run.coroutine)
-    handlers = [task.coro for task in get_running_tasks() if _works_in(task.coro, worker.pool)]
-    return sum(map(_stands_in_wait, handlers)) >= what.handlers
+    return sum(_stands_in_wait(one.coro) for one in worker.pool.workers) >= what.handlers
 
 
 def _stands_in_wait(coroutine: object) -> bool:
     codes = [frame.f_code for frame, _ in frames(coroutine)]
     return any(code is append_in_turn.__code__ or code.co_qualname in _JOINS for code in codes)
-
-
-def _works_in(coroutine: object, pool: Pool[Any]) -> bool:
-    return any(
-        frame.f_code.co_qualname == "Pool._work" and frame.f_locals.get("self") is pool
-        for frame, _ in frames(coroutine)
-    )
 
 
 def _tell(circle: _Circle) -> None:
@@ -235,7 +224,7 @@ def _tell(circle: _Circle) -> None:
             ways.append(f"{worker.title} waits for the start of {follower.title}")
             continue
         channel = follower.holds_back if follower.holds_back in channels else channels[0]
-        reader = "itself" if follower is worker else follower.title
+        reader = "it" if follower is worker else follower.title
         ways.append(
             f"{worker.title} waits for room in channel {in_words(channel.event)}, which only {reader} can make"
         )

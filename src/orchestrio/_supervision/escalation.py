@@ -5,13 +5,13 @@ The rules are those of the `tree`; what they ask for, the supervisor does.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Protocol, cast, final
 
 from anyio import current_time
 
 from .._model.errors import TaskExecutionError
+from .._model.log import logger
 from .._workers.phases import Outcome
 from .._workers.run import Run
 from .._workers.tree import Branch, Failure, Node
@@ -19,8 +19,6 @@ from .._workers.wanted import Wanted
 from .._workers.worker import Worker
 
 __all__ = ["Escalation"]
-
-logger: logging.Logger = logging.getLogger("orchestrio")
 
 
 class Measures(Protocol):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Final, final
 
 from .._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
+from .._model.log import logger
 from .._model.tracebacks import leaves_of, point_to, show_once
 from .._tasks.failures import failed_at, to_show
 
 __all__ = ["RunOutcome", "raise_together"]
-
-logger: logging.Logger = logging.getLogger("orchestrio")
 
 #: What ends a run, and carries what went wrong afterwards.
 _CARRIERS: Final = (TaskExecutionError, TaskInitializationError)

@@ -18,14 +18,13 @@ from anyio import current_time, sleep
 from anyio.abc import TaskGroup
 
 from .._model.errors import SchedulerError
+from .._model.log import logger
 from .._tasks.failures import undisturbed
 from .._workers.phase_log import in_seconds
 from .._workers.worker import Worker
 from .waits import Wait
 
 __all__ = ["Report", "what_ends_the_run"]
-
-logger: logging.Logger = logging.getLogger("orchestrio")
 
 #: How often it is told what is waited for, in seconds; of a long wait, less and less often.
 _EVERY: Final = 2.0
@@ -38,6 +37,7 @@ _MOST: Final = 3
 
 #: What is summed up in the end, over all tasks.
 _TOTALS: Final[tuple[str, ...]] = ("handled", "failed", "missed", "restarts")
+_WORDS: Final = {"handled": "messages handled"}
 
 
 @final
@@ -95,7 +95,7 @@ class Report:
         for tasks, worker in enumerate(workers, self._gone + 1):  # noqa: B007
             _add(totals, worker)
         took = in_seconds(current_time() - self._since)
-        done = ", ".join(_counted(count, name) for name, count in totals.items())
+        done = ", ".join(_counted(count, _WORDS.get(name, name)) for name, count in totals.items())
         extra = {"tasks": tasks, **totals}
         logger.info("stopped in %s: %s, %s", took, _counted(tasks, "tasks"), done, extra=extra)
 
@@ -142,7 +142,7 @@ def _add(totals: dict[str, int], worker: Worker) -> None:
 
 
 def _counted(count: int, what: str) -> str:
-    return f"1 {what.removesuffix('s')}" if count == 1 else f"{count:,} {what}"
+    return f"1 {what.replace('s ', ' ').removesuffix('s')}" if count == 1 else f"{count:,} {what}"
 
 
 def what_ends_the_run(failure: BaseException) -> str:

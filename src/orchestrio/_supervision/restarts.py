@@ -14,6 +14,7 @@ from typing import final
 
 from anyio import current_time
 
+from .._model.log import logger
 from .._tasks.events import RestartScheduled
 from .._tasks.failures import to_show
 from .._workers.tree import Branch, Failure, Node
@@ -23,8 +24,6 @@ from .dependencies import Dependencies, workers_below
 from .starting import StartRun
 
 __all__ = ["Restart", "Restarts"]
-
-logger: logging.Logger = logging.getLogger("orchestrio")
 
 
 @final

@@ -25,7 +25,6 @@ Who owns what, from the outside in:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Coroutine, Hashable, Iterable
 from contextvars import copy_context
 from enum import Enum, auto
@@ -38,6 +37,7 @@ from typing_extensions import TypeVar
 
 from .._broadcast.bus import EventBus, end_guests, note_home
 from .._model.errors import LifecycleError, SchedulerError
+from .._model.log import logger
 from .._model.settings import RestartPolicy, Strategy
 from .._model.snapshots import TaskId
 from .._model.wakeup import Wakeup
@@ -66,8 +66,6 @@ from .workload import Workload
 __all__ = ["Stage", "Supervisor"]
 
 E = TypeVar("E", bound=Hashable, default=Hashable)
-
-logger: logging.Logger = logging.getLogger("orchestrio")
 
 
 class Stage(Enum):
@@ -225,8 +223,8 @@ class Supervisor(Generic[E]):
         :param why: the reason, to be read after "because"
         """
         if not self.is_stopping:
-            self._report.stopping(why)
             self.stage = Stage.STOPPING
+            self._report.stopping(why)
             self.restarts.drop_all()
             for worker in self.workers.values():
                 if worker.wanted is not Wanted.REMOVE:

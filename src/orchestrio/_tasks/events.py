@@ -6,7 +6,6 @@ carries the messages whose handler failed for good. Both cost nothing while nobo
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Hashable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from .._broadcast.bus import EventBus
 from .._broadcast.channel import Channel
 from .._broadcast.streams import BroadcastSendStream, channel_of
 from .._model.errors import EventSendError, InvalidChannelError, LifecycleError
+from .._model.log import logger
 from .._model.snapshots import TaskId, TaskState
 from .._model.topics import Topic
 
@@ -36,8 +36,6 @@ __all__ = [
 
 E = TypeVar("E", bound=Hashable, default=Hashable)
 T = TypeVar("T")
-
-logger: logging.Logger = logging.getLogger("orchestrio")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

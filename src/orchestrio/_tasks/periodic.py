@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from typing import final
 
 from anyio import current_time
 from typing_extensions import override
 
+from .._model.log import logger
 from .._model.settings import TaskMetadata
 from .._model.tracebacks import trim
 from .context import current_run
@@ -19,8 +19,6 @@ from .task import BackgroundTask, name_of
 from .timetables import Timetable
 
 __all__ = ["PeriodicTask"]
-
-logger: logging.Logger = logging.getLogger("orchestrio")
 
 
 @final
@@ -99,7 +97,14 @@ class PeriodicTask(BackgroundTask):
 
 
 def _tell_skips(times: int, _: int) -> None:
-    logger.error("%d ticks more were skipped: they failed", times, extra=_extra())
+    run = current_run.get()
+    name = "" if run is None else run.task_name
+    logger.error(
+        "task %r skipped %s more, each time since it failed",
+        name,
+        "a tick" if times == 1 else f"{times} ticks",
+        extra=_extra() | {"skipped": times},
+    )
 
 
 def _extra() -> dict[str, object]:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from math import inf
 from typing import TypeVar
 
 from anyio import move_on_after, sleep
 
+from .._model.log import logger
 from .._model.settings import TaskMetadata, wait_before
 from .failures import failure_in, in_words
 
 __all__ = ["with_retries"]
 
 T = TypeVar("T")
-
-logger: logging.Logger = logging.getLogger("orchestrio")
 
 
 def with_retries(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable
 from typing import Any, final
 
 from typing_extensions import override
 
 from .._model.errors import LifecycleError
+from .._model.log import logger
 from .._tasks.periodic import PeriodicTask
 from .._tasks.registry import RegisteredTask
 from .._tasks.task import BackgroundTask
@@ -17,8 +17,6 @@ from .tree import Branch
 from .worker import Supervision, Worker
 
 __all__ = ["BackgroundWorker"]
-
-logger: logging.Logger = logging.getLogger("orchestrio")
 
 
 @final

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Generic, TypeVar, cast, final
 
@@ -16,6 +15,7 @@ from .._broadcast.channel import Channel
 from .._broadcast.delivery import Delivery, Pool
 from .._broadcast.streams import BroadcastReceiveStream, cursor_of
 from .._model.errors import LaggedError
+from .._model.log import logger
 from .._model.tracebacks import trim
 from .._tasks.events import DEAD_LETTERS, DeadLetter, TaskLagged
 from .._tasks.failures import failure_in, in_words, raised
@@ -31,8 +31,6 @@ from .worker import Supervision, Worker
 __all__ = ["EventWorker"]
 
 T = TypeVar("T")
-
-logger: logging.Logger = logging.getLogger("orchestrio")
 
 
 @final

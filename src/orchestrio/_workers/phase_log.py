@@ -8,12 +8,11 @@ from typing import Final
 
 from anyio import current_time
 
+from .._model.log import logger
 from .host import Host
 from .phases import Outcome, Phase
 
 __all__ = ["in_seconds", "is_told", "tell"]
-
-logger: logging.Logger = logging.getLogger("orchestrio")
 
 #: Whether anybody reads what is told at `logging.INFO`; whoever reads nothing pays for nothing.
 is_told = logger.isEnabledFor

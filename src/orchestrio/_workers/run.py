@@ -35,6 +35,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from .._broadcast.backpressure import Waits, current_sender
 from .._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
+from .._model.log import logger
 from .._model.tracebacks import trim
 from .._tasks.context import RunInfo, Services, current_run
 from .._tasks.failures import error_in, raised
@@ -45,8 +46,6 @@ from .phases import NEXT, Outcome, Phase
 from .stack import task_stack
 
 __all__ = ["FORCED", "Run"]
-
-logger: logging.Logger = logging.getLogger("orchestrio")
 
 #: Why a ``shutdown()`` was cut short when everything was told to stop at once.
 FORCED: Final = "its shutdown() was cut short by a second request to stop"
@@ -144,8 +143,7 @@ class Run:
         #: when it may begin, in UTC, while it waits for that
         self.retry_at: datetime | None = None
         if not_before:
-            ahead = timedelta(seconds=not_before - current_time())
-            self.retry_at = services.wall_clock() + ahead
+            self.retry_at = _later(services.wall_clock(), not_before - current_time())
         #: since when it does what it does, on the same clock; `None` if nobody is told of it
         self.since: float | None = inf if is_told(logging.INFO) else None
         self._handle: TaskHandle[None] | None = None  # the task of the event loop that it is
@@ -531,3 +529,10 @@ class Run:
         failure.__cause__ = cause
         trim(failure)
         self.failure = failure
+
+
+def _later(now: datetime, seconds: float) -> datetime:
+    try:
+        return now + timedelta(seconds=seconds)
+    except OverflowError:  # a policy may have anybody wait for ever
+        return datetime.max.replace(tzinfo=now.tzinfo)

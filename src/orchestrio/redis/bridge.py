@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing_extensions import Unpack, override
 from .._broadcast.bus import EventBus
 from .._broadcast.relay import Relay
 from .._model.errors import LifecycleError
+from .._model.log import logger
 from .._model.settings import Backoff, wait_before
 from .._model.topics import Topic
 from .._tasks.context import current_run
@@ -30,8 +30,6 @@ from .options import BridgeOptions, BridgeSettings
 from .outbox import Database, DiskOutbox, MemoryOutbox
 
 __all__ = ["BridgeStatistics", "RedisBridge"]
-
-logger: logging.Logger = logging.getLogger("orchestrio")
 
 _BACKOFF: Final = Backoff(initial_delay=0.1, max_delay=5.0)
 

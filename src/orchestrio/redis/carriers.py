@@ -5,7 +5,6 @@ Sending is the same in both. What they differ in is who gets a message, and when
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing_extensions import override
 
 from .._broadcast.acknowledgements import Acknowledgements
 from .._broadcast.relay import Relay
+from .._model.log import logger
 from .._model.wakeup import Wakeup
 from .connection import Connection, Entry, together
 from .envelope import Envelope, Format, Outgoing, traceparent
@@ -27,8 +27,6 @@ from .scripts import ACKNOWLEDGE, CLAIM, DEAD_LETTER, JOIN, LEAVE, POSITION, PUB
 __all__ = ["Broadcast", "Carrier", "Compete"]
 
 T = TypeVar("T")
-
-logger: logging.Logger = logging.getLogger("orchestrio")
 
 #: How many entries are read at a time.
 COUNT: Final = 256

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from math import inf
 from typing import Final, final
@@ -15,8 +14,6 @@ from .connection import Connection
 from .scripts import ACQUIRE, PROLONG
 
 __all__ = ["RedisLeases"]
-
-logger: logging.Logger = logging.getLogger("orchestrio")
 
 
 #: How long, in seconds, giving a lease up may take; then it is left to run out.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -22,14 +21,13 @@ from typing_extensions import override
 
 from .._broadcast.cursor import Cursor
 from .._model.errors import LaggedError
+from .._model.log import logger
 from .._model.wakeup import Wakeup
 from .envelope import Outgoing
 
 __all__ = ["Database", "DiskOutbox", "MemoryOutbox", "Outbox"]
 
 R = TypeVar("R")
-
-logger: logging.Logger = logging.getLogger("orchestrio")
 
 #: How many messages go to the server, or to the disk, in one step, and about how many bytes.
 BATCH: Final = 256
