@@ -18,11 +18,13 @@ from typing import Final
 
 import anyio
 import anyio.to_thread
+from anyio.lowlevel import checkpoint
 
 from orchestrio import (
     BackgroundTask,
     EventTask,
     Scheduler,
+    TaskOptions,
     Topic,
     create_broadcast_stream,
 )
@@ -205,8 +207,68 @@ async def leaks(backend: str, cycles: int) -> None:
     )
 
 
+# -- limits of a handler ----------------------------------------------------------------------
+
+BURST: Final = 256
+
+
+async def bare_calls(bursts: int) -> float:
+    handle = Subscriber().handle_event
+    start = perf_counter()
+    for _ in range(bursts):
+        for number in range(BURST):
+            await handle(number)
+        await checkpoint()
+    return perf_counter() - start
+
+
+async def calls_in_scopes(bursts: int) -> float:
+    handle = Subscriber().handle_event
+    start = perf_counter()
+    for _ in range(bursts):
+        for number in range(BURST):
+            with anyio.move_on_after(60):
+                await handle(number)
+        await checkpoint()
+    return perf_counter() - start
+
+
+async def handled_calls(bursts: int, options: TaskOptions) -> float:
+    """Return the seconds from the first `send_nowait` until all has been handled."""
+    subscriber = Subscriber()
+    async with Scheduler() as scheduler:
+        scheduler.add_channel(NUMBERS)
+        scheduler.register_event_task(subscriber, **options)
+        await scheduler.start()
+        send = scheduler.clone_sender(NUMBERS).send_nowait
+        start = perf_counter()
+        for burst in range(1, bursts + 1):
+            for number in range(BURST):
+                send(number)
+            while subscriber.seen < burst * BURST:
+                await checkpoint()
+        return perf_counter() - start
+
+
+async def limits(backend: str, bursts: int, rounds: int) -> None:
+    retried: list[float] = []
+    timed: list[float] = []
+    for _ in range(rounds):
+        bare = await bare_calls(bursts)
+        retried.append(await handled_calls(bursts, {"retries": 3}) / bare)
+        scoped = await calls_in_scopes(bursts)
+        timed.append(await handled_calls(bursts, {"attempt_timeout": 60}) / scoped)
+    value = median(retried)
+    what = f"{backend}: `retries=3` and no failure, against a bare loop"
+    print_row(what, "at most 3.5 times", f"{value:.2f}", value <= 3.5)
+    value = median(timed)
+    what = f"{backend}: `attempt_timeout`, against a loop with `move_on_after`"
+    print_row(what, "at most 1.05 times", f"{value:.2f}", value <= 1.05)
+
+
 async def main(backend: str, quick: bool) -> None:
     await start_and_stop(backend, (1_000, 10_000, 20_000), 2 if quick else 7)
+    await limits(backend, 10 if quick else 100, 1 if quick else 7)
     await leaks(backend, 20 if quick else 100)
 
 

@@ -43,12 +43,17 @@ def with_retries(
         if scope.cancelled_caught:
             raise TimeoutError(f"it took longer than its attempt_timeout ({timeout:g} s)")
 
+    # A scope costs ten times what a call does, and one without a deadline is never needed.
+    once = handle if timeout == inf else attempt
+
     async def retry(message: T) -> None:
-        for number in range(1, retries + 1):
+        number = 1
+        while True:
             try:
-                await attempt(message)
+                await once(message)
+                return
             except BaseException as raised:
-                error = failure_in(raised)
+                error = failure_in(raised) if number <= retries else None
                 if error is None:
                     raise
                 delay = wait_before(number, metadata.retry_backoff, random())
@@ -64,8 +69,6 @@ def with_retries(
                     extra=about | {"attempt": number, "delay": delay, "error": error},
                 )
                 await sleep(delay)
-            else:
-                return
-        await attempt(message)
+                number += 1
 
     return retry
