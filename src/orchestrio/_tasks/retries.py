@@ -71,4 +71,4 @@ def with_retries(
                 await sleep(delay)
                 number += 1
 
-    return retry
+    return retry if retries else once
