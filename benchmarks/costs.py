@@ -8,6 +8,7 @@ What is compared is timed in turn within one run, and a figure is the median of 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gc
 import sys
 import tracemalloc
@@ -224,14 +225,14 @@ async def bare_calls(bursts: int) -> float:
 
 async def calls_in_scopes(bursts: int) -> float:
     handle = Subscriber().handle_event
+    start = perf_counter()
     with anyio.CancelScope():  # as there is around every handler; it makes those within dearer
-        start = perf_counter()
         for _ in range(bursts):
             for number in range(BURST):
                 with anyio.move_on_after(60):
                     await handle(number)
             await checkpoint()
-        return perf_counter() - start
+    return perf_counter() - start
 
 
 async def handled_calls(bursts: int, options: TaskOptions) -> float:
@@ -267,9 +268,66 @@ async def limits(backend: str, bursts: int, rounds: int) -> None:
     print_row(what, "at most 1.05 times", f"{value:.2f}", value <= 1.05)
 
 
+# -- receiving --------------------------------------------------------------------------------
+
+
+async def queue_gets(bursts: int) -> float:
+    queue: asyncio.Queue[int] = asyncio.Queue()
+    seconds = 0.0
+    for _ in range(bursts):
+        for number in range(BURST):
+            queue.put_nowait(number)
+        start = perf_counter()
+        for _ in range(BURST):
+            await queue.get()
+        seconds += perf_counter() - start
+    return seconds
+
+
+async def receives(bursts: int) -> float:
+    seconds = 0.0
+    send, stream = create_broadcast_stream[int]()
+    with send, stream:
+        for _ in range(bursts):
+            send.send_many_nowait(range(BURST))
+            start = perf_counter()
+            for _ in range(BURST):
+                await stream.receive()
+            seconds += perf_counter() - start
+    return seconds
+
+
+async def iterations(bursts: int) -> float:
+    seconds = 0.0
+    for _ in range(bursts):
+        send, stream = create_broadcast_stream[int]()
+        with send, stream:
+            send.send_many_nowait(range(BURST))
+            send.close()
+            start = perf_counter()
+            async for _ in stream:
+                pass
+            seconds += perf_counter() - start
+    return seconds
+
+
+async def receiving(backend: str, bursts: int, rounds: int) -> None:
+    ours: dict[str, list[float]] = {"receive()": [], "async for": []}
+    for _ in range(rounds):
+        peer = await queue_gets(bursts)
+        ours["receive()"].append(peer / await receives(bursts))
+        ours["async for"].append(peer / await iterations(bursts))
+    for call, speeds in ours.items():
+        value = median(speeds)
+        what = f"{backend}: speed of `{call}`, against `asyncio.Queue.get`"
+        print_row(what, "at least 1.25", f"{value:.2f}", value >= 1.25)
+
+
 async def main(backend: str, quick: bool) -> None:
     await start_and_stop(backend, (1_000, 10_000, 20_000), 2 if quick else 7)
     await limits(backend, 10 if quick else 100, 1 if quick else 7)
+    if backend == "asyncio":  # the queue is only there
+        await receiving(backend, 10 if quick else 100, 1 if quick else 7)
     await leaks(backend, 20 if quick else 100)
 
 

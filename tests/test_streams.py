@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import tracemalloc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -31,6 +31,25 @@ from orchestrio import (
     Overflow,
     create_broadcast_stream,
 )
+
+ReadOne = Callable[["BroadcastReceiveStream[int]"], Awaitable[int]]
+
+
+async def next_of(stream: BroadcastReceiveStream[int]) -> int:
+    return await anext(stream)
+
+
+async def receive_from(stream: BroadcastReceiveStream[int]) -> int:
+    return await stream.receive()
+
+
+async def receive_list_from(stream: BroadcastReceiveStream[int]) -> int:
+    (item,) = await stream.receive_many(1)
+    return item
+
+
+#: The ways to wait for one item.
+READ_ONE = pytest.mark.parametrize("read_one", [next_of, receive_from, receive_list_from])
 
 Pair = tuple[BroadcastSendStream[int], BroadcastReceiveStream[int]]
 
@@ -671,11 +690,49 @@ def test_they_say_what_they_are(make: Maker) -> None:
     assert repr(receive) == "<BroadcastReceiveStream of the broadcast stream, closed>"
 
 
+@READ_ONE
+async def test_each_way_to_read_goes_round_the_log_lags_and_ends_alike(
+    make: Maker, read_one: ReadOne
+) -> None:
+    send, receive = make(capacity=4)
+    make.keep(receive.clone())  # never reads, so that nothing is released
+
+    send.send_many_nowait(range(3))
+    assert [await read_one(receive), await read_one(receive)] == [0, 1]
+    send.send_many_nowait(range(3, 6))  # the log has wrapped around
+    assert [await read_one(receive) for _ in range(3)] == [2, 3, 4]
+    send.send_many_nowait(range(6, 12))
+    with pytest.raises(LaggedError) as lagged:
+        await read_one(receive)
+    assert lagged.value.missed == 3
+    assert [await read_one(receive) for _ in range(3)] == [8, 9, 10]
+    send.close()
+    assert await read_one(receive) == 11
+    with pytest.raises((EndOfStream, StopAsyncIteration)):
+        await read_one(receive)
+    receive.close()
+    with pytest.raises(ClosedResourceError):
+        await read_one(receive)
+
+
+@READ_ONE
+async def test_a_stream_that_is_closed_with_items_to_read_gives_none_of_them(
+    make: Maker, read_one: ReadOne
+) -> None:
+    send, receive = make(capacity=4)
+    send.send_many_nowait(range(3))
+    await read_one(receive)
+    receive.close()
+    with pytest.raises(ClosedResourceError):
+        await read_one(receive)
+
+
 # -- fairness ----------------------------------------------------------------------------------------
 
 
+@READ_ONE
 async def test_a_receiver_that_always_has_data_lets_others_run_and_can_be_cancelled(
-    make: Maker,
+    make: Maker, read_one: ReadOne
 ) -> None:
     send, receive = make(capacity=5000)
     send.send_many_nowait(range(5000))
@@ -691,7 +748,7 @@ async def test_a_receiver_that_always_has_data_lets_others_run_and_can_be_cancel
         group.start_soon(bystander)
         with CancelScope() as scope:
             while True:
-                await receive.receive()
+                await read_one(receive)
                 read += 1
                 if read == 2000:
                     scope.cancel()

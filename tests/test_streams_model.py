@@ -290,7 +290,10 @@ async def follow(plan: Plan) -> list[list[tuple[int, int]]]:
                 try:
                     async with create_task_group() as interrupted:
                         interrupted.start_soon(cancel_soon, interrupted.cancel_scope)
-                        got[index] += await receiver.receive_many(most)
+                        if most == 1:
+                            got[index].append(await receiver.receive())
+                        else:
+                            got[index] += await receiver.receive_many(most)
                         interrupted.cancel_scope.cancel()
                 except* EndOfStream:
                     ended = True
