@@ -427,6 +427,56 @@ async def test_a_publisher_that_never_waits_still_lets_others_run(bus: EventBus)
     assert scope.cancelled_caught
 
 
+@pytest.mark.parametrize("of_scheduler", [False, True], ids=["bus", "scheduler"])
+async def test_a_publisher_lets_receivers_keep_up_and_waits_in_a_cancelled_scope(
+    of_scheduler: bool,
+) -> None:
+    scheduler = Scheduler()
+    publish = scheduler.publish if of_scheduler else scheduler.bus.publish
+    scheduler.add_channel("log", ChannelConfig(capacity=100))
+    with scheduler.subscribe("log") as receiver:
+        sent = 0
+
+        async def read() -> None:
+            while True:  # a lag would be raised
+                await receiver.receive()
+
+        async with create_task_group() as group:
+            group.start_soon(read)
+            while sent < 1000:
+                assert await publish("log", "a") == 1
+                sent += 1
+            group.cancel_scope.cancel()
+            while sent < 5000:  # nothing that waits is sent
+                await publish("log", "a")
+                sent += 1
+        assert 1000 <= sent < 1050
+        assert scheduler.bus.statistics()["log"].sent == sent
+
+
+@pytest.mark.parametrize("of_scheduler", [False, True], ids=["bus", "scheduler"])
+async def test_what_cannot_be_published_is_refused_also_after_what_was(
+    of_scheduler: bool,
+) -> None:
+    scheduler = Scheduler()
+    bus = scheduler.bus
+    publish: Any = scheduler.publish if of_scheduler else bus.publish
+    bus.add_channel("log")
+    with bus.subscribe("log") as receiver:
+        assert await publish("log", "a") == 1
+        with pytest.raises(InvalidChannelError):
+            await publish(["log"], "b")
+        bus.remove_channel("log")
+        with pytest.raises(InvalidChannelError):
+            await publish("log", "c")
+        bus.add_channel("log")
+        assert await publish("log", "d") == 0  # the receiver is one of the channel before
+        bus.close()
+        with pytest.raises(LifecycleError):
+            await publish("log", "e")
+        assert receiver.receive_many_nowait(9) == ["a"]
+
+
 async def _cancel(scope: CancelScope) -> None:
     scope.cancel()
 

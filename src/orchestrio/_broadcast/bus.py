@@ -34,6 +34,7 @@ from .streams import (
     channel_of,
     create_sender,
     reached,
+    send_at_once,
     shut_channel,
     subscribe_for_good,
 )
@@ -226,8 +227,11 @@ class EventBus(Generic[E]):
         :raises EventSendError: if the channel refused the message, or it is not valid
         """
         sender = self._sender(event)
-        await sender.send(item)
-        return reached(sender)
+        receivers = send_at_once(sender, item)
+        if receivers is None:
+            await sender.send(item)
+            receivers = reached(sender)
+        return receivers
 
     @overload
     async def wait_for(
@@ -325,6 +329,11 @@ class EventBus(Generic[E]):
 def note_home(bus: EventBus[Any]) -> None:
     """Have other threads reach a bus in the event loop that runs here."""
     bus._home.note()  # pyright: ignore[reportPrivateUsage]
+
+
+def senders_of(bus: EventBus[Any]) -> Mapping[object, BroadcastSendStream[Any]]:
+    """Return what a bus sends with, by event: a live view. A channel in it may be closed."""
+    return bus._senders  # pyright: ignore[reportPrivateUsage]
 
 
 def subscribe_until_closed(bus: EventBus[Any], event: object) -> BroadcastReceiveStream[Any]:

@@ -620,6 +620,34 @@ def reached(sender: BroadcastSendStream[T]) -> int:
     return 0 if channel.refused else channel.receivers
 
 
+# A message published by `await` goes through three frames so, where it took seven. That it repeats
+# `send_nowait` once more makes a fifth of its speed.
+def send_at_once(sender: BroadcastSendStream[T], item: T) -> int | None:
+    """Do what `BroadcastSendStream.send` would, if it would not await. For the bus.
+
+    :return: how many receivers got the item; `None` if it was not sent, for that takes more
+    """
+    channel = sender._channel  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
+    if (
+        sender._budget <= 0  # pyright: ignore[reportPrivateUsage]
+        or sender._closed  # pyright: ignore[reportPrivateUsage]
+        or not channel.fast
+    ):
+        return None
+    sender._budget -= 1  # pyright: ignore[reportPrivateUsage]
+    items = channel.items
+    tail = channel.tail
+    if len(items) < channel.capacity:
+        items.append(item)
+    else:
+        items[(tail - channel.origin) % channel.capacity] = item
+    channel.tail = tail + 1
+    channel.caught_up = 0
+    if channel.changed.event is not None:
+        channel.changed.notify_all()
+    return channel.receivers
+
+
 def channel_of(sender: BroadcastSendStream[T]) -> Channel[T]:
     """Return what a sender writes to. For those who look at it more often than they send."""
     return sender._channel  # pyright: ignore[reportPrivateUsage]  # a friend, in this module

@@ -30,8 +30,8 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 from typing_extensions import TypeVar, override
 
-from .._broadcast.bus import EventBus
-from .._broadcast.streams import BroadcastReceiveStream, BroadcastSendStream
+from .._broadcast.bus import EventBus, senders_of
+from .._broadcast.streams import BroadcastReceiveStream, BroadcastSendStream, send_at_once
 from .._model.arguments import RunArguments, SchedulerArguments, options_of
 from .._model.errors import LifecycleError
 from .._model.settings import ChannelConfig, Strategy, TaskDefaults
@@ -120,6 +120,9 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         bus = EventBus[E]()
         supervisor = Supervisor(self._registry, bus, self._alarm, strategy, random or uniform)
         super().__init__(supervisor.root, supervisor, bus, options_of(checked.defaults))
+        self._senders = senders_of(
+            bus
+        )  # looked up here, or each message would take a coroutine more
         self._listeners = 0  # calls that will raise a failure, so that the body need not be told
         self._block: TaskGroup | None = None  # around the body of the `async with` block
 
@@ -219,7 +222,14 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         :raises ~anyio.ClosedResourceError: if the channel is removed while this waits for room
         :raises EventSendError: if the channel refused the message, or it is not valid
         """
-        return await self._bus.publish(event, cast("Any", item))
+        try:
+            sender = self._senders.get(event)
+        except TypeError:
+            sender = None  # the bus says what no key can be
+        receivers = None if sender is None else send_at_once(sender, item)
+        if receivers is None:
+            receivers = await self._bus.publish(event, cast("Any", item))
+        return receivers
 
     # -- lifecycle -----------------------------------------------------------------------------
 
