@@ -99,6 +99,24 @@ def test_on_asyncio_a_woken_sender_that_is_cancelled_lets_the_next_one_go() -> N
     assert anyio.run(main, backend="asyncio") == [2]
 
 
+async def test_nothing_is_sent_in_a_cancelled_scope_though_there_is_room_at_once() -> None:
+    send, receive = create_broadcast_stream[int](1, overflow="block")
+
+    async def read() -> None:
+        assert receive.receive_nowait() == 1
+
+    with send, receive:
+        send.send_nowait(1)
+        async with create_task_group() as group:
+            group.start_soon(read)
+            with cancelled() as scope:
+                await send.send(2)
+            assert scope.cancelled_caught
+        assert send.statistics().sent == 1
+        await send.send(3)  # its turn was given up
+        assert receive.receive_nowait() == 3
+
+
 async def test_waiting_again_after_a_cancelled_wait_works() -> None:
     send, receive = create_broadcast_stream[int](2)
     with send, receive:

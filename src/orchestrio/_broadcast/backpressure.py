@@ -15,7 +15,7 @@ from threading import get_ident
 from typing import Any, Final, Protocol, TypeVar, final
 
 from anyio import ClosedResourceError
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .._model.wakeup import Wakeup
 from .channel import Channel, Waiter
@@ -101,6 +101,7 @@ async def append_in_turn(channel: Channel[T], item: T, is_wanted: Callable[[], b
     :return: whether the item was stored; otherwise it was not wanted any more
     :raises ~anyio.ClosedResourceError: if the channel is closed meanwhile
     """
+    await checkpoint_if_cancelled()  # asyncio would not say so if there is room at once
     channel.arrive()
     waiter = Wakeup()
     sender = current_sender.get()
