@@ -99,6 +99,28 @@ def test_on_asyncio_a_woken_sender_that_is_cancelled_lets_the_next_one_go() -> N
     assert anyio.run(main, backend="asyncio") == [2]
 
 
+@pytest.mark.parametrize("way", ["receive", "receive_many", "async for"])
+async def test_nothing_is_received_in_a_cancelled_scope_though_it_comes_at_once(way: str) -> None:
+    send, receive = create_broadcast_stream[int](4)
+    got: list[object] = []
+
+    async def publish() -> None:
+        send.send_nowait(1)
+
+    with send, receive:
+        async with create_task_group() as group:
+            group.start_soon(publish)
+            with cancelled():
+                if way == "receive":
+                    got.append(await receive.receive())
+                elif way == "receive_many":
+                    got.append(await receive.receive_many(1))
+                else:
+                    got.append(await anext(receive))
+        assert got == []
+        assert receive.receive_nowait() == 1
+
+
 async def test_nothing_is_sent_in_a_cancelled_scope_though_there_is_room_at_once() -> None:
     send, receive = create_broadcast_stream[int](1, overflow="block")
 

@@ -482,6 +482,7 @@ class BroadcastReceiveStream(_BroadcastStream, ObjectReceiveStream[T_co]):
         if cursor.must_wait:
             if cursor.channel.forgotten or cursor.channel.home.token is None:
                 cursor.channel.arrive()
+            await checkpoint_if_cancelled()  # asyncio would not say so if an item comes at once
             while cursor.must_wait:
                 await cursor.channel.changed.wait()
             self._yield_at = cursor.position + BUDGET
