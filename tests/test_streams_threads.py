@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextvars import Context, copy_context
 from typing import Any, Literal
 
@@ -171,6 +174,80 @@ async def test_a_channel_made_before_the_loop_learns_of_it_from_its_first_receiv
         await in_a_plain_thread(lambda: sender.send_from_thread(5))
         await settle()
     assert seen == [5]
+
+
+@pytest.mark.parametrize("other", ["asyncio", "trio"])
+async def test_an_event_loop_in_another_thread_takes_nothing_over(other: str) -> None:
+    """As that of a window or of a second server, which sends on the bus of a scheduler."""
+    handled_in: list[int] = []
+    async with Scheduler() as scheduler:
+        scheduler.add_channel(NUMBERS)
+
+        @scheduler.on(NUMBERS)
+        async def handle(number: int) -> None:
+            handled_in.append(threading.get_ident())
+
+        await scheduler.start()
+
+        async def send_there() -> None:
+            sender = scheduler.clone_sender(NUMBERS)
+            sender.send_from_thread(1)  # it is another thread's event loop
+            await to_thread.run_sync(sender.send_from_thread, 2)
+
+        await in_a_plain_thread(lambda: anyio.run(send_there, backend=other))
+        await in_a_plain_thread(lambda: scheduler.clone_sender(NUMBERS).send_from_thread(3))
+        await settle()
+    assert handled_in == [threading.get_ident()] * 3
+
+
+async def test_a_channel_that_is_used_in_another_thread_stays_where_it_is() -> None:
+    bus = EventBus()
+    bus.add_channel(NUMBERS)
+    with bus.subscribe(NUMBERS) as receiver:
+
+        async def send_there() -> None:
+            bus.clone_sender(NUMBERS).send_from_thread(1)
+
+        await in_a_plain_thread(lambda: anyio.run(send_there))
+        assert await receiver.receive() == 1
+
+
+def test_an_event_loop_that_stands_still_gives_way_to_another_of_its_thread() -> None:
+    """It was never closed, so it has not ended."""
+    bus = EventBus()
+    first = asyncio.new_event_loop()
+
+    async def open_channel() -> None:
+        bus.add_channel(NUMBERS)
+
+    async def go_on() -> None:
+        with fail_after(IN_TIME), bus.subscribe(NUMBERS) as receiver:
+            await to_thread.run_sync(bus.clone_sender(NUMBERS).send_from_thread, 1)
+            assert await receiver.receive() == 1
+
+    try:
+        first.run_until_complete(open_channel())
+        anyio.run(go_on)
+    finally:
+        first.close()
+
+
+async def test_what_is_sent_as_the_thread_looks_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Future[int].result
+
+    def result_too_late(future: Future[int], timeout: float | None = None) -> int:
+        if timeout is None:
+            return real(future)
+        while not future.done():
+            time.sleep(0.001)
+        raise TimeoutError
+
+    send, receive = create_broadcast_stream[int](1)
+    with send, receive:
+        with monkeypatch.context() as patched:
+            patched.setattr(Future, "result", result_too_late)
+            await in_a_plain_thread(lambda: send.send_from_thread(1))
+        assert receive.receive_nowait() == 1
 
 
 # -- many at a time ----------------------------------------------------------------------------

@@ -327,8 +327,8 @@ class EventBus(Generic[E]):
 
 
 def note_home(bus: EventBus[Any]) -> None:
-    """Have other threads reach a bus in the event loop that runs here."""
-    bus._home.note()  # pyright: ignore[reportPrivateUsage]
+    """Have other threads reach a bus in the event loop that runs here, until that ends."""
+    bus._home.settle()  # pyright: ignore[reportPrivateUsage]
 
 
 def senders_of(bus: EventBus[Any]) -> Mapping[object, BroadcastSendStream[Any]]:

@@ -11,6 +11,8 @@ from typing import Final, TypeVar, final
 from anyio import NoEventLoopError, RunFinishedError, from_thread
 from anyio.lowlevel import EventLoopToken, current_token
 
+from .._model.loops import has_ended, nothing
+
 __all__ = ["Home"]
 
 T = TypeVar("T")
@@ -21,20 +23,37 @@ _LOOK: Final = 0.2
 
 @final
 class Home:
-    """The event loop in which something was used last; the channels of a bus share one."""
+    """The event loop in which something is used; the channels of a bus share one.
 
-    __slots__ = ("_loop",)
+    It is the first one, until that ends. One in another thread that comes by meanwhile does not
+    take it over, or what threads send would be handled there.
+    """
+
+    __slots__ = ("_is_settled", "_loop")
 
     def __init__(self) -> None:
         self._loop: tuple[EventLoopToken, int] | None = None
+        self._is_settled = False
         self.note()
 
     def note(self) -> None:
-        """Remember the event loop that runs here, if one does."""
+        """Remember the event loop that runs here, if one does and no other goes on."""
         try:
-            self._loop = (current_token(), get_ident())
+            here = (current_token(), get_ident())
         except RuntimeError:  # also that of asyncio or trio, where a context says that one ran
             return
+        if self._loop is None or (
+            self._loop != here
+            # Of two in one thread the other one stands still, and may never have been closed.
+            and ((self._loop[1] == here[1] and not self._is_settled) or has_ended(self._loop[0]))
+        ):
+            self._loop = here
+            self._is_settled = False
+
+    def settle(self) -> None:
+        """Remember the event loop that runs here in any case, until it ends."""
+        self._loop = (current_token(), get_ident())
+        self._is_settled = True
 
     @property
     def token(self) -> EventLoopToken | None:
@@ -65,14 +84,13 @@ class Home:
         :raises ~anyio.RunFinishedError: if it has ended, and never will
         """
         while True:
-            try:
+            with suppress(TimeoutError):
                 return result.result(_LOOK)
-            except TimeoutError:
-                if result.done():
-                    raise
+            if result.done():  # just now, or with a time-out of its own
+                return result.result()
             look()
             try:
-                self.hand_over(_nothing)
+                self.hand_over(nothing)
             except RunFinishedError:
                 if not result.done():
                     raise
@@ -82,6 +100,3 @@ def see_whether_cancelled() -> None:
     """Raise a cancellation in a thread that AnyIO runs for a task, if that was cancelled."""
     with suppress(NoEventLoopError):
         from_thread.check_cancelled()
-
-
-def _nothing() -> None: ...
