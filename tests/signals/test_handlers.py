@@ -454,6 +454,106 @@ def ends_of() -> Callable[..., tuple[int, str]]:
     return run
 
 
+CLOSED_OVER_A_RUN = """
+import asyncio, os, signal, sys, time
+import anyio
+from orchestrio import Scheduler
+
+def new_loop():
+    if sys.argv[1] == "asyncio":
+        return asyncio.new_event_loop()
+    import uvloop
+    return uvloop.new_event_loop()
+
+async def begin():
+    scheduler = Scheduler()
+
+    @scheduler.background()
+    async def work():
+        works.set()
+        await asyncio.sleep(100)
+
+    works = asyncio.Event()
+    kept.append(asyncio.ensure_future(scheduler.run()))
+    await works.wait()
+
+def handler(*_):
+    heard.append(1)
+
+kept, heard = [], []
+signal.signal(signal.SIGTERM, handler)
+loop = new_loop()
+loop.run_until_complete(begin())
+"""
+
+THEN = {
+    "the program's handler runs": """
+loop.close()
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(0.1)
+assert heard == [1], heard
+assert signal.getsignal(signal.SIGTERM) is handler
+os._exit(7)
+""",
+    "the process ends": """
+loop.close()
+os.kill(os.getpid(), signal.SIGINT)  # as a KeyboardInterrupt
+""",
+    "another run hears": """
+loop.close()
+async def main():
+    for _ in range(2):
+        scheduler = Scheduler()
+
+        @scheduler.background()
+        async def work():
+            os.kill(os.getpid(), signal.SIGTERM)
+            await anyio.sleep(30)
+
+        with anyio.fail_after(10):
+            await scheduler.run()
+anyio.run(main)
+assert heard == []
+assert signal.getsignal(signal.SIGTERM) is handler
+os._exit(7)
+""",
+    "another run hears beside one that stands still": """
+async def main():
+    scheduler = Scheduler()
+
+    @scheduler.background()
+    async def work():
+        os.kill(os.getpid(), signal.SIGTERM)
+        await anyio.sleep(30)
+
+    with anyio.fail_after(10):
+        await scheduler.run()
+anyio.run(main)
+loop.close()
+os.kill(os.getpid(), signal.SIGTERM)
+assert heard == [1]
+os._exit(7)
+""",
+}
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "asyncio+uvloop"])
+@pytest.mark.parametrize("then", THEN)
+def test_a_run_that_was_lost_with_its_event_loop_swallows_no_signal(
+    backend: str, then: str
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", CLOSED_OVER_A_RUN + THEN[then], backend],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    interrupted = then == "the process ends"
+    assert ended.returncode == (-signal.SIGINT if interrupted else 7), ended.stderr
+    assert ("KeyboardInterrupt" in ended.stderr) is interrupted
+
+
 THREE_TIMES = """
 for _ in range(3):
     os.kill(os.getpid(), signal.SIGTERM)
@@ -483,10 +583,13 @@ def test_a_forked_process_has_no_part_in_the_run(
     """It ends by its first signal, as it would without a scheduler, and its parent goes on."""
     status, said = ends_of(
         """
+        import gc, warnings
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
         reader, writer = os.pipe()
+        warnings.simplefilter("always")
         pid = os.fork()
         if not pid:
+            gc.collect()
             os.write(writer, b"I live")
             time.sleep(20)
             os._exit(1)
@@ -501,3 +604,4 @@ def test_a_forked_process_has_no_part_in_the_run(
         backend,
     )
     assert status == 0, said
+    assert "ResourceWarning" not in said

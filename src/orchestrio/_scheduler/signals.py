@@ -10,6 +10,9 @@ For all else the event loop is woken by the same file, which it cannot miss as i
 handler that ran just before it went to sleep. One of those that listen reads it; when it goes,
 another one takes over. What was in the place of the file, such as the loop's own, gets all of it
 too, so that handlers that the program has on its loop run as ever.
+
+An event loop may end with a run in it: `asyncio` closes one over tasks that nobody waits for. What
+listened there hears nothing any more, and does not count.
 """
 
 from __future__ import annotations
@@ -25,8 +28,10 @@ from types import FrameType
 from typing import Any, Final, NoReturn, final
 
 from anyio import ClosedResourceError, NoEventLoopError, notify_closing, wait_readable
+from anyio.lowlevel import EventLoopToken, current_token
 
 from .._model.log import logger
+from .._model.loops import has_ended
 from .._model.wakeup import Wakeup
 
 __all__ = ["SIGNALS", "Signals"]
@@ -42,17 +47,27 @@ _MOST: Final = 4096  # bytes to read at once: as many signals
 
 
 @final
+class _Audience:
+    """Those that listen in one event loop."""
+
+    __slots__ = ("is_read", "listeners", "news")
+
+    def __init__(self) -> None:
+        self.listeners = 0  # how many want the handlers in place
+        self.is_read = False  # whether one of them waits for the wakeup file
+        self.news = Wakeup()
+
+
+@final
 class Signals:
     """The signals that stop a program, as long as anything runs that they are to stop."""
 
     def __init__(self) -> None:
-        self._readers = 0  # how many tasks of the event loop wait for the wakeup file: 1 at most
-        self._listeners = 0  # how many want the handlers in place
+        self._audiences: dict[EventLoopToken, _Audience] = {}
         self._received: list[int] = []  # as read from the file, since the handlers are in place
         self._handlers: dict[int, Any] = {}  # those of the program, to be put back
         self._file: tuple[socket.socket, socket.socket] | None = None  # to read, to write
         self._before: int = -1  # the wakeup file that was there before, if any
-        self._news = Wakeup()
 
     @property
     def is_heard_here(self) -> bool:
@@ -62,7 +77,8 @@ class Signals:
     @property
     def files_waited_for(self) -> int:
         """How many files this thread's event loop waits for on behalf of this."""
-        return self._readers if self.is_heard_here else 0
+        is_read = any(audience.is_read for audience in self._audiences.values())
+        return 1 if is_read and self.is_heard_here else 0
 
     @contextmanager
     def caught(self) -> Generator[None]:
@@ -74,21 +90,25 @@ class Signals:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        self._leave_what_has_ended()
+        loop = current_token()
+        # Before the handlers are in place, as one of them puts all back if nobody listens.
+        audience = self._audiences.setdefault(loop, _Audience())
+        audience.listeners += 1
         if self._file is None:
             self._install()
-        self._listeners += 1
         try:
             yield
         finally:
-            self._listeners -= 1
-            if not self._listeners and self._file is not None:
-                reader, writer = self._file
+            audience.listeners -= 1
+            if not audience.listeners and self._audiences.get(loop) is audience:
+                del self._audiences[loop]
+            # A run that was lost with its event loop may end as garbage, in any thread.
+            if not self._audiences and self.is_heard_here:
+                assert self._file is not None
                 with suppress(NoEventLoopError):
-                    notify_closing(reader)
+                    notify_closing(self._file[0])
                 self._put_back()
-                self._take(reader)
-                reader.close()
-                writer.close()
 
     async def wait_for(self, number: int) -> signal.Signals:
         """Wait until so many signals have come since the handlers are in place.
@@ -98,25 +118,26 @@ class Signals:
         :raises ~anyio.ClosedResourceError: if the handlers are not in place any more
         """
         while len(self._received) < number:
-            if self._readers:
-                await self._news.wait()
-                continue
-            if self._file is None:
+            audience = self._audiences.get(current_token())
+            if audience is None or self._file is None:
                 raise ClosedResourceError
-            self._readers += 1
+            if audience.is_read:
+                await audience.news.wait()
+                continue
+            audience.is_read = True
             try:
                 await wait_readable(self._file[0])
             finally:
-                self._readers -= 1
-                self._news.notify_all()
+                audience.is_read = False
+                audience.news.notify_all()
             self._read()
         return signal.Signals(self._received[number - 1])
 
     def forget(self) -> None:
         """Put all back as it was, in a process just forked: none of the runs is its own."""
         self._before = -1  # that of the parent, which does not want the signals of this one
-        self._put_back()  # and leaves what is in the file to it
-        self._listeners = self._readers = 0
+        self._audiences.clear()
+        self._put_back(take=False)  # what is in the file is for the parent
 
     # -- in the event loop ---------------------------------------------------------------------
 
@@ -148,7 +169,8 @@ class Signals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         """Take a signal. It must not wait, lock, log or raise: anything may be half done."""
-        if self._file is None:  # somebody has found this here, and put it back too late
+        self._leave_what_has_ended()
+        if self._file is None:  # nobody listens, or somebody has put this back too late
             signal.signal(number, self._handlers[number])
             os.kill(os.getpid(), number)
             return
@@ -186,7 +208,6 @@ class Signals:
             return
         self._file = file
         self._received.clear()
-        self._news = Wakeup()  # the one of a loop before is of no use to this one
         for number in _STOP:
             handler = signal.getsignal(number)
             if handler == self._handle:  # still, or again: see there
@@ -198,16 +219,31 @@ class Signals:
                 self._handlers[number] = handler
                 signal.signal(number, self._handle)
 
-    def _put_back(self) -> None:
+    def _leave_what_has_ended(self) -> None:
+        """Put all back if those that listened were lost, each with its event loop."""
+        for loop in list(self._audiences):
+            if has_ended(loop):
+                self._audiences.pop(loop, None)
+        if not self._audiences:
+            self._put_back(take=False)  # what was there before may be a file of such a loop
+
+    def _put_back(self, *, take: bool = True) -> None:
         file, self._file = self._file, None
         if file is None:
             return
         for number, handler in self._handlers.items():
             if signal.getsignal(number) == self._handle:
                 signal.signal(number, handler)
-        other = signal.set_wakeup_fd(self._before, warn_on_full_buffer=False)
-        if other != file[1].fileno():  # somebody else has taken it
+        other = signal.set_wakeup_fd(-1)
+        if other == file[1].fileno():  # nobody else has taken it
+            other = self._before
+        with suppress(OSError, ValueError):  # it was closed
             signal.set_wakeup_fd(other, warn_on_full_buffer=False)
+        reader, writer = file
+        if take:
+            self._take(reader)
+        reader.close()
+        writer.close()
 
 
 def _end_process(number: int) -> NoReturn:
