@@ -384,7 +384,11 @@ class Channel(Generic[T]):
                 self.home.hand_over(self.bury)
 
     def bury(self) -> None:
-        """Close the streams that are garbage."""
+        """Close the streams that are garbage, in the event loop, which they may wake."""
+        if self.forgotten and self.home.is_elsewhere:
+            with suppress(RunFinishedError):  # nobody waits there any more
+                self.home.hand_over(self.bury)
+                return
         while self.forgotten:
             close = self.forgotten.popleft() or self.lose_sender
             close()

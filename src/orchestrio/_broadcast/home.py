@@ -65,6 +65,11 @@ class Home:
         """Whether this is the thread of the event loop."""
         return self._loop is not None and self._loop[1] == get_ident()
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether this is not the thread of the event loop, and there is one."""
+        return self._loop is not None and self._loop[1] != get_ident()
+
     def hand_over(self, function: Callable[[], object]) -> None:
         """Have the event loop call a function soon; wait for nothing, in whatever thread.
 
