@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from unittest.mock import AsyncMock, MagicMock
 
 import pytest
+from anyio import to_thread
 from pydantic import Field, ValidationError
 from support import NUMBERS, WORDS
 
@@ -437,17 +438,22 @@ async def test_a_number_of_items_is_a_whole_one(max_items: Any) -> None:
         assert receive.receive_many_nowait(9) == [1, 2]
 
 
-def test_several_items_are_several() -> None:
+async def test_several_items_are_several() -> None:
     def troubled() -> Generator[int]:
         yield 1
         raise TypeError("of the user's own")
 
+    no_items: Any = 5
     send, receive = create_broadcast_stream[int]()
     with send, receive:
         with pytest.raises(ValidationError, match=r"send_many_nowait\(\)\nitems"):
-            send.send_many_nowait(5)  # type: ignore[arg-type]
+            send.send_many_nowait(no_items)
         with pytest.raises(TypeError, match="of the user's own"):
             send.send_many_nowait(troubled())
+        with pytest.raises(ValidationError, match=r"send_many_from_thread\(\)\nitems"):
+            await to_thread.run_sync(send.send_many_from_thread, no_items)
+        with pytest.raises(TypeError, match="of the user's own"):
+            await to_thread.run_sync(send.send_many_from_thread, troubled())
         assert len(receive) == 0
 
 
@@ -544,8 +550,9 @@ ORDER = Order()
         (Topic("x", Annotated[int, Field(gt=0)], validate=True), [1], [0, "1"]),
         (Topic("x", Order | int, validate=True), [ORDER, 1], ["a", object()]),
         (Topic("x", None, validate=True), [None], [0, ""]),
+        (Topic("x", Callable[[int], str], validate=True), [str], [0, ""]),
     ],
-    ids=["union", "literal", "optional list", "annotated", "unknown class", "none"],
+    ids=["union", "literal", "optional list", "annotated", "unknown class", "none", "callable"],
 )
 def test_a_payload_of_any_type_is_validated(
     topic: Topic[Any], right: list[object], wrong: list[object]
@@ -625,3 +632,34 @@ def test_a_near_name_is_found_among_ten_thousand_and_soon() -> None:
             bus.subscribe("sensr-7345")
         took.append(perf_counter() - before)
     assert min(took) < 0.05  # 91 ms when all were compared letter by letter
+
+
+def test_a_near_name_is_found_among_long_ones_and_soon() -> None:
+    bus = EventBus()
+    for number in range(10_000):
+        bus.add_channel(f"building/{number}/{'x' * 170}")
+    took: list[float] = []
+    for _ in range(5):
+        before = perf_counter()
+        with pytest.raises(InvalidChannelError, match="did you mean 'building/"):
+            bus.subscribe(f"building/77y/{'x' * 170}")
+        took.append(perf_counter() - before)
+    assert min(took) < 0.15  # 500 ms when each was compared to its end
+
+
+@pytest.mark.parametrize("method", ["__str__", "__repr__"])
+def test_an_event_that_cannot_be_printed_is_an_event(method: str) -> None:
+    def troubled(self: object) -> str:
+        raise ZeroDivisionError
+
+    key: Any = type("Key", (), {method: troubled})()
+    other: Any = type("Key", (), {method: troubled})()
+    bus = EventBus()
+    bus.add_channel(key, ChannelConfig(require_receivers=True))
+    for event in ("ordres", other):
+        with pytest.raises(InvalidChannelError, match="has no channel"):
+            bus.subscribe(event)
+    with pytest.raises(InvalidChannelError, match="has a channel already"):
+        bus.add_channel(key)
+    with pytest.raises(EventSendError, match="has no receiver"):
+        bus.publish_nowait(key, "")

@@ -23,7 +23,7 @@ from typing_extensions import TypeVar
 
 from .._model.errors import EventReceiveError, EventSendError, InvalidChannelError, LifecycleError
 from .._model.near import near_names
-from .._model.refusals import in_short, require_instance
+from .._model.refusals import in_short, printed, require_instance
 from .._model.settings import ChannelConfig
 from .._model.topics import Topic, is_hashable, require_event
 from .channel import ChannelStatistics
@@ -63,7 +63,7 @@ def _checker(event: object) -> Callable[[object], object] | None:
         adapter.rebuild()  # or it says with the first message what it does not know
     except (PydanticUserError, PydanticUndefinedAnnotation, SchemaError) as error:
         raise InvalidChannelError(
-            f"event {topic!r} cannot be validated: Pydantic does not understand its payload."
+            f"event {printed(topic)} cannot be validated: Pydantic does not understand its payload."
             f" {str(error).splitlines()[0]}",
             topic,
         ) from error
@@ -73,7 +73,7 @@ def _checker(event: object) -> Callable[[object], object] | None:
             return adapter.validate_python(message, strict=True)
         except ValidationError as error:
             raise EventSendError(
-                f"a message for {topic} is not valid and was not sent: {error}", topic
+                f"a message for {printed(topic, str)} is not valid and was not sent: {error}", topic
             ) from error
 
     return check
@@ -133,7 +133,8 @@ class EventBus(Generic[E]):
         require_event(event)
         if event in self._senders:
             raise InvalidChannelError(
-                f"event {event!r} has a channel already: remove it first, or use it.", event
+                f"event {printed(event)} has a channel already: remove it first, or use it.",
+                event,
             )
         config = ChannelConfig() if config is None else config
         require_instance(config, ChannelConfig, "the config of a channel")
@@ -269,8 +270,8 @@ class EventBus(Generic[E]):
                         return message
             except EndOfStream:
                 raise EventReceiveError(
-                    f"channel {event!r} was closed, or its scheduler stopped, before a matching"
-                    " message was published"
+                    f"channel {printed(event)} was closed, or its scheduler stopped, before a"
+                    " matching message was published"
                 ) from None
 
     def statistics(self) -> Mapping[object, ChannelStatistics]:
@@ -310,16 +311,16 @@ class EventBus(Generic[E]):
 
     def _no_channel(self, event: object) -> NoReturn:
         require_event(event)
-        names = {str(known): known for known in islice(self._senders, _LISTED)}
-        near = near_names(str(event), names)
+        names = {printed(known, str): known for known in islice(self._senders, _LISTED)}
+        near = near_names(printed(event, str), names)
         if near:
-            hint = "did you mean " + " or ".join(repr(names[name]) for name in near) + "?"
+            hint = "did you mean " + " or ".join(printed(names[name]) for name in near) + "?"
         elif names:
             hint = "known events: " + ", ".join(nsmallest(10, names)) + "."
         else:
             hint = "the bus has no channels yet."
         raise InvalidChannelError(
-            f"event {event!r} has no channel: {hint} Open one with add_channel().", event
+            f"event {printed(event)} has no channel: {hint} Open one with add_channel().", event
         )
 
 

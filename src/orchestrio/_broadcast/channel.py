@@ -20,6 +20,7 @@ from anyio import CancelScope, ClosedResourceError, RunFinishedError, WouldBlock
 from typing_extensions import TypeVar
 
 from .._model.errors import EventSendError
+from .._model.refusals import printed
 from .._model.settings import ChannelConfig, Overflow
 from .._model.wakeup import Wakeup
 from .acknowledgements import Acknowledgements
@@ -212,8 +213,7 @@ class Channel(Generic[T]):
             return False
         if self.forgotten:
             self.bury()
-            return self.is_full()
-        return True
+        return self.tail - self.low_water_mark >= self.capacity
 
     def room(self) -> int:
         """How many items may be stored before something must give way."""
@@ -429,4 +429,4 @@ class Channel(Generic[T]):
         )
 
     def __str__(self) -> str:
-        return f"channel {self.event!r}" if self.owned else "the broadcast stream"
+        return f"channel {printed(self.event)}" if self.owned else "the broadcast stream"

@@ -253,14 +253,7 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
         if self._closed:
             raise ClosedResourceError
         channel = self._channel
-        try:
-            batch = list(items)
-        except TypeError:
-            if isinstance(cast("object", items), Iterable):
-                raise  # it comes from what makes the items
-            raise invalid(
-                "send_many_nowait()", "items", items, "it takes several items: a list of them, say"
-            ) from None
+        batch = _list_of(items, "send_many_nowait()")
         if not channel.fast:
             channel = channel.destination
             batch = [channel.admit(item) for item in batch]
@@ -301,9 +294,11 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
         :raises ~anyio.RunFinishedError: see `send_from_thread`
         :raises ~anyio.ClosedResourceError: see `send_from_thread`
         :raises EventSendError: as `send_many_nowait` does
+        :raises ~pydantic.ValidationError: see `send_many_nowait`
         """
         channel = self._channel
         home = channel.home
+        batch = _list_of(items, "send_many_from_thread()")
         if home.token is None:
             raise LifecycleError(
                 f"{channel} has no event loop yet that another thread could reach: create it, or"
@@ -314,7 +309,7 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
                 "send_from_thread() in the event loop's own thread would wait for itself: call"
                 " send_nowait(), or await send(), there"
             )
-        number = ThreadTurn(channel, list(items), self.send_many_nowait).take()
+        number = ThreadTurn(channel, batch, self.send_many_nowait).take()
         confirmation = channel.destination.confirmation
         if confirmation is not None:
             from_thread.run(wait_confirmed, channel, confirmation, number, token=home.token)
@@ -582,6 +577,16 @@ class create_broadcast_stream(tuple[BroadcastSendStream[T], BroadcastReceiveStre
         )
         send = BroadcastSendStream[T](Channel(config, None, None, Home()))
         return send, send.subscribe()
+
+
+def _list_of(items: Iterable[T], call: str) -> list[T]:
+    """Read what is to be sent, and see that it can be iterated."""
+    try:
+        return list(items)
+    except TypeError:
+        if isinstance(cast("object", items), Iterable):
+            raise  # it comes from what makes the items
+        raise invalid(call, "items", items, "it takes several items: a list of them, say") from None
 
 
 def _require_count(max_items: object, call: str) -> None:

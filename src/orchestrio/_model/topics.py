@@ -3,7 +3,7 @@
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import partial
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import BuiltinFunctionType, FunctionType, GenericAlias, MethodType
 from typing import Any, Generic, cast, final, get_origin, overload
 
 from typing_extensions import TypeForm, TypeVar
@@ -75,7 +75,9 @@ class Topic(Generic[T]):
                 "an unhashable key finds nothing: take a text, a tuple, or the member of an Enum",
             )
         if not (
-            isinstance(payload, type) or payload is None or type(payload).__module__ in _OF_TYPES
+            isinstance(payload, (type, GenericAlias))  # that of a `Callable` is one elsewhere
+            or payload is None
+            or type(payload).__module__ in _OF_TYPES
         ):
             raise invalid(
                 "Topic()",
