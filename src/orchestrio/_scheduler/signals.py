@@ -104,10 +104,10 @@ class Signals:
             if not audience.listeners and self._audiences.get(loop) is audience:
                 del self._audiences[loop]
             # A run that was lost with its event loop may end as garbage, in any thread.
-            if not self._audiences and self.is_heard_here:
-                assert self._file is not None
+            file = self._file  # a signal just here puts it back as well
+            if not self._audiences and file is not None and self.is_heard_here:
                 with suppress(NoEventLoopError):
-                    notify_closing(self._file[0])
+                    notify_closing(file[0])
                 self._put_back()
 
     async def wait_for(self, number: int) -> signal.Signals:
