@@ -422,3 +422,38 @@ async def test_a_thread_sends_to_nobody_on_a_scheduler_that_runs() -> None:
         await in_a_plain_thread(make_another)
         sent = {event: channel.sent for event, channel in scheduler.bus.statistics().items()}
     assert (sent[NUMBERS], sent[WORDS]) == (3, 1)
+
+
+async def test_a_thread_in_the_middle_of_many_hears_that_its_readers_have_left_in_a_stop() -> None:
+    scheduler = Scheduler()
+    scheduler.add_channel(NUMBERS, ChannelConfig(capacity=1, overflow="block"))
+    sender = scheduler.clone_sender(NUMBERS)
+    handled: list[int] = []
+    ended: list[BaseException | None] = []
+
+    @scheduler.on(NUMBERS, drain_timeout=0)
+    async def handle(number: int) -> None:
+        handled.append(number)
+        if number == 3:
+            scheduler_stops.set()
+
+    def send() -> None:
+        try:
+            sender.send_many_from_thread(range(100_000))
+        except BaseException as error:
+            ended.append(error)
+        else:
+            ended.append(None)
+
+    scheduler_stops = anyio.Event()
+    with fail_after(IN_TIME):
+        async with scheduler:
+            await scheduler.start()
+            thread = threading.Thread(target=send)
+            thread.start()
+            await scheduler_stops.wait()
+        await to_thread.run_sync(thread.join)
+    assert len(handled) < 100_000
+    assert isinstance(ended[0], ClosedResourceError)
+    with pytest.raises(ClosedResourceError):  # and not that it would wait for itself
+        sender.send_from_thread(1)

@@ -247,6 +247,8 @@ async def test_a_failure_carries_what_went_wrong_in_the_stop_that_followed(
     assert after.task_name == "Messy"
     (note,) = caught.value.__notes__
     assert note.startswith("Then task 'Messy' did not shut down well: its shutdown() raised")
+    assert "hooks.py" in note
+    assert note.endswith("in shutdown"), "and where"
     assert any(line.endswith("in execute") for line in printed(caught.value)[-5:])
     copy = pickle.loads(pickle.dumps(caught.value))
     assert [str(error) for error in copy.shutdown_errors] == [str(after)]

@@ -346,6 +346,11 @@ def subscribe_until_closed(bus: EventBus[Any], event: object) -> BroadcastReceiv
     return subscribe_for_good(bus._sender(event))  # pyright: ignore[reportPrivateUsage]
 
 
+def begin_to_end(bus: EventBus[Any]) -> None:
+    """Note that the scheduler stops: threads send to nobody no more, once readers have left."""
+    bus._home.is_stopping = True  # pyright: ignore[reportPrivateUsage]
+
+
 def end_guests(bus: EventBus[Any]) -> None:
     """End all receivers but those; they read the rest, and threads cannot send any more."""
     bus._ended = True  # pyright: ignore[reportPrivateUsage]

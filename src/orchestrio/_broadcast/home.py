@@ -29,11 +29,13 @@ class Home:
     take it over, or what threads send would be handled there.
     """
 
-    __slots__ = ("_is_settled", "_loop")
+    __slots__ = ("_is_settled", "_loop", "is_stopping")
 
     def __init__(self) -> None:
         self._loop: tuple[EventLoopToken, int] | None = None
         self._is_settled = False
+        #: whether the scheduler stops that it is the home of
+        self.is_stopping: bool = False
         self.note()
 
     def note(self) -> None:

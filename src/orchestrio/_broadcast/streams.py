@@ -304,7 +304,7 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
                 f"{channel} has no event loop yet that another thread could reach: create it, or"
                 " subscribe to it, in one that runs, or start its scheduler"
             )
-        if home.is_here:
+        if home.is_here and not channel.has_ended:
             raise LifecycleError(
                 "send_from_thread() in the event loop's own thread would wait for itself: call"
                 " send_nowait(), or await send(), there"

@@ -105,6 +105,8 @@ class ThreadTurn(Generic[T]):
         """Return whether all has been sent."""
         self._demand_life()
         channel = self._channel.destination
+        if not channel.receivers and channel.home.is_stopping:
+            raise ClosedResourceError(f"{self._channel} has no reader left: its scheduler stops")
         if channel.overflow != "block" or not channel.receivers:
             self._send(self._items[self._sent :])
             return True

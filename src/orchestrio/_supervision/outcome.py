@@ -7,7 +7,7 @@ from typing import Final, final
 
 from .._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
 from .._model.log import logger
-from .._model.tracebacks import leaves_of, point_to, show_once
+from .._model.tracebacks import leaves_of, own_line, point_to, show_once
 from .._tasks.failures import failed_at, to_show
 
 __all__ = ["RunOutcome", "raise_together"]
@@ -96,6 +96,15 @@ def _point_out(error: BaseException) -> None:
     if isinstance(error, _CARRIERS):
         said: Sequence[str] = getattr(error, "__notes__", ())
         for after in error.shutdown_errors:
-            note = f"Then {after}"
+            note = f"Then {after}{_where(after)}"
             if note not in said:  # it may have been raised before
                 error.add_note(note)
+
+
+def _where(error: BaseException) -> str:
+    """Say in which line of the program something went wrong, as a traceback does."""
+    line = None if error.__cause__ is None else own_line(error.__cause__)
+    if line is None:
+        return ""
+    code = line.tb_frame.f_code
+    return f'\n  File "{code.co_filename}", line {line.tb_lineno}, in {code.co_name}'

@@ -35,7 +35,7 @@ from anyio import CancelScope, Event, TaskHandle, create_task_group, get_cancell
 from anyio.abc import TaskGroup
 from typing_extensions import TypeVar
 
-from .._broadcast.bus import EventBus, end_guests, note_home
+from .._broadcast.bus import EventBus, begin_to_end, end_guests, note_home
 from .._model.errors import LifecycleError, SchedulerError
 from .._model.log import logger
 from .._model.settings import RestartPolicy, Strategy
@@ -224,6 +224,7 @@ class Supervisor(Generic[E]):
         """
         if not self.is_stopping:
             self.stage = Stage.STOPPING
+            begin_to_end(self._bus)
             self._report.stopping(why)
             self.restarts.drop_all()
             for worker in self.workers.values():
