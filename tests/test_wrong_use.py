@@ -528,7 +528,7 @@ async def test_every_takes_a_timedelta(scheduler: Scheduler) -> None:
             await scheduler.shutdown()
 
     await scheduler.run()
-    assert len(ticks) == 3
+    assert len(ticks) >= 3  # another one may begin before it is cancelled
 
 
 # -- payloads ----------------------------------------------------------------------------------

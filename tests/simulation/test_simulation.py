@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 CAMPAIGN = Path(__file__).with_name("campaign.py")
-SEEDS = 500
+SEEDS = 300
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

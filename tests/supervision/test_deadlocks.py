@@ -97,7 +97,7 @@ async def test_a_handler_that_waits_for_itself_is_told_within_seconds(
         (told,) = warnings(caplog)
         assert "'crawler'" in told
         assert "pages" in told
-        assert "itself" in told
+        assert "which only it can make" in told
         assert "capacity" in told, "the cure"
         report = scheduler.health()
         (task,) = report.tasks
