@@ -37,7 +37,6 @@ _MOST: Final = 3
 
 #: What is summed up in the end, over all tasks.
 _TOTALS: Final[tuple[str, ...]] = ("handled", "failed", "missed", "restarts")
-_WORDS: Final = {"handled": "messages handled"}
 
 
 @final
@@ -92,12 +91,19 @@ class Report:
             return
         totals: dict[str, int] = dict(self._totals)
         tasks = self._gone
-        for tasks, worker in enumerate(workers, self._gone + 1):  # noqa: B007
+        for worker in workers:
+            tasks += 1
             _add(totals, worker)
-        took = in_seconds(current_time() - self._since)
-        done = ", ".join(_counted(count, _WORDS.get(name, name)) for name, count in totals.items())
-        extra = {"tasks": tasks, **totals}
-        logger.info("stopped in %s: %s, %s", took, _counted(tasks, "tasks"), done, extra=extra)
+        logger.info(
+            "stopped in %s: %s, %s handled, %s failed, %s missed, %s",
+            in_seconds(current_time() - self._since),
+            _counted(tasks, "tasks"),
+            _counted(totals["handled"], "messages"),
+            f"{totals['failed']:,}",
+            f"{totals['missed']:,}",
+            _counted(totals["restarts"], "restarts"),
+            extra={"tasks": tasks, **totals},
+        )
 
     @contextmanager
     def telling(self, group: TaskGroup, waits: Callable[[], Iterable[Wait]]) -> Generator[None]:
@@ -142,7 +148,7 @@ def _add(totals: dict[str, int], worker: Worker) -> None:
 
 
 def _counted(count: int, what: str) -> str:
-    return f"1 {what.replace('s ', ' ').removesuffix('s')}" if count == 1 else f"{count:,} {what}"
+    return f"1 {what.removesuffix('s')}" if count == 1 else f"{count:,} {what}"
 
 
 def what_ends_the_run(failure: BaseException) -> str:
