@@ -63,17 +63,25 @@ MUTANTS: Final = (
         text="""\
         channel.tail = tail + 1
         channel.caught_up = 0
-        if channel.changed.event is not None:
+        if len(items) < channel.capacity:
+            items.append(item)
+        else:
+            items[(tail - channel.origin) % channel.capacity] = item
+        if channel.changed.bell is not None:
             channel.changed.notify_all()
 
-    def _send_by_the_rules(""",
+    async def send(""",
         replacement="""\
         channel.tail = tail + 1
-        if channel.changed.event is not None and channel.caught_up == channel.receivers:
+        if len(items) < channel.capacity:
+            items.append(item)
+        else:
+            items[(tail - channel.origin) % channel.capacity] = item
+        if channel.changed.bell is not None and channel.caught_up == channel.receivers:
             channel.changed.notify_all()
         channel.caught_up = 0
 
-    def _send_by_the_rules(""",
+    async def send(""",
         tests=STREAMS,
         harm="A receiver that waits sleeps on while another one has something left to read.",
     ),
@@ -82,17 +90,16 @@ MUTANTS: Final = (
         file="src/orchestrio/_broadcast/backpressure.py",
         text="""\
     finally:
-        channel.blocked.remove(waiter)
-        channel.wake_sender()
+        channel.wait_no_more(waiter)
 """,
         replacement="""\
     except BaseException:
         channel.blocked.remove(waiter)
+        channel.look_closer()
         raise
     finally:
         if waiter in channel.blocked:  # it was sent
-            channel.blocked.remove(waiter)
-            channel.wake_sender()
+            channel.wait_no_more(waiter)
 """,
         tests=("tests/test_streams_cancellation.py", "-k", "woken_sender"),
         harm="One publisher is cancelled as its turn comes, and those behind it wait for ever.",
@@ -108,13 +115,8 @@ MUTANTS: Final = (
     Mutant(
         name="lag not counted at a stop",
         file="src/orchestrio/_broadcast/delivery.py",
-        text="""\
-        self.cursor.skip(self.cursor.overwritten)
-        self.pause()
-""",
-        replacement="""\
-        self.pause()
-""",
+        text="        cursor.skip(cursor.overwritten)\n",
+        replacement="",
         tests=HANDLERS,
         harm="A task ends behind, and what was overwritten is in no count: it vanished.",
     ),
@@ -159,12 +161,12 @@ MUTANTS: Final = (
         harm="A failure that is just out of the window still counts, and ends the run.",
     ),
     Mutant(
-        name="put_back drops",
-        file="src/orchestrio/_broadcast/delivery.py",
-        text="        self._batch = iter([item, *self._batch])\n",
-        replacement="        self._batch = iter([*self._batch])\n",
+        name="a walk over what was overwritten",
+        file="src/orchestrio/_broadcast/cursor.py",
+        text="        if channel.tail - number > channel.capacity:\n",
+        replacement="        if channel.tail - number > 2 * channel.capacity:\n",
         tests=HANDLERS,
-        harm="A worker fails, and the message that waited for the next worker is lost.",
+        harm="A handler that fell behind gets a newer message in place of the one that is gone.",
     ),
     Mutant(
         name="acknowledge before handling",
@@ -186,17 +188,11 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="a pause forgets the batch",
-        file="src/orchestrio/_broadcast/delivery.py",
-        text="""\
-        self._held += self._batch
-        self.cursor.pause()
-""",
-        replacement="""\
-        self._held = list(self._batch)
-        self.cursor.pause()
-""",
+        file="src/orchestrio/_broadcast/cursor.py",
+        text="            self.stop_walk(where)\n",
+        replacement="            self.stop_walk(self.channel.tail)\n",
         tests=MESSAGES,
-        harm="A task that is paused twice, as in every group restart, loses what it had read.",
+        harm="A task that is paused while it has more to read, as in a group restart, never reads it.",
     ),
     Mutant(
         name="drain looks once",
@@ -225,14 +221,8 @@ MUTANTS: Final = (
     Mutant(
         name="closing a receiver frees no sender",
         file="src/orchestrio/_broadcast/channel.py",
-        text="""\
-        if self.readers_at is not None:
-            self.leave(position)
-        if self.caught_up == self.receivers:
-""",
-        replacement="""\
-        if self.caught_up == self.receivers:
-""",
+        text="        self.leave(reader.where)\n",
+        replacement="",
         tests=STREAMS,
         harm="A slow subscriber goes away, and publishers wait for it for ever.",
     ),
@@ -253,8 +243,8 @@ MUTANTS: Final = (
         name="a delivery that ignores a pause",
         file="src/orchestrio/_broadcast/cursor.py",
         text="""\
+        self.stand()
         self.halted = True
-        self.fast = False
         self.channel.changed.notify_all()
 """,
         replacement="""\

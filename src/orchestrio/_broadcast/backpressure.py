@@ -107,7 +107,7 @@ async def append_in_turn(channel: Channel[T], item: T, is_wanted: Callable[[], b
     sender = current_sender.get()
     if sender is not None and not sender.waits.begin(sender, waiter, channel):
         sender = None
-    channel.blocked.append(waiter)
+    channel.wait_in_turn(waiter)
     try:
         while True:
             if channel.blocked[0] is waiter and not channel.is_full():
@@ -123,8 +123,7 @@ async def append_in_turn(channel: Channel[T], item: T, is_wanted: Callable[[], b
                 return True
             # Woken for nothing: another stream was closed, or a replay took the room.
     finally:
-        channel.blocked.remove(waiter)
-        channel.wake_sender()
+        channel.wait_no_more(waiter)
         if sender is not None:
             sender.waits.end(sender, waiter)
         elif channel.wait_ended is not None:

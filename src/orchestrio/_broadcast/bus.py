@@ -33,8 +33,9 @@ from .streams import (
     BroadcastSendStream,
     channel_of,
     create_sender,
-    reached,
+    send_and_count,
     send_at_once,
+    send_slowly,
     shut_channel,
     subscribe_for_good,
 )
@@ -68,9 +69,11 @@ def _checker(event: object) -> Callable[[object], object] | None:
             topic,
         ) from error
 
+    validate = adapter.validator.validate_python  # the adapter's own looks at ten options first
+
     def check(message: object) -> object:
         try:
-            return adapter.validate_python(message, strict=True)
+            return validate(message, strict=True)
         except ValidationError as error:
             raise EventSendError(
                 f"a message for {printed(topic, str)} is not valid and was not sent: {error}", topic
@@ -206,9 +209,7 @@ class EventBus(Generic[E]):
         :raises ~anyio.WouldBlock: if the channel is full and ``overflow="block"``
         :raises EventSendError: if the channel refused the message, or it is not valid
         """
-        sender = self._sender(event)
-        sender.send_nowait(item)
-        return reached(sender)
+        return send_and_count(self._sender(event), item)
 
     @overload
     async def publish(self, event: Topic[T], item: T) -> int: ...
@@ -229,10 +230,7 @@ class EventBus(Generic[E]):
         """
         sender = self._sender(event)
         receivers = send_at_once(sender, item)
-        if receivers is None:
-            await sender.send(item)
-            receivers = reached(sender)
-        return receivers
+        return await send_slowly(sender, item) if receivers is None else receivers
 
     @overload
     async def wait_for(

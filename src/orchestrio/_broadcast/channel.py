@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from sys import maxsize
 from typing import Any, Final, Generic, Protocol, cast, final
 
 from anyio import CancelScope, ClosedResourceError, RunFinishedError, WouldBlock
@@ -26,7 +27,7 @@ from .._model.wakeup import Wakeup
 from .acknowledgements import Acknowledgements
 from .home import Home
 
-__all__ = ["BUDGET", "Channel", "ChannelStatistics", "Guest", "Waiter"]
+__all__ = ["BUDGET", "Channel", "ChannelStatistics", "Reader", "Waiter"]
 
 T = TypeVar("T")
 
@@ -65,11 +66,22 @@ class Waiter(Protocol):
         """Say that its turn may have come."""
 
 
-class Guest(Protocol):
-    """Who reads a channel, from a position of its own, and not until the bus is closed."""
+class Reader(Protocol):
+    """Who reads a channel, from a position of its own."""
 
     channel: Any
     position: int
+    is_guest: bool
+
+    @property
+    def where(self) -> int:
+        """The number of the item that it reads next, at this very moment."""
+        ...
+
+    @property
+    def has_caught_up(self) -> bool:
+        """Whether it is counted as one that has read everything."""
+        ...
 
 
 @final
@@ -88,24 +100,24 @@ class Channel(Generic[T]):
         "caught_up",
         "changed",
         "check",
+        "clear_until",
         "confirmation",
         "dropped",
         "event",
-        "fast",
         "forgotten",
-        "guests",
+        "holding",
         "home",
         "items",
+        "keeps",
         "kept",
-        "low_water_mark",
         "missed",
         "no_receivers",
+        "oldest",
         "origin",
         "overflow",
         "owned",
-        "readers_at",
+        "readers",
         "receivers",
-        "refused",
         "relayed_to",
         "replay",
         "require_receivers",
@@ -138,28 +150,29 @@ class Channel(Generic[T]):
         self.tail: int = 0
         self.kept: int = 0  # with replay: items before this number are released already
         self.senders: int = 0
-        self.receivers: int = 0
-        self.caught_up: int = 0  # receivers that have read everything
+        self.readers: set[Reader] = set()
+        self.receivers: int = 0  # as many: a call to count them is too dear where it is asked
+        self.caught_up: int = 0  # readers that have read everything
         self.dropped: int = 0
-        self.refused: bool = False  # whether the last item sent was dropped
         self.missed: int = 0
         self.changed: Wakeup = Wakeup()  # by an item that was sent, or whatever else
         self.no_receivers: Wakeup = Wakeup()
         self.blocked: deque[Waiter] = deque()  # senders waiting for room, in order
-        # Only a channel that must not overwrite unread items has to know its slowest receiver:
-        # `readers_at` counts the receivers at each cursor, `low_water_mark` is the lowest cursor.
-        self.readers_at: dict[int, int] | None = None if self.overflow == "drop_oldest" else {}
-        self.low_water_mark: int = 0
+        #: whether nothing is overwritten that somebody has still to read
+        self.keeps: bool = self.overflow != "drop_oldest"
+        #: no reader stands before this number. It is found anew when the log seems to be full
+        self.oldest: int = 0
+        #: how many readers stand there, if the log is known to be full; 0 otherwise
+        self.holding: int = 0
+        #: up to which tail a send needs no closer look; -1 if each one does
+        self.clear_until: int = -1
         self.shut: bool = False  # closed as a whole by its owner, the bus
         #: what its guests read after their end, see `end_guests`; there is none before
         self.rest: Channel[T] | None = None
-        #: those of its readers that end before the bus is closed
-        self.guests: set[Guest] = set()
         #: what wait in a thread's stead, for more than room
         self.threads: set[CancelScope] = set()
         #: what closes the streams that are garbage, `None` for a sender: see `forget`
         self.forgotten: deque[Callable[[], None] | None] = deque()
-        self.fast: bool = False  # whether a send may skip `admit`
         #: where sends go instead, if a bridge has taken over what reaches the receivers here
         self.relayed_to: Channel[Any] | None = None
         #: awaited with the number of each item before ``send()`` returns
@@ -169,7 +182,6 @@ class Channel(Generic[T]):
         #: called when one no longer waits for room of whom nobody knows who it is: see `Waits`
         self.wait_ended: Callable[[], None] | None = None
         self.home: Home = home
-        self.update_fast_path()
 
     # -- sending ---------------------------------------------------------------------------
 
@@ -183,18 +195,35 @@ class Channel(Generic[T]):
         """Where a send goes."""
         return self if self.relayed_to is None else self.relayed_to
 
-    def update_fast_path(self) -> None:
-        """Find out, when receivers come or go, whether sends need a closer look."""
-        self.fast = (
-            self.receivers > 0
-            and self.readers_at is None
-            and self.check is None
-            and self.relayed_to is None
-            and not self.shut
-        )
+    def look_closer(self) -> None:
+        """Find out which sends need a closer look, when somebody comes, goes, or waits for room."""
+        if (
+            self.shut
+            or not self.receivers
+            or self.check is not None
+            or self.relayed_to is not None
+            or self.blocked
+        ):
+            self.clear_until = -1
+        elif self.keeps:
+            self.clear_until = self.oldest + self.capacity
+        else:
+            self.clear_until = maxsize
+
+    def send(self, item: T) -> int:
+        """Store one item by all the rules, without waiting.
+
+        :return: how many readers will get it; 0 if it was dropped
+        """
+        item = self.admit(item)
+        if self.keeps and (self.blocked or self.is_full()):  # those who wait for room go first
+            self.refuse()
+            return 0
+        self.append(item)
+        return self.receivers
 
     def admit(self, item: T) -> T:
-        """Apply the rules that the fast path need not look at; return the item to store."""
+        """Apply the rules that do not depend on room; return the item to store."""
         if self.shut:
             raise ClosedResourceError
         self.demand_receivers()
@@ -209,15 +238,49 @@ class Channel(Generic[T]):
             )
 
     def is_full(self) -> bool:
-        if self.readers_at is None or self.tail - self.low_water_mark < self.capacity:
+        """Whether there is no room: the oldest item held is still to be read, and is kept."""
+        if not self.keeps or self.tail - self.oldest < self.capacity:
             return False
         if self.forgotten:
             self.bury()
-        return self.tail - self.low_water_mark >= self.capacity
+        if not self.holding:
+            self.find_oldest()
+        return self.holding > 0
+
+    def is_to_wait(self) -> bool:
+        """Whether a sender has to wait for room, or behind those that do."""
+        return self.overflow == "block" and (bool(self.blocked) or self.is_full())
+
+    def find_oldest(self) -> None:
+        """Ask all readers where they are.
+
+        Nobody notes it when they go on, for that would cost each of them more than this does: it
+        happens once in `capacity` items at best, and once an item at worst, as their wake-up does.
+        """
+        oldest = self.tail
+        holding = 0
+        for reader in self.readers:
+            position = reader.where
+            if position < oldest:
+                oldest = position
+                holding = 1
+            elif position == oldest:
+                holding += 1
+        self.oldest = oldest
+        self.holding = holding if self.tail - oldest >= self.capacity else 0
+        self.look_closer()
+
+    def leave(self, position: int) -> None:
+        """Note that a reader has gone on from a position, which may free a sender."""
+        if self.holding and position == self.oldest:
+            self.holding -= 1
+            if not self.holding:
+                self.wake_sender()
 
     def room(self) -> int:
         """How many items may be stored before something must give way."""
-        return self.capacity - (self.tail - self.low_water_mark)
+        self.find_oldest()
+        return self.capacity - (self.tail - self.oldest)
 
     def refuse(self) -> None:
         """A full channel's answer to one item more: count it, or raise."""
@@ -232,21 +295,21 @@ class Channel(Generic[T]):
                 self.event,
             )
 
+    # An item that goes may have a finalizer, and that may send: all is as it should be by then.
     def append(self, item: T) -> None:
         """Store one item, and wake whoever waits for it. O(1)."""
         items = self.items
         tail = self.tail
+        self.tail = tail + 1
+        self.caught_up = 0
         if len(items) < self.capacity:
             items.append(item)
         else:
             items[(tail - self.origin) % self.capacity] = item
-        self.tail = tail + 1
-        self.refused = False
-        self.caught_up = 0
-        if self.changed.event is not None:
+        if self.changed.bell is not None:
             self.changed.notify_all()
         elif not self.receivers:
-            self.nobody()
+            self.release()
 
     def append_many(self, items: Sequence[T]) -> None:
         """Store several items; those that wait are woken once."""
@@ -254,84 +317,78 @@ class Channel(Generic[T]):
             for item in items:
                 self.append(item)
         elif items:
-            self.items += items
             self.tail += len(items)
-            self.refused = False
             self.caught_up = 0
+            self.items += items
             self.changed.notify_all()
 
-    def nobody(self) -> None:
-        """After a send that no receiver will read: keep it for replay at most."""
-        self.low_water_mark = self.tail
-        self.release()
+    def wait_in_turn(self, waiter: Waiter) -> None:
+        """Let somebody wait for room, behind those that do."""
+        self.blocked.append(waiter)
+        self.look_closer()
+
+    def wait_no_more(self, waiter: Waiter) -> None:
+        """Let those behind look for room."""
+        self.blocked.remove(waiter)
+        self.look_closer()
+        self.wake_sender()
 
     def wake_sender(self) -> None:
         """Let the first blocked sender look for room; the next one is woken by it."""
+        if self.forgotten:
+            self.bury()  # here, for these may leave `blocked`
         if self.blocked and not self.is_full():
             self.blocked[0].notify_all()
 
     # -- receiving -------------------------------------------------------------------------
 
-    def attach(self, position: int) -> None:
-        """Count one more reader, at `position`."""
+    def attach(self, reader: Reader) -> None:
+        """Count one more reader."""
         self.arrive()
-        if self.readers_at is not None:
-            self.low_water_mark = min(self.low_water_mark, position) if self.receivers else position
-            self.readers_at[position] = self.readers_at.get(position, 0) + 1
+        self.readers.add(reader)
         self.receivers += 1
-        if position == self.tail:
+        if reader.position == self.tail:
             self.caught_up += 1
-        self.update_fast_path()
+        if self.keeps:
+            self.find_oldest()
+        else:
+            self.look_closer()
 
-    def detach(self, position: int) -> None:
-        """Forget one reader, at `position`, and what only it had still to read."""
+    def detach(self, reader: Reader) -> None:
+        """Forget one reader, and what only it had still to read."""
+        self.readers.discard(reader)
         self.receivers -= 1
-        if position == self.tail:
+        if reader.has_caught_up:
             self.caught_up -= 1
-        if self.readers_at is not None:
-            self.leave(position)
-        if self.caught_up == self.receivers:
-            self.release()
+        self.look_closer()
+        self.leave(reader.where)
         if not self.receivers:
             self.no_receivers.notify_all()
-        self.update_fast_path()
         self.changed.notify_all()
+        if self.caught_up == self.receivers:
+            self.release()
 
-    def move(self, old: int, new: int) -> None:
-        """Note that a reader went from one position to another."""
-        if self.readers_at is not None:
-            self.readers_at[new] = self.readers_at.get(new, 0) + 1
-            self.leave(old)
-        if new == self.tail:
+    def reach(self, position: int) -> None:
+        """Note that a reader has come to a position, which may release what everybody has read."""
+        if position == self.tail:
             self.caught_up += 1
             if self.caught_up == self.receivers:
                 self.release()
 
-    def leave(self, position: int) -> None:
-        """Take one reader off `position`; amortised O(1), as the mark passes each item once."""
-        readers_at = cast("dict[int, int]", self.readers_at)
-        left = readers_at[position] - 1
-        if left:
-            readers_at[position] = left
-            return
-        del readers_at[position]
-        if position == self.low_water_mark:
-            if not readers_at:
-                self.low_water_mark = self.tail
-            while self.low_water_mark < self.tail and self.low_water_mark not in readers_at:
-                self.low_water_mark += 1
-            self.wake_sender()
-
     def release(self) -> None:
         """Let go of payloads that everybody has read, but for those a newcomer is to get."""
         if not self.replay:
-            self.items.clear()
             self.origin = self.tail
+            self.items.clear()
             return
         stop = self.tail - self.replay
-        for number in range(max(self.kept, self.tail - len(self.items)), stop):
-            self.items[(number - self.origin) % self.capacity] = cast("T", None)
+        first = max(self.kept, self.tail - len(self.items))
         self.kept = max(self.kept, stop)
+        gone: list[T] = []  # goes last, or a finalizer would find a part of them done
+        for number in range(first, stop):
+            slot = (number - self.origin) % self.capacity
+            gone.append(self.items[slot])
+            self.items[slot] = cast("T", None)
 
     def first_position(self) -> int:
         """Where a new subscriber begins."""
@@ -351,11 +408,10 @@ class Channel(Generic[T]):
         rest.origin, rest.tail = self.origin, self.tail
         rest.shut_down()
         self.rest = rest
-        while self.guests:
-            guest = self.guests.pop()
-            self.detach(guest.position)
+        for guest in [reader for reader in self.readers if reader.is_guest]:
+            self.detach(guest)
             guest.channel = rest
-            rest.attach(guest.position)
+            rest.attach(guest)
         if rest.caught_up == rest.receivers:
             rest.release()
         self.wake_everybody()
@@ -404,7 +460,7 @@ class Channel(Generic[T]):
         if not self.shut:
             self.shut = True
             self.senders = 0
-            self.update_fast_path()
+            self.look_closer()
             self.wake_everybody()
             if self.relayed_to is not None:
                 self.relayed_to.shut_down()

@@ -1,30 +1,27 @@
-"""Delivery: what a receiver gets, handed to a handler in batches. The library's hot path."""
+"""Delivery: what a receiver gets, handed to a handler one by one. The library's hot path."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from math import inf
-from operator import length_hint
-from typing import Final, Generic, Never, final
+from typing import Generic, final
 
 from anyio import (
     CancelScope,
     ClosedResourceError,
     EndOfStream,
-    Event,
     TaskHandle,
-    create_memory_object_stream,
     create_task_group,
     current_effective_deadline,
     current_time,
     get_cancelled_exc_class,
 )
 from anyio.lowlevel import checkpoint
-from anyio.streams.memory import MemoryObjectReceiveStream
 from typing_extensions import TypeVar
 
 from .._model.errors import LaggedError
-from .._model.wakeup import Wakeup
+from .._model.wakeup import Wakeup, bells
 from .channel import BUDGET
 from .cursor import Cursor
 
@@ -32,71 +29,55 @@ __all__ = ["Delivery", "Pool"]
 
 T = TypeVar("T")
 
-#: The batch of a delivery that has nothing in hand: not even an item being handled.
-_NOTHING: Final[Iterator[Never]] = iter(())
-
-#: The batch of a delivery whose single item is being handled; no iterator has to be made for it.
-_IN_HAND: Final[Iterator[Never]] = iter(())
-
 
 @final
 class Delivery(Generic[T]):
     """Hands the items under a cursor to a handler, and knows exactly how far it has come.
 
-    The batch in hand is kept here, not in the coroutine: whatever ends `run` (an exception of the
-    handler, a cancellation, a lag), the next `run` goes on with the item after the last one that
-    was handed over.
+    Nothing is taken out of the log but what a handler has in hand, so what ends `run` (an exception
+    of the handler, a cancellation, a lag) loses no more than that: the next `run` goes on with the
+    item after the last one that was handed over.
     """
 
-    __slots__ = ("_batch", "_held", "_start", "cursor", "drained")
+    __slots__ = ("_start", "cursor", "drained", "in_hand")
 
     def __init__(self, cursor: Cursor[T]) -> None:
         self.cursor: Cursor[T] = cursor
         #: notified when it may be that everything has been handled: see `has_handled`
         self.drained: Wakeup = Wakeup()
-        self._batch: Iterator[T] = _NOTHING
-        self._held: list[T] = []  # the rest of the batch, while it is paused or does not run
+        #: whether an item was handed over and the handler has not returned from it
+        self.in_hand: bool = False
         self._start = cursor.position
 
     @property
     def started(self) -> int:
         """How many items the handler was called with."""
         cursor = self.cursor
-        return cursor.position - self._start - cursor.missed - self._in_batch
+        return cursor.where - self._start - cursor.missed
 
     @property
     def unread(self) -> int:
         """How many items have been sent and not handed over yet."""
-        return len(self.cursor) + self._in_batch
-
-    @property
-    def _in_batch(self) -> int:
-        return length_hint(self._batch) + len(self._held)
+        return len(self.cursor)
 
     def has_handled(self, goal: int) -> bool:
         """Whether the handler has returned from all items before this number, or will get none."""
         if self.cursor.closed:
             return not self.in_hand
-        return self.cursor.position - self._in_batch - self.in_hand >= goal
-
-    @property
-    def in_hand(self) -> bool:
-        """Whether an item was handed over and the handler has not returned from it."""
-        return self._batch is not _NOTHING
+        return self.cursor.where - self.in_hand >= goal
 
     @property
     def is_over(self) -> bool:
         """Whether everything was handed over, and nothing can come any more."""
-        return self.cursor.is_over and not self._in_batch
+        return self.cursor.is_over
 
     @property
     def number(self) -> int:
         """The number in the channel of the item that was handed over last."""
-        return self.cursor.position - self._in_batch - 1
+        return self.cursor.where - 1
 
     def pause(self) -> None:
         """Let `run` end when the handler has finished what it has in hand; nothing is let go."""
-        self._held += self._batch
         self.cursor.pause()
 
     def resume(self) -> None:
@@ -105,36 +86,25 @@ class Delivery(Generic[T]):
 
     def put_down(self) -> None:
         """Note that `run` has ended: nothing is in hand any more, the rest is for the next one."""
-        self._held += self._batch
-        self._batch = _NOTHING
-
-    def put_back(self, item: T) -> bool:
-        """Take an item back that was handed over and not looked at: it is the next again.
-
-        :return: whether there will be a next; not after `abandon`
-        """
-        if self.cursor.closed:
-            return False
-        self._batch = iter([item, *self._batch])
-        return True
+        self.cursor.stand()
+        self.in_hand = False
 
     def abandon(self) -> int:
         """Close the cursor: the handler finishes what it has in hand, and `run` ends.
 
         :return: how many items were sent and will not be handed over
         """
-        unread = self.unread
-        self.cursor.skip(self.cursor.overwritten)
-        self.pause()
-        self._start += len(self._held)  # these do not count as handed over
-        self._held = []
-        self.cursor.close()
+        cursor = self.cursor
+        cursor.stand()
+        cursor.skip(cursor.overwritten)
+        unread = len(cursor)
+        cursor.close()
         return unread
 
     # One function, so that a message costs one call of the handler and little else, and so that
     # waking up goes through as few frames as can be. What is repeated here of `Cursor.take` is
-    # the common case of a reader that keeps up with a log that has not wrapped around: it makes up
-    # a third of an idle wake-up when taken through calls.
+    # the one item that a reader finds who keeps up: it makes up a third of an idle wake-up when
+    # taken through calls.
     async def run(
         self,
         handle: Callable[[T], Awaitable[object]],
@@ -142,8 +112,8 @@ class Delivery(Generic[T]):
     ) -> None:
         """Hand over item by item until `recover` says that it is over.
 
-        A batch that leaves nothing unread needs no checkpoint, for the wait that follows is one;
-        a reader that always has more yields every 256 items.
+        A reader that has read everything needs no checkpoint, for the wait that follows is one; one
+        that always has more yields every 256 items.
 
         :param handle: awaited with each item, one at a time
         :param recover: awaited with what `handle` raised and the item (then `in_hand` holds), or
@@ -154,21 +124,28 @@ class Delivery(Generic[T]):
         """
         cursor = self.cursor
         channel = cursor.channel
+        capacity = channel.capacity
         changed = channel.changed
         drained = self.drained
+        make_bell = bells()
         since_yield = 0
+        limit = end = 0
+        items: Iterator[T] = iter(())
         item: T | None = None
-        if self._held and not cursor.halted:
-            self._batch = iter(self._held)
-            self._held = []
         while True:
             try:
-                for item in self._batch:
+                for item in items:
+                    if channel.tail > limit:
+                        if (number := cursor.look_back()) < 0:
+                            break
+                        limit = number + capacity
                     await handle(item)
-                self._batch = _NOTHING
+                self.in_hand = False
+                if cursor.walk is not None:
+                    cursor.stop_walk(end)
                 position = cursor.position
                 if position == (tail := channel.tail):
-                    if drained.event is not None:
+                    if drained.bell is not None:
                         drained.notify_all()
                     since_yield = 0
                     item = None  # or this frame would keep it while it waits
@@ -176,29 +153,40 @@ class Delivery(Generic[T]):
                         position == (tail := channel.tail) and channel.senders and not cursor.halted
                     ):
                         # What `changed.wait()` does, with a frame less to wake up through.
-                        if (event := changed.event) is None:
-                            event = changed.event = Event()
-                        await event.wait()
+                        if (bell := changed.bell) is None:
+                            bell = changed.bell = make_bell()
+                        waiter = bell.wait()
+                        try:
+                            await waiter
+                        except BaseException:
+                            bell.forget(waiter)
+                            changed.left(bell)
+                            raise
                 elif since_yield >= BUDGET:
                     since_yield = 0
                     await checkpoint()
                     tail = channel.tail
-                if cursor.fast and 0 < (count := tail - position) <= BUDGET:
-                    start = position - channel.origin
-                    items = channel.items
-                    if start + count == len(items):
-                        item = items[start]
-                        self._batch = _IN_HAND if count == 1 else iter(items[start:])
-                        cursor.position = tail
-                        channel.caught_up = caught_up = channel.caught_up + 1
-                        if caught_up == channel.receivers:
-                            channel.release()
-                        since_yield += count
-                        if count == 1:
-                            await handle(item)
-                        continue
-                self._batch = iter(cursor.take(BUDGET))
-                since_yield += BUDGET
+                count = tail - position
+                if cursor.halted or not 0 < count < capacity:
+                    item = cursor.take(1)[0]
+                elif count == 1:
+                    item = channel.items[(position - channel.origin) % capacity]
+                    cursor.position = tail
+                    channel.caught_up = caught_up = channel.caught_up + 1
+                    if caught_up == channel.receivers:
+                        channel.release()
+                else:
+                    start = (position - channel.origin) % capacity
+                    count = min(count, BUDGET, capacity - start)
+                    end = position + count
+                    limit = position + capacity
+                    since_yield += count
+                    items = cursor.walk_on(count)
+                    self.in_hand = True
+                    continue
+                since_yield += 1
+                self.in_hand = True
+                await handle(item)
             except BaseException as error:
                 if not await recover(error, item):
                     return
@@ -208,17 +196,20 @@ class Delivery(Generic[T]):
 class Pool(Generic[T]):
     """Handles the items of one delivery `count` at a time; order is not kept.
 
-    Its handlers compete for the items, so AnyIO's memory object stream, whose clones do just that,
-    is what stands between them and the delivery.
+    Its workers take what is next themselves, each when it has nothing in hand. Of those that find
+    nothing one waits for the channel, and the others for their turn to: a message wakes one.
     """
 
     __slots__ = (
         "_count",
         "_cut",
         "_delivery",
+        "_end",
+        "_ended",
         "_failures",
-        "_feeding",
+        "_is_watched",
         "_name",
+        "_parked",
         "_scope",
         "_stop_timeout",
         "finished",
@@ -240,15 +231,18 @@ class Pool(Generic[T]):
         self._count = count
         self._stop_timeout = stop_timeout
         self._failures: list[BaseException] = []
-        self._feeding = self._scope = CancelScope()
+        self._scope = CancelScope()
         self._cut = 0  # items whose handler was cancelled
+        self._end: EndOfStream | ClosedResourceError | None = None  # why no item is taken any more
+        self._ended = Wakeup()  # of that
+        self._is_watched = False  # whether a worker waits for the channel
+        self._parked: deque[Wakeup] = deque()  # what the others wait for
         #: the tasks of the event loop that handle them, while it runs
         self.workers: list[TaskHandle[None]] = []
         #: items whose handler has returned
         self.finished: int = 0
-        #: items that were taken and whose handler has not returned yet, by their numbers; each is
-        #: in its slot until a handler is called with it
-        self.in_hand: dict[int, list[tuple[T, int]]] = {}
+        #: the numbers of the items that were taken and whose handler has not returned yet
+        self.in_hand: set[int] = set()
 
     def cut_off(self) -> int:
         """Return how many items were in hand when all was cancelled, once."""
@@ -257,45 +251,39 @@ class Pool(Generic[T]):
         self.in_hand.clear()
         return cut
 
-    async def run(self, handle: Callable[[T, int], Awaitable[object]]) -> None:
+    async def run(
+        self,
+        handle: Callable[[T, int], Awaitable[bool]],
+        lagged: Callable[[LaggedError], Awaitable[object]],
+    ) -> None:
         """Handle item by item until the event ends, as `Delivery.run` does.
 
         When `handle` raises, nothing is handed over any more, and the others finish what they have.
         So it is when a worker is cancelled by something other than a scope around this.
 
-        :param handle: awaited with each item and its number
-        :raises BaseException: what `handle` raised, in a group if several did, or else what
-            `Delivery.run` did once all have finished
+        :param handle: awaited with each item and its number; returns whether that went well
+        :param lagged: awaited when items were overwritten; others are handled meanwhile
+        :raises BaseException: what `handle` or `lagged` raised, in a group if several did, or else
+            `~anyio.EndOfStream` or `~anyio.ClosedResourceError`, once all have finished
         """
-        send, receive = create_memory_object_stream[list[tuple[T, int]]](0)
-
-        async def hand(item: T) -> None:
-            number = self._delivery.number
-            slot = self.in_hand[number] = [(item, number)]
-            try:
-                await send.send(slot)
-            except get_cancelled_exc_class():
-                self._put_back()  # a handler has raised
-                raise
-
         self._failures = []
-        self.workers = []
-        ended: EndOfStream | ClosedResourceError | LaggedError = ClosedResourceError()
+        self._end = None
+        self._is_watched = False
+        self._parked.clear()
         try:
             with CancelScope() as self._scope:
                 async with create_task_group() as group:
-                    with send, receive:
-                        for number in range(1, self._count + 1):
-                            name = f"{self._name}, worker {number}"
-                            work = self._work(receive.clone(), handle)
-                            self.workers.append(group.create_task(work, name=name))
-                        with CancelScope() as self._feeding:
-                            try:
-                                await self._delivery.run(hand, _raise)
-                            except (EndOfStream, ClosedResourceError, LaggedError) as end:
-                                ended = end
-                            except get_cancelled_exc_class() as error:
-                                self._cancelled(error)
+                    self.workers = [
+                        group.create_task(
+                            self._work(handle, lagged), name=f"{self._name}, worker {number}"
+                        )
+                        for number in range(1, self._count + 1)
+                    ]
+                    try:
+                        while self._end is None:
+                            await self._ended.wait()
+                    except get_cancelled_exc_class() as error:
+                        self._cancelled(error)
         except BaseException as cancelled:
             if self._failures:  # none of them is to be lost
                 self._failures.append(cancelled)
@@ -303,43 +291,89 @@ class Pool(Generic[T]):
                 raise
         finally:
             self.workers = []
-            self._put_back()  # a worker may have been cancelled as it was given one
         if len(self._failures) > 1:
             raise BaseExceptionGroup("several handlers failed", self._failures)
-        raise self._failures[0] if self._failures else ended
+        raise self._failures[0] if self._failures else self._end or ClosedResourceError()
 
     async def _work(
         self,
-        receive: MemoryObjectReceiveStream[list[tuple[T, int]]],
-        handle: Callable[[T, int], Awaitable[object]],
+        handle: Callable[[T, int], Awaitable[bool]],
+        lagged: Callable[[LaggedError], Awaitable[object]],
     ) -> None:
+        delivery = self._delivery
+        cursor = delivery.cursor
+        drained = delivery.drained
+        in_hand = self.in_hand
+        since_yield = 0
         try:
-            with receive:
-                async for slot in receive:
-                    if not slot:
-                        continue
-                    item, number = slot.pop()
-                    try:
-                        await handle(item, number)
-                        self.finished += 1
-                    except get_cancelled_exc_class():
-                        self._cut += 1
-                        raise
-                    finally:
-                        del item  # or this frame would keep it while it waits
-                        del self.in_hand[number]
-                        self._delivery.drained.notify_all()
+            while True:
+                if cursor.must_wait and self._end is None:
+                    await self._wait()
+                    since_yield = 0
+                    continue
+                if since_yield >= BUDGET:
+                    since_yield = 0
+                    await checkpoint()
+                    continue
+                if self._end is not None:
+                    return
+                try:
+                    item = cursor.take_next()
+                except (EndOfStream, ClosedResourceError) as end:
+                    self._hand_over_no_more(end)
+                    return
+                except LaggedError as lag:
+                    await lagged(lag)
+                    continue
+                number = cursor.position - 1
+                in_hand.add(number)
+                if self._parked:
+                    self._wake_one()
+                since_yield += 1
+                try:
+                    if not await handle(item, number):
+                        since_yield = BUDGET  # or one that always fails would let nobody run
+                    self.finished += 1
+                except get_cancelled_exc_class():
+                    self._cut += 1
+                    raise
+                finally:
+                    del item  # or this frame would keep it while it waits
+                    in_hand.discard(number)
+                    if drained.bell is not None:
+                        drained.notify_all()
         except get_cancelled_exc_class() as error:
             self._cancelled(error)
         except BaseException as error:
             # It must not leave this task: the others would be cancelled at once.
             self._stop_after(error)
 
-    def _put_back(self) -> None:
-        """Leave what no worker has unpacked for the next run."""
-        for number, slot in reversed(list(self.in_hand.items())):
-            if slot and self._delivery.put_back(slot.pop()[0]):
-                del self.in_hand[number]
+    async def _wait(self) -> None:
+        """Wait until there may be an item for this worker."""
+        if self._is_watched:
+            turn = Wakeup()
+            self._parked.append(turn)
+            try:
+                await turn.wait()
+            except BaseException:
+                if turn in self._parked:
+                    self._parked.remove(turn)
+                else:
+                    self._wake_one()  # it was the turn of this one, which cannot take it
+                raise
+            return
+        self._is_watched = True
+        try:
+            await self._delivery.cursor.channel.changed.wait()
+        except BaseException:
+            self._is_watched = False
+            self._wake_one()
+            raise
+        self._is_watched = False
+
+    def _wake_one(self) -> None:
+        if self._parked:
+            self._parked.pop().notify_all()
 
     def _cancelled(self, error: BaseException) -> None:
         """Go on with a cancellation that was asked for; any other one is a failure."""
@@ -347,13 +381,18 @@ class Pool(Generic[T]):
             raise error
         self._stop_after(error)
 
+    def _hand_over_no_more(self, end: EndOfStream | ClosedResourceError) -> None:
+        """Let all workers end, when they have finished what they have in hand."""
+        self._end = end
+        self._ended.notify_all()
+        while self._parked:
+            self._wake_one()
+        if self._is_watched:
+            self._delivery.cursor.channel.changed.notify_all()
+
     def _stop_after(self, error: BaseException) -> None:
         """Hand over nothing any more, and give the others some time."""
         if not self._failures:
             self._scope.deadline = current_time() + self._stop_timeout
         self._failures.append(error)
-        self._feeding.cancel()
-
-
-async def _raise(error: BaseException, item: object) -> bool:
-    raise error
+        self._hand_over_no_more(ClosedResourceError())

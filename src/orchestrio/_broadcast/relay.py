@@ -41,7 +41,7 @@ class Relay(Generic[T, U]):
     :raises LifecycleError: if another bridge has taken it over
     """
 
-    __slots__ = ("_front", "outgoing")
+    __slots__ = ("_front", "_lossless", "outgoing")
 
     def __init__(self, bus: EventBus[Hashable], event: Any, admit: Callable[[T], U]) -> None:
         with bus.clone_sender(event) as sender:
@@ -63,17 +63,27 @@ class Relay(Generic[T, U]):
         outbox.senders = 1
         self.outgoing: Cursor[U] = Cursor(outbox, 0)
         self._front = front
+        self._lossless = False
         front.senders += 1  # the bridge is one, so receivers do not end with the last local sender
         front.relayed_to = outbox
-        front.update_fast_path()
+        front.look_closer()
         front.wake_everybody()  # those who wait for room do so in the outgoing channel from now on
 
-    def acknowledge(self, acknowledgements: Acknowledgements) -> None:
+    def acknowledge(self, acknowledgements: Acknowledgements, *, lossless: bool) -> None:
         """Have event tasks tell when they have handled a message.
 
         It holds for tasks whose work begins after this.
+
+        :param acknowledgements: who is told
+        :param lossless: whether `deliver` waits for room from now on, whatever the channel does
+            with what is sent when it is full, so that nothing is overwritten or dropped
         """
-        self._front.acknowledgements = acknowledgements
+        front = self._front
+        front.acknowledgements = acknowledgements
+        self._lossless = lossless
+        if lossless:
+            front.keeps = True
+            front.find_oldest()
 
     def confirm(self, confirmation: Callable[[int], Awaitable[None]]) -> None:
         """Let no ``send()`` return before the message is safe.
@@ -87,16 +97,15 @@ class Relay(Generic[T, U]):
         """How many messages the receivers' channel holds."""
         return self._front.capacity
 
-    async def deliver(self, message: T, *, lossless: bool = False) -> int:
+    async def deliver(self, message: T) -> int:
         """Give a message to all receivers; wait for room unless the channel overwrites or drops.
 
         :param message: the message
-        :param lossless: whether to wait even if the channel drops
         :return: its number in the receivers' channel
         :raises ~anyio.ClosedResourceError: if the channel has been closed
         """
         front = self._front
-        drops = front.overflow == "drop_newest" and not lossless
+        drops = front.overflow == "drop_newest" and not self._lossless
         if front.shut:
             raise ClosedResourceError
         if (front.blocked or front.is_full()) and not drops:

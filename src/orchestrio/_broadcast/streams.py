@@ -146,7 +146,7 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
     def _finalizer(self) -> None:
         return None
 
-    # The hot path. One item costs one list store and, if anybody waits, one event; nothing here
+    # The hot path. One item costs one list store and, if anybody waits, one bell; nothing here
     # grows with the number of receivers. It repeats `Channel.append`, and looks whether anybody
     # waits before it notifies them, because a call costs as much as all of it does.
     def send_nowait(self, item: T) -> None:
@@ -161,28 +161,19 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
         if self._closed:
             raise ClosedResourceError
         channel = self._channel
-        if not channel.fast:
-            self._send_by_the_rules(item)
+        tail = channel.tail
+        if tail >= channel.clear_until:
+            channel.destination.send(item)
             return
         items = channel.items
-        tail = channel.tail
+        channel.tail = tail + 1
+        channel.caught_up = 0
         if len(items) < channel.capacity:
             items.append(item)
         else:
             items[(tail - channel.origin) % channel.capacity] = item
-        channel.tail = tail + 1
-        channel.caught_up = 0
-        if channel.changed.event is not None:
+        if channel.changed.bell is not None:
             channel.changed.notify_all()
-
-    def _send_by_the_rules(self, item: T) -> None:
-        channel = self._channel.destination
-        item = channel.admit(item)
-        if channel.blocked or channel.is_full():  # those who wait for room go first
-            channel.refused = True
-            channel.refuse()
-        else:
-            channel.append(item)
 
     async def send(self, item: T) -> None:
         """Send one item to every receiver, waiting for room if ``overflow="block"``.
@@ -193,35 +184,31 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
         :raises ~anyio.ClosedResourceError: if this stream or its channel is closed, also meanwhile
         :raises EventSendError: as `send_nowait` does
         """
-        channel = self._channel
+        if send_at_once(self, item) is None:
+            await self._send_slowly(item)
+
+    async def _send_slowly(self, item: T) -> int:
+        """Send an item where that may take an ``await``.
+
+        :return: how many receivers it went to; 0 if it was dropped
+        """
         if self._budget <= 0:
             self._budget = self._slice
             await checkpoint()
         self._budget -= 1
-        if channel.relayed_to is not None:
-            await self._send_by_relay(channel.relayed_to, item)
-        elif (
-            channel.overflow == "block"
-            and (channel.blocked or channel.is_full())
-            and not self._closed
-        ):
-            if not await self._send_in_turn(channel, channel.admit(item)):
-                await self._send_by_relay(channel.destination, item)
-        else:
-            self.send_nowait(item)
-
-    async def _send_by_relay(self, channel: Channel[T], item: T) -> None:
-        """Send an item to the bridge that has taken over the channel; wait until it is safe."""
-        if (
-            channel.overflow == "block"
-            and (channel.blocked or channel.is_full())
-            and not self._closed
-        ):
-            await self._send_in_turn(channel, channel.admit(item))
-        else:
-            self.send_nowait(item)
-        if channel.confirmation is not None:
-            await channel.confirmation(channel.tail - 1)
+        while True:
+            if self._closed:
+                raise ClosedResourceError
+            channel = self._channel.destination
+            if not channel.is_to_wait():
+                receivers = channel.send(item)
+            elif await self._send_in_turn(channel, channel.admit(item)):
+                receivers = channel.receivers
+            else:
+                continue  # to the bridge that has come in between
+            if channel.confirmation is not None:
+                await channel.confirmation(channel.tail - 1)
+            return receivers
 
     async def _send_in_turn(self, channel: Channel[T], item: T) -> bool:
         """Wait for room behind the senders that came first; return whether the item was sent."""
@@ -230,7 +217,7 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
             if self._closed:
                 raise ClosedResourceError
             if channel.relayed_to is not None:
-                return False  # a bridge has come in between
+                return False
             channel.demand_receivers()
             return True
 
@@ -254,10 +241,10 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
             raise ClosedResourceError
         channel = self._channel
         batch = _list_of(items, "send_many_nowait()")
-        if not channel.fast:
+        if channel.check is not None or channel.keeps or channel.clear_until < 0:
             channel = channel.destination
             batch = [channel.admit(item) for item in batch]
-            if channel.readers_at is not None and channel.receivers:
+            if channel.keeps and channel.receivers:
                 room = 0 if channel.blocked else channel.room()
                 for _ in batch[room:]:
                     channel.refuse()
@@ -334,7 +321,7 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
         channel = self._channel
         if self._closed or channel.has_ended:
             raise ClosedResourceError
-        return BroadcastReceiveStream(Cursor(channel, channel.first_position(), guest=True))
+        return BroadcastReceiveStream(Cursor(channel, channel.first_position(), is_guest=True))
 
     async def wait_no_receivers(self) -> None:
         """Wait until the last receiver is closed; return at once if there is none.
@@ -433,8 +420,8 @@ class BroadcastReceiveStream(_BroadcastStream, ObjectReceiveStream[T_co]):
         position = cursor.position
         if (
             position < self._yield_at
-            and cursor.fast
-            and 1 < channel.tail - position <= channel.capacity
+            and 1 < channel.tail - position < channel.capacity
+            and not cursor.halted
         ):
             cursor.position = position + 1
             return channel.items[(position - channel.origin) % channel.capacity]
@@ -446,8 +433,8 @@ class BroadcastReceiveStream(_BroadcastStream, ObjectReceiveStream[T_co]):
         position = cursor.position
         if (
             position < self._yield_at
-            and cursor.fast
-            and 1 < channel.tail - position <= channel.capacity
+            and 1 < channel.tail - position < channel.capacity
+            and not cursor.halted
         ):
             cursor.position = position + 1
             return channel.items[(position - channel.origin) % channel.capacity]
@@ -504,8 +491,7 @@ class BroadcastReceiveStream(_BroadcastStream, ObjectReceiveStream[T_co]):
             raise ClosedResourceError
         cursor = self._cursor
         channel = cursor.channel
-        guest = cursor in channel.guests
-        return BroadcastReceiveStream(Cursor(channel, position, guest=guest))
+        return BroadcastReceiveStream(Cursor(channel, position, is_guest=cursor.is_guest))
 
     def close(self) -> None:
         """Close this receiver; what it had not read is let go, and a sender it held up goes on.
@@ -618,18 +604,21 @@ def subscribe_for_good(sender: BroadcastSendStream[T]) -> BroadcastReceiveStream
     return BroadcastReceiveStream(Cursor(channel, channel.first_position()))
 
 
-def reached(sender: BroadcastSendStream[T]) -> int:
-    """Return how many receivers got the item sent just now; 0 if it was dropped. For the bus."""
-    channel = sender._channel  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
-    if channel.relayed_to is not None:
-        channel = channel.relayed_to
-    return 0 if channel.refused else channel.receivers
+def send_and_count(sender: BroadcastSendStream[T], item: T) -> int:
+    """Do what `BroadcastSendStream.send_nowait` does. For the bus.
+
+    :return: how many receivers got the item; 0 if it was dropped
+    """
+    channel = sender._channel.destination  # pyright: ignore[reportPrivateUsage]  # a friend, here
+    dropped = channel.dropped
+    sender.send_nowait(item)
+    return channel.receivers if channel.dropped == dropped else 0
 
 
 # A message published by `await` goes through three frames so, where it took seven. That it repeats
 # `send_nowait` once more makes a fifth of its speed.
 def send_at_once(sender: BroadcastSendStream[T], item: T) -> int | None:
-    """Do what `BroadcastSendStream.send` would, if it would not await. For the bus.
+    """Do what `BroadcastSendStream.send` does, unless that takes an ``await``.
 
     :return: how many receivers got the item; `None` if it was not sent, for that takes more
     """
@@ -637,21 +626,33 @@ def send_at_once(sender: BroadcastSendStream[T], item: T) -> int | None:
     if (
         sender._budget <= 0  # pyright: ignore[reportPrivateUsage]
         or sender._closed  # pyright: ignore[reportPrivateUsage]
-        or not channel.fast
     ):
         return None
+    tail = channel.tail
+    if tail >= channel.clear_until:
+        if channel.shut or channel.relayed_to is not None or channel.is_to_wait():
+            return None
+        sender._budget -= 1  # pyright: ignore[reportPrivateUsage]
+        return channel.send(item)
     sender._budget -= 1  # pyright: ignore[reportPrivateUsage]
     items = channel.items
-    tail = channel.tail
+    channel.tail = tail + 1
+    channel.caught_up = 0
     if len(items) < channel.capacity:
         items.append(item)
     else:
         items[(tail - channel.origin) % channel.capacity] = item
-    channel.tail = tail + 1
-    channel.caught_up = 0
-    if channel.changed.event is not None:
+    if channel.changed.bell is not None:
         channel.changed.notify_all()
     return channel.receivers
+
+
+async def send_slowly(sender: BroadcastSendStream[T], item: T) -> int:
+    """Do what `BroadcastSendStream.send` does where `send_at_once` does not. For the bus.
+
+    :return: how many receivers got the item; 0 if it was dropped
+    """
+    return await sender._send_slowly(item)  # pyright: ignore[reportPrivateUsage]
 
 
 def channel_of(sender: BroadcastSendStream[T]) -> Channel[T]:

@@ -118,8 +118,8 @@ class ThreadTurn(Generic[T]):
             sender = self._sender
             if sender is not None and not sender.waits.begin(sender, self, channel):
                 self._sender = None
-            channel.blocked.append(self)
-        if channel.blocked[0] is self and not channel.is_full():
+            channel.wait_in_turn(self)
+        while self._admitted and channel.blocked[0] is self and not channel.is_full():
             part = self._admitted[: channel.room()]
             channel.append_many(part)
             self._sent += len(part)
@@ -130,8 +130,7 @@ class ThreadTurn(Generic[T]):
         """Let those behind look for room."""
         queue, self._queue = self._queue, None
         if queue is not None:
-            queue.blocked.remove(self)
-            queue.wake_sender()
+            queue.wait_no_more(self)
             if self._sender is not None:
                 self._sender.waits.end(self._sender, self)
             elif queue.wait_ended is not None:

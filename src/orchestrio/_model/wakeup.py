@@ -6,48 +6,107 @@ There is one way to wait in the library: look, wait, and look again, as in
 
 from __future__ import annotations
 
-from typing import final
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, final
 
 from anyio import Event
+from anyio.lowlevel import current_token
 
-__all__ = ["Wakeup"]
+from .asyncio_bell import asyncio_bells
+
+__all__ = ["Bell", "Wakeup", "bells"]
+
+
+class Bell(Protocol):
+    """Wakes those that wait, once."""
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait."""
+        ...
+
+    def wait(self) -> Awaitable[Any]:
+        """Return what to await; `forget` it if that was cancelled."""
+        ...
+
+    def forget(self, waiter: Any) -> None:
+        """Note that nobody awaits `waiter` any more."""
+        ...
+
+    def set(self) -> None:
+        """Wake all that wait."""
+        ...
+
+
+@final
+class _EventBell:
+    """A bell of any event loop."""
+
+    __slots__ = ("_event", "wait")
+
+    def __init__(self) -> None:
+        self._event = Event()
+        self.wait: Callable[[], Awaitable[Any]] = self._event.wait
+
+    @property
+    def waiting(self) -> int:
+        return self._event.statistics().tasks_waiting
+
+    def forget(self, waiter: Any) -> None:
+        """The event has done so."""
+
+    def set(self) -> None:
+        self._event.set()
+
+
+def bells() -> Callable[[], Bell]:
+    """Return what makes bells in the event loop that runs here.
+
+    Whoever waits often asks once: to find out where one is costs more than a bell.
+    """
+    return asyncio_bells(current_token().native_token) or _EventBell
 
 
 @final
 class Wakeup:
     """Wakes all that wait; a condition variable without a lock, as one event loop needs none.
 
-    It costs nothing while nobody waits: the event is made by the first that does, and a
+    It costs nothing while nobody waits: the bell is made by the first that does, and a
     notification takes it off.
     """
 
-    __slots__ = ("event",)
+    __slots__ = ("bell",)
 
     def __init__(self) -> None:
         #: what they wait on, if any do; for whoever cannot afford a call to find that out
-        self.event: Event | None = None
+        self.bell: Bell | None = None
 
     @property
     def waiting(self) -> int:
         """How many tasks wait."""
-        return 0 if self.event is None else self.event.statistics().tasks_waiting
+        return 0 if self.bell is None else self.bell.waiting
 
     async def wait(self) -> None:
         """Wait for the next notification. Cancelling this is safe: there is nothing to lose."""
-        event = self.event
-        if event is None:
-            event = self.event = Event()
+        bell = self.bell
+        if bell is None:
+            bell = self.bell = bells()()
+        waiter = bell.wait()
         try:
-            await event.wait()
+            await waiter
         except BaseException:
-            # Nobody is left to wait, and in another event loop nobody could.
-            if self.event is event and not self.waiting:
-                self.event = None
+            bell.forget(waiter)
+            self.left(bell)
             raise
+
+    def left(self, bell: Bell) -> None:
+        """Take a bell off if nobody is left to wait: in another event loop nobody could."""
+        if self.bell is bell and not bell.waiting:
+            self.bell = None
 
     def notify_all(self) -> None:
         """Wake all that wait now."""
-        event = self.event
-        if event is not None:
-            self.event = None
-            event.set()
+        bell = self.bell
+        if bell is not None:
+            self.bell = None
+            bell.set()

@@ -168,7 +168,7 @@ class EventWorker(Worker, Generic[T]):
         if delivery is None or self.run is None or self.run.is_over:
             return ()
         if self._pool is not None:
-            return set(self._pool.in_hand)
+            return self._pool.in_hand.copy()
         return (delivery.number,) if delivery.in_hand else ()
 
     def _stop_acknowledging(self, in_hand: Collection[int] = ()) -> None:
@@ -260,7 +260,7 @@ class EventWorker(Worker, Generic[T]):
     async def _work_in_pool(self, pool: Pool[T]) -> None:
         while True:
             try:
-                await pool.run(self._handle_in_pool)
+                await pool.run(self._handle_in_pool, self._go_on_after_lag)
             except Exception as error:
                 if self._handler_failed:
                     raise  # one of the handlers did
@@ -287,14 +287,23 @@ class EventWorker(Worker, Generic[T]):
             return False
         raise error
 
-    async def _handle_in_pool(self, item: T, number: int) -> None:
+    async def _handle_in_pool(self, item: T, number: int) -> bool:
+        """Return whether it went well."""
         try:
-            await self._handle_as_reader(item, number)
+            if self._reader is None:
+                await self._handle(item)
+            else:
+                await self._handle_as_reader(item, number)
         except BaseException as error:
             failure = failure_in(error)
             if failure is None:
                 raise
             self._handler_raised(failure, item)
+            return False
+        return True
+
+    async def _go_on_after_lag(self, lag: LaggedError) -> None:
+        await self._lagged(lag.missed)
 
     def _handler_raised(self, error: Exception, item: T) -> None:
         """Apply ``on_error``: return to go on with the next message, or raise."""
@@ -404,8 +413,8 @@ class EventWorker(Worker, Generic[T]):
             return None
         cursor = self._delivery.cursor
         channel = cursor.channel
-        is_last = not cursor.closed and cursor.position == channel.low_water_mark
-        return channel if is_last and channel.is_full() else None
+        is_full = not cursor.closed and channel.is_full()
+        return channel if is_full and cursor.where == channel.oldest else None
 
     @property
     @override

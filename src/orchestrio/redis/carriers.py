@@ -137,8 +137,8 @@ class Carrier(ABC, Generic[T]):
         while left > 0:
             left -= await self._send_batch(connection)
 
-    async def _deliver(self, message: Envelope[T], *, lossless: bool = False) -> int:
-        number = await self._relay.deliver(message.data, lossless=lossless)
+    async def _deliver(self, message: Envelope[T]) -> int:
+        number = await self._relay.deliver(message.data)
         if message.traceparent is not None:
             self._traces[number] = message.traceparent
             while len(self._traces) > self._relay.capacity:  # these were read, or overwritten
@@ -196,7 +196,7 @@ class Broadcast(Carrier[T]):
         super().__init__(place, format, relay, outbox, origin)
         self._max_length = max_length
         self._lagged = lagged
-        relay.acknowledge(Acknowledgements(self._begun, _ignore, _ignore))
+        relay.acknowledge(Acknowledgements(self._begun, _ignore, _ignore), lossless=False)
         self._position: bytes | None = None  # the last entry that was taken in
         self._ordinal = 0  # and its ordinal
 
@@ -281,7 +281,7 @@ class Compete(Carrier[T]):
         self._acknowledgements = Acknowledgements(
             self._begun, self._settled, self._changed.notify_all
         )
-        relay.acknowledge(self._acknowledgements)
+        relay.acknowledge(self._acknowledgements, lossless=True)
 
     @property
     @override
@@ -345,7 +345,7 @@ class Compete(Carrier[T]):
                 connection, entry, message, deliveries=deliveries, group=self._group
             )
             return
-        number = await self._deliver(message, lossless=True)
+        number = await self._deliver(message)
         self._hand[number] = entry
         self.counts.received += 1
         self._acknowledgements.expect(number)

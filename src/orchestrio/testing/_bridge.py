@@ -239,7 +239,7 @@ class _Carrier(Generic[T]):
             self._acknowledgements = Acknowledgements(
                 begun, self._settled, self._readers_changed.notify_all
             )
-            self._relay.acknowledge(self._acknowledgements)
+            self._relay.acknowledge(self._acknowledgements, lossless=True)
 
     def join(self) -> None:
         """Read what is sent from now on, or what is left for the group."""
@@ -286,7 +286,7 @@ class _Carrier(Generic[T]):
             try:
                 await self._hub.wait_up()
                 message: T = self._adapter.validate_json(job.data)
-                number = await self._relay.deliver(message, lossless=acknowledgements is not None)
+                number = await self._relay.deliver(message)
             except BaseException:
                 self._again.send_nowait(job)
                 raise

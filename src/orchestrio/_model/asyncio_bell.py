@@ -1,0 +1,47 @@
+"""`AsyncioBell`: what `anyio.Event` is on asyncio, for one ring and without its layers."""
+
+from __future__ import annotations
+
+from asyncio import AbstractEventLoop, Future
+from collections.abc import Callable
+from functools import partial
+from typing import Any, final
+
+__all__ = ["AsyncioBell", "asyncio_bells"]
+
+
+@final
+class AsyncioBell:
+    """Wakes those that wait, once. A wait is one future: no frame to wake up through."""
+
+    __slots__ = ("_create_future", "_waiters")
+
+    def __init__(self, create_future: Callable[[], Future[Any]]) -> None:
+        self._create_future = create_future
+        self._waiters: dict[Future[Any], None] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait."""
+        return len(self._waiters)
+
+    def wait(self) -> Future[Any]:
+        """Return what to await; `forget` it if that was cancelled."""
+        waiter = self._create_future()
+        self._waiters[waiter] = None
+        return waiter
+
+    def forget(self, waiter: Any) -> None:
+        """Note that nobody awaits `waiter` any more."""
+        self._waiters.pop(waiter, None)
+
+    def set(self) -> None:
+        """Wake all that wait."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+def asyncio_bells(loop: object) -> Callable[[], AsyncioBell] | None:
+    """Return what makes bells for an event loop; `None` if it is none of asyncio's."""
+    return partial(AsyncioBell, loop.create_future) if isinstance(loop, AbstractEventLoop) else None
