@@ -20,6 +20,7 @@ __all__ = ["Cursor"]
 
 T = TypeVar("T")
 
+
 class _ListIterator(Protocol):
     """What a list's iterator can beside iterating."""
 

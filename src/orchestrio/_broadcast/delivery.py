@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from math import inf
-from typing import Generic, final
+from typing import Generic, cast, final
 
 from anyio import (
     CancelScope,
@@ -130,13 +130,14 @@ class Delivery(Generic[T]):
         make_bell = bells()
         since_yield = 0
         limit = end = 0
-        items: Iterator[T] = iter(())
+        items = nothing = iter(cast("tuple[T, ...]", ()))
         item: T | None = None
         while True:
             try:
                 for item in items:
                     if channel.tail > limit:
                         if (number := cursor.look_back()) < 0:
+                            items = nothing  # where it lies is something else now
                             break
                         limit = number + capacity
                     await handle(item)

@@ -42,15 +42,17 @@ class Bell(Protocol):
 class _EventBell:
     """A bell of any event loop."""
 
-    __slots__ = ("_event", "wait")
+    __slots__ = ("_event",)
 
     def __init__(self) -> None:
         self._event = Event()
-        self.wait: Callable[[], Awaitable[Any]] = self._event.wait
 
     @property
     def waiting(self) -> int:
         return self._event.statistics().tasks_waiting
+
+    def wait(self) -> Awaitable[Any]:
+        return self._event.wait()
 
     def forget(self, waiter: Any) -> None:
         """The event has done so."""
