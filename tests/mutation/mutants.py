@@ -165,7 +165,7 @@ MUTANTS: Final = (
         file="src/orchestrio/_broadcast/cursor.py",
         text="        if channel.tail - number > channel.capacity:\n",
         replacement="        if channel.tail - number > 2 * channel.capacity:\n",
-        tests=HANDLERS,
+        tests=("tests/test_capacity.py",),
         harm="A handler that fell behind gets a newer message in place of the one that is gone.",
     ),
     Mutant(

@@ -126,6 +126,7 @@ class Channel(Generic[T]):
         "shut",
         "tail",
         "threads",
+        "valid_until",
         "wait_ended",
     )
 
@@ -164,7 +165,9 @@ class Channel(Generic[T]):
         self.oldest: int = 0
         #: how many readers stand there, if the log is known to be full; 0 otherwise
         self.holding: int = 0
-        #: up to which tail a send needs no closer look; -1 if each one does
+        #: up to which tail a valid item may be stored without a closer look; -1 if none may
+        self.valid_until: int = -1
+        #: the same for an item that need not be valid; -1 if each has to be checked
         self.clear_until: int = -1
         self.shut: bool = False  # closed as a whole by its owner, the bus
         #: what its guests read after their end, see `end_guests`; there is none before
@@ -197,25 +200,25 @@ class Channel(Generic[T]):
 
     def look_closer(self) -> None:
         """Find out which sends need a closer look, when somebody comes, goes, or waits for room."""
-        if (
-            self.shut
-            or not self.receivers
-            or self.check is not None
-            or self.relayed_to is not None
-            or self.blocked
-        ):
-            self.clear_until = -1
+        if self.shut or not self.receivers or self.relayed_to is not None or self.blocked:
+            self.valid_until = -1
         elif self.keeps:
-            self.clear_until = self.oldest + self.capacity
+            self.valid_until = self.oldest + self.capacity
         else:
-            self.clear_until = maxsize
+            self.valid_until = maxsize
+        self.clear_until = self.valid_until if self.check is None else -1
 
     def send(self, item: T) -> int:
-        """Store one item by all the rules, without waiting.
+        """Send one item by all the rules, without waiting.
 
         :return: how many readers will get it; 0 if it was dropped
         """
-        item = self.admit(item)
+        if self.relayed_to is not None:
+            return self.relayed_to.send(item)
+        return self.put(self.admit(item))
+
+    def put(self, item: T) -> int:
+        """Store an item that was admitted, or refuse it."""
         if self.keeps and (self.blocked or self.is_full()):  # those who wait for room go first
             self.refuse()
             return 0

@@ -163,8 +163,14 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
         channel = self._channel
         tail = channel.tail
         if tail >= channel.clear_until:
-            channel.destination.send(item)
-            return
+            if tail >= channel.valid_until or channel.check is None:
+                channel.send(item)
+                return
+            item = channel.check(item)
+            tail = channel.tail
+            if tail >= channel.valid_until:  # by what it published as it was checked
+                channel.put(item)
+                return
         items = channel.items
         channel.tail = tail + 1
         channel.caught_up = 0
@@ -193,12 +199,13 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
         :return: how many receivers it went to; 0 if it was dropped
         """
         if self._budget <= 0:
-            self._budget = self._slice
+            self._budget = self._slice  # now: one that is always cancelled here gets on, too
             await checkpoint()
-        self._budget -= 1
         while True:
             if self._closed:
+                self._budget = 0
                 raise ClosedResourceError
+            self._budget -= 1
             channel = self._channel.destination
             if not channel.is_to_wait():
                 receivers = channel.send(item)
@@ -222,7 +229,7 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
             return True
 
         sent = await append_in_turn(channel, item, is_wanted)
-        self._budget = self._slice
+        self._budget = 0 if self._closed else self._slice
         return sent
 
     def send_many_nowait(self, items: Iterable[T]) -> None:
@@ -344,6 +351,7 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
         """
         if not self._closed:
             self._closed = True
+            self._budget = 0  # whoever looks at that need not look whether this is closed
             self._channel.lose_sender()
 
     def statistics(self) -> ChannelStatistics:
@@ -622,19 +630,17 @@ def send_at_once(sender: BroadcastSendStream[T], item: T) -> int | None:
 
     :return: how many receivers got the item; `None` if it was not sent, for that takes more
     """
-    channel = sender._channel  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
-    if (
-        sender._budget <= 0  # pyright: ignore[reportPrivateUsage]
-        or sender._closed  # pyright: ignore[reportPrivateUsage]
-    ):
+    budget = sender._budget  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
+    if budget <= 0:
         return None
+    channel = sender._channel  # pyright: ignore[reportPrivateUsage]
     tail = channel.tail
     if tail >= channel.clear_until:
         if channel.shut or channel.relayed_to is not None or channel.is_to_wait():
-            return None
-        sender._budget -= 1  # pyright: ignore[reportPrivateUsage]
+            return None  # or its error is that of the bus, or this is for a bridge to confirm
+        sender._budget = budget - 1  # pyright: ignore[reportPrivateUsage]
         return channel.send(item)
-    sender._budget -= 1  # pyright: ignore[reportPrivateUsage]
+    sender._budget = budget - 1  # pyright: ignore[reportPrivateUsage]
     items = channel.items
     channel.tail = tail + 1
     channel.caught_up = 0

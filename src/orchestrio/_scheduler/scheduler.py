@@ -223,10 +223,11 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         :raises EventSendError: if the channel refused the message, or it is not valid
         """
         try:
-            sender = self._senders.get(event)
-        except TypeError:
-            sender = None  # the bus says what no key can be
-        receivers = None if sender is None else send_at_once(sender, item)
+            sender = self._senders[event]
+        except (KeyError, TypeError):
+            receivers = None  # the bus says what is wrong
+        else:
+            receivers = send_at_once(sender, item)
         if receivers is None:
             receivers = await self._bus.publish(event, cast("Any", item))
         return receivers
