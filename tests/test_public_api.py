@@ -348,12 +348,38 @@ def test_a_module_imports_no_event_loop_unless_its_name_says_so(module: Path) ->
     assert not {name for name in names if name.split(".")[0] in {"asyncio", "trio", "uvloop"}}
 
 
-def test_importing_the_package_does_not_import_trio_or_uvloop() -> None:
-    check = "import sys, orchestrio; print({'trio', 'uvloop'} & {*sys.modules})"
+#: What few programs need, or nobody before a scheduler runs; asyncio itself imports `ssl`.
+ON_DEMAND = (
+    {"anyio._core._sockets", "asyncio", "difflib", "sqlite3", "ssl", "trio", "uvloop"}
+    | {"coredis", "cronsim", "hypothesis", "pytest", "rich", "structlog"}
+    | {"orchestrio.logs", "orchestrio.redis", "orchestrio.testing"}
+)
+
+
+def in_a_new_interpreter(code: str) -> str:
     run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", check], capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
     )
-    assert (run.stdout.strip(), run.stderr) == ("set()", "")
+    assert run.stderr == ""
+    return run.stdout.strip()
+
+
+def test_importing_the_package_imports_nothing_that_few_need() -> None:
+    more = in_a_new_interpreter(
+        "import sys, anyio, pydantic; before = {*sys.modules}; import orchestrio;"
+        "print(*{*sys.modules} - before)"
+    )
+    assert "orchestrio" in more.split()
+    assert not ON_DEMAND & {*more.split()}
+
+
+def test_importing_the_package_builds_no_model_before_it_is_used() -> None:
+    built = in_a_new_interpreter(
+        "import orchestrio;"
+        "models = [vars(orchestrio)[name] for name in orchestrio.__all__];"
+        "print(*[m.__name__ for m in models if getattr(m, '__pydantic_complete__', False)])"
+    )
+    assert built == ""
 
 
 def module_name(path: Path) -> str:

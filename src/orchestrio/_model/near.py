@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from heapq import nlargest
 
 __all__ = ["near_names"]
@@ -22,6 +21,8 @@ def near_names(name: str, names: Iterable[str]) -> list[str]:
     :param names: what there is
     :return: three at most, the nearest first
     """
+    from difflib import get_close_matches  # seldom needed, and then there is time
+
     head, tail = name[:3], name[-3:]
     alike = nlargest(
         _COMPARED,

@@ -52,7 +52,7 @@ T = TypeVar("T")
 R = TypeVar("R", bound=Awaitable[object])
 B = TypeVar("B", bound=Callable[[], Awaitable[object]])
 
-_NO_OPTIONS: Final = TaskMetadata()
+_NO_OPTIONS: Final = TaskMetadata.model_construct()
 
 
 class Group(Generic[E]):

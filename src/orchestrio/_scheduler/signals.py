@@ -27,7 +27,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Final, NoReturn, final
 
-from anyio import ClosedResourceError, NoEventLoopError, notify_closing, wait_readable
+import anyio
+from anyio import ClosedResourceError, NoEventLoopError
 from anyio.lowlevel import EventLoopToken, current_token
 
 from .._model.log import logger
@@ -107,7 +108,7 @@ class Signals:
             file = self._file  # a signal just here puts it back as well
             if not self._audiences and file is not None and self.is_heard_here:
                 with suppress(NoEventLoopError):
-                    notify_closing(file[0])
+                    anyio.notify_closing(file[0])
                 self._put_back()
 
     async def wait_for(self, number: int) -> signal.Signals:
@@ -126,7 +127,7 @@ class Signals:
                 continue
             audience.is_read = True
             try:
-                await wait_readable(self._file[0])
+                await anyio.wait_readable(self._file[0])
             finally:
                 audience.is_read = False
                 audience.news.notify_all()
