@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
-from heapq import nsmallest
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from inspect import iscoroutinefunction
 from itertools import islice
 from types import MappingProxyType
@@ -46,6 +45,14 @@ E = TypeVar("E", bound=Hashable, default=Hashable)
 T = TypeVar("T")
 
 _LISTED = 10_000  # of so many channels a near name is looked for
+
+
+def _names_of(events: Iterable[object]) -> list[str]:
+    """Return what events are called, a topic by its key; there may be many."""
+    keys: list[object] = [event.key if type(event) is Topic else event for event in events]
+    if {*map(type, keys)} == {str}:
+        return cast("list[str]", keys)
+    return [key if type(key) is str else printed(key, str) for key in keys]
 
 
 def _checker(event: object) -> Callable[[object], object] | None:
@@ -326,12 +333,15 @@ class EventBus(Generic[E]):
 
     def _no_channel(self, event: object) -> NoReturn:
         require_event(event)
-        names = {printed(known, str): known for known in islice(self._senders, _LISTED)}
-        near = near_names(printed(event, str), names)
+        known = list(islice(self._senders, _LISTED))
+        names = _names_of(known)
+        [wrong] = _names_of([event])
+        near = near_names(wrong, names)
         if near:
-            hint = "did you mean " + " or ".join(printed(names[name]) for name in near) + "?"
-        elif names:
-            hint = "known events: " + ", ".join(nsmallest(10, names)) + "."
+            meant = (known[names.index(name)] for name in near)
+            hint = "did you mean " + " or ".join(map(printed, meant)) + "?"
+        elif known:
+            hint = "known events: " + ", ".join(printed(some, str) for some in known[:10]) + "."
         else:
             hint = "the bus has no channels yet."
         raise InvalidChannelError(

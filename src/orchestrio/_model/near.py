@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from heapq import nlargest
+from bisect import bisect_left
+from collections.abc import Collection, Iterator
 
 __all__ = ["near_names"]
 
-_COMPARED = 100  # each costs about 10 µs, and the more the longer it is
-_LETTERS = 32  # that are compared at either end
+_COMPARED = 16  # letter by letter: each costs 10 to 50 µs, and the more the longer it is
+_LETTERS = 12  # that are compared at either end
+_SEARCHED = 500_000  # letters of all names together: more than 10,000 names should have
+_BETWEEN = "\0"
 
 
-def near_names(name: str, names: Iterable[str]) -> list[str]:
-    """Return the names that are nearest to one that does not exist, in a few milliseconds.
+def near_names(name: str, names: Collection[str]) -> list[str]:
+    """Return the names that are nearest to one that does not exist; of 10,000 in a millisecond.
 
-    Of many names only those are compared letter by letter that begin and end as it does, and of
-    long ones only both ends.
+    Of many names only those are compared letter by letter that have the longest beginning or the
+    longest end in common with it, and of long ones only both ends.
 
     :param name: what was looked for
     :param names: what there is
@@ -23,17 +25,34 @@ def near_names(name: str, names: Iterable[str]) -> list[str]:
     """
     from difflib import get_close_matches  # seldom needed, and then there is time
 
-    head, tail = name[:3], name[-3:]
-    alike = nlargest(
-        _COMPARED,
-        names,
-        key=lambda known: known.startswith(head) + known.endswith(tail),
-    )
+    alike = names if len(names) <= _COMPARED else _alike(name, names)
     by_ends: dict[str, str] = {}
     for known in alike:
         by_ends.setdefault(_ends(known), known)
     near = get_close_matches(_ends(name), list(by_ends), n=3, cutoff=0.5)
-    return [by_ends[ends] for ends in near]
+    # A name in which there is a NUL is cut in two: then what was found is none.
+    return [by_ends[ends] for ends in near if by_ends[ends] in names]
+
+
+def _alike(name: str, names: Collection[str]) -> Iterator[str]:
+    """Find some that begin as a name does, or end so, for as many letters as any does.
+
+    They are searched for in one text: a loop over 10,000 names takes longer than all the rest.
+    """
+    text = _BETWEEN.join(["", *names, ""])
+    text = text[: text.find(_BETWEEN, _SEARCHED) + 1] or text
+    sizes = range(1, len(name) + 1)
+    parts = [_BETWEEN + name[:size] for size in sizes], [name[-size:] + _BETWEEN for size in sizes]
+    for ever_longer in parts:
+        longest = bisect_left(ever_longer, True, key=lambda part: part not in text) - 1
+        at = 0
+        for _ in range(_COMPARED // 2 if longest >= 0 else 0):
+            at = text.find(ever_longer[longest], at)
+            if at < 0:
+                break
+            start = text.rfind(_BETWEEN, 0, at + 1) + 1
+            at = text.index(_BETWEEN, start)
+            yield text[start:at]
 
 
 def _ends(name: str) -> str:
