@@ -128,7 +128,7 @@ async def consume_by_bridge(port: int, count: int) -> None:
         await scheduler.start()
         say("ready")
         acknowledged, quiet = 0, time.monotonic()
-        while time.monotonic() - quiet < 1 or not handled:
+        while time.monotonic() - quiet < 1 or not acknowledged:
             await anyio.sleep(0.02)
             if acknowledged != (now := bridge.statistics().acknowledged):
                 acknowledged, quiet = now, time.monotonic()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from time import process_time
 
 import pytest
-from anyio import Event, fail_after, sleep_forever
+from anyio import Event, fail_after, sleep, sleep_forever
 from processes import IN_TIME, Inbox, process, until
 from redis_server import RedisServer
 
@@ -345,3 +346,73 @@ async def test_a_second_bridge_of_one_channel_is_refused(server: RedisServer) ->
         scheduler.register_background_task(bridge(server))
         with pytest.raises(TaskInitializationError, match="has a bridge already"):
             await scheduler.start()
+
+
+def leave_to_the_dead(server: RedisServer, count: int) -> list[bytes]:
+    """Have so many messages in the stream, all given to a consumer that died; return which."""
+    server.ask("XGROUP", "CREATE", STREAM, "workers", "0", "MKSTREAM")
+    script = """
+    for number = 0, ARGV[2] - 1 do
+        local body = string.gsub(ARGV[1], 'NUMBER', number)
+        redis.call('XADD', KEYS[1], '*', 'm', body)
+    end
+    local found = redis.call('XREADGROUP', 'GROUP', 'workers', 'dead', 'COUNT', ARGV[2],
+        'STREAMS', KEYS[1], '>')
+    return found[1][2]
+    """
+    body = '{"v":1,"id":"x","topic":"jobs","time":1,"origin":"x","type":"application/json"'
+    found = server.ask("EVAL", script, 1, STREAM, body + ',"data":NUMBER}', count)
+    assert isinstance(found, list)
+    return [entry[0] for entry in found if isinstance(entry, list) and isinstance(entry[0], bytes)]
+
+
+async def took_over(server: RedisServer, count: int) -> tuple[float, int]:
+    """Take so many messages over; return the processor's time, and the most without a pause."""
+    leave_to_the_dead(server, count)
+    carrier = bridge(server, claim_after=0.2, prefetch=10_000)
+    inbox = Inbox[int]()
+    most = before = 0
+    async with Scheduler() as scheduler:
+        scheduler.add_channel(JOBS, ChannelConfig(capacity=10_000))
+        scheduler.register_background_task(carrier)
+        scheduler.on(JOBS)(inbox.put)
+        await scheduler.start()
+        began = process_time()
+        with fail_after(IN_TIME):
+            while before < count:
+                await sleep(0.001)
+                now = carrier.statistics().received
+                most = max(most, now - before)
+                before = now
+        took = process_time() - began
+        await until(lambda: carrier.statistics().acknowledged == count)
+    assert inbox.items == list(range(count))
+    return took, most
+
+
+async def test_what_a_dead_process_had_is_taken_over_soon_and_in_small_steps(
+    server: RedisServer,
+) -> None:
+    few, _ = await took_over(server, 1000)
+    server.ask("FLUSHALL")
+    many, most = await took_over(server, 8000)
+    assert many < 12 * few  # 20 to 40 times when each was compared with all
+    assert most < 1000  # while the event loop did nothing else
+
+
+async def test_what_a_process_did_not_get_is_found_when_it_has_a_connection_again(
+    server: RedisServer,
+) -> None:
+    inbox = Inbox[int]()
+    left = leave_to_the_dead(server, 500)  # more than are asked for at a time
+    async with process(bridge(server, prefetch=1000), JOBS, inbox.put) as publisher:
+        await publisher.publish(JOBS, -1)
+        assert await inbox.wait_for(1) == [-1]
+        consumers = server.ask("XINFO", "CONSUMERS", STREAM, "workers")
+        assert isinstance(consumers, list)
+        names = [it[1] for it in consumers if isinstance(it, list) and isinstance(it[1], bytes)]
+        (here,) = {*names} - {b"dead"}
+        server.ask("XCLAIM", STREAM, "workers", here, 0, *left, "JUSTID")
+        server.ask("CLIENT", "KILL", "TYPE", "normal")
+        assert await inbox.wait_for(501) == [-1, *range(500)]
+        await until(lambda: pending(server) == 0)

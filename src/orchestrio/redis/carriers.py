@@ -28,14 +28,14 @@ __all__ = ["Broadcast", "Carrier", "Compete"]
 
 T = TypeVar("T")
 
-#: How many entries are read at a time.
-COUNT: Final = 256
+#: How many entries are read or taken over at a time: the event loop does nothing else meanwhile.
+COUNT: Final = 128
 
 #: How long the server knows what it took from a bridge, so that nothing is taken twice: a day.
 _MEMORY: Final = 86_400_000
 
-#: How many acknowledgements go to the server at a time.
-_ACKNOWLEDGEMENTS: Final = 1000
+#: Of how many messages the server is told at a time that they were handled, or still are.
+_TOLD: Final = 1000
 
 #: After how long a consumer that has nothing to handle, and is not heard of, is forgotten: an hour.
 _AWAY: Final = 3_600_000
@@ -274,6 +274,7 @@ class Compete(Carrier[T]):
         self._claim_after = claim_after
         self._max_deliveries = max_deliveries
         self._hand: dict[int, Entry] = {}  # what is being handled, by its number on the bus
+        self._here: set[bytes] = set()  # that, and what was handled and is not acknowledged
         self._failed: dict[bytes, float] = {}  # not handled, and when
         self._done: list[bytes] = []  # handled, to be acknowledged
         self._failures: dict[bytes, str] = {}  # not handled, to be told
@@ -303,6 +304,7 @@ class Compete(Carrier[T]):
         if error is None:
             self._done.append(entry.identifier)
         else:
+            self._here.discard(entry.identifier)
             self.counts.failed += 1
             self._failed[entry.identifier] = current_time()
             self._failures[entry.identifier] = f"{type(error).__name__}: {error}"
@@ -321,7 +323,7 @@ class Compete(Carrier[T]):
                 await self._changed.wait()
                 continue
             for _, entries in await connection.read_group(
-                self._group, self._consumer, [self.stream], self._room
+                self._group, self._consumer, [self.stream], min(self._room, COUNT)
             ):
                 for entry in entries:
                     await self._take_in(connection, entry, 1)
@@ -333,6 +335,8 @@ class Compete(Carrier[T]):
     async def _take_in(
         self, connection: Connection, entry: Entry, deliveries: int, before: str = ""
     ) -> None:
+        if entry.identifier in self._here:
+            return
         if deliveries > self._max_deliveries:
             why = f"it was delivered {self._max_deliveries} times. {before}".strip()
             await self._dead_letter(
@@ -347,16 +351,22 @@ class Compete(Carrier[T]):
             return
         number = await self._deliver(message)
         self._hand[number] = entry
+        self._here.add(entry.identifier)
         self.counts.received += 1
         self._acknowledgements.expect(number)
 
     async def _recover(self, connection: Connection) -> None:
         """Take in what the server has given to this consumer and did not arrive."""
-        found = await connection.run(RECOVER, [self.stream], [self._group, self._consumer])
-        known = {entry.identifier for entry in self._hand.values()} | {*self._done, *self._failed}
-        for identifier, deliveries, fields in cast("list[tuple[bytes, int, list[bytes]]]", found):
-            if identifier not in known:
-                await self._take_in(connection, Entry(identifier, pairs(fields)), deliveries)
+        position = b"-"
+        while position:
+            position, found = await connection.run(
+                RECOVER, [self.stream], [self._group, self._consumer, position, COUNT]
+            )
+            for identifier, deliveries, fields in cast(
+                "list[tuple[bytes, int, list[bytes]]]", found
+            ):
+                if identifier not in self._failed:
+                    await self._take_in(connection, Entry(identifier, pairs(fields)), deliveries)
 
     @override
     async def send(self, connection: Connection) -> None:
@@ -373,9 +383,10 @@ class Compete(Carrier[T]):
             await self._acknowledge_some(connection)
 
     async def _acknowledge_some(self, connection: Connection) -> None:
-        done = self._done[:_ACKNOWLEDGEMENTS]
+        done = self._done[:_TOLD]
         await connection.run(ACKNOWLEDGE, [self.stream, self.errors], [self._group, *done])
         del self._done[: len(done)]
+        self._here.difference_update(done)
         self.counts.acknowledged += len(done)
 
     @override
@@ -390,14 +401,20 @@ class Compete(Carrier[T]):
             await sleep(self._claim_after / 3)
 
     async def _renew(self, connection: Connection) -> None:
-        failures = dict(self._failures)
-        arguments: list[str | bytes | int] = [self._group, self._consumer, len(failures)]
-        for identifier, why in failures.items():
-            arguments += (identifier, why[:1000])
-        arguments += (entry.identifier for entry in self._hand.values())
-        await connection.run(RENEW, [self.stream, self.errors], arguments)
-        for identifier in failures:
-            del self._failures[identifier]
+        in_hand = [entry.identifier for entry in self._hand.values()]
+        failures = list(self._failures.items())
+        while True:
+            arguments: list[str | bytes | int] = [self._group, self._consumer]
+            arguments.append(len(failures[:_TOLD]))
+            for identifier, why in failures[:_TOLD]:
+                arguments += (identifier, why[:1000])
+            arguments += in_hand[:_TOLD]
+            await connection.run(RENEW, [self.stream, self.errors], arguments)
+            for identifier, _ in failures[:_TOLD]:
+                del self._failures[identifier]
+            del failures[:_TOLD], in_hand[:_TOLD]
+            if not (failures or in_hand):
+                break
         # What failed that long ago has been claimed by somebody, and is no more for this one.
         since = current_time() - 3 * self._claim_after
         self._failed = {which: when for which, when in self._failed.items() if when > since}
@@ -409,7 +426,7 @@ class Compete(Carrier[T]):
             position, found = await connection.run(
                 CLAIM,
                 [self.stream, self.errors],
-                [self._group, self._consumer, idle, position, self._room],
+                [self._group, self._consumer, idle, position, min(self._room, COUNT)],
             )
             await self._take_over(connection, found)
             if position == b"0-0":  # the server has looked at all of them
@@ -420,14 +437,12 @@ class Compete(Carrier[T]):
     ) -> None:
         for identifier, deliveries, fields, before in found:
             self._failed.pop(identifier, None)
-            here = {entry.identifier for entry in self._hand.values()} | {*self._done}
-            if identifier not in here:
-                await self._take_in(
-                    connection,
-                    Entry(identifier, pairs(fields)),
-                    deliveries,
-                    before.decode(errors="replace"),
-                )
+            await self._take_in(
+                connection,
+                Entry(identifier, pairs(fields)),
+                deliveries,
+                before.decode(errors="replace"),
+            )
 
     async def _remove_idle_consumers(self, connection: Connection, *, leave: bool) -> None:
         word = "leave" if leave else "stay"

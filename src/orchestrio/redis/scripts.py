@@ -127,9 +127,10 @@ return {found[1], claimed}
 """Take over entries whose consumer has not been heard of for some time, one delivery more each."""
 
 RECOVER: Final = Script("""
--- KEYS: stream; ARGV: group, consumer
--- Returns {identifier, deliveries, fields} of each; an entry that was trimmed is let go.
-local mine = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 10000, ARGV[2])
+-- KEYS: stream; ARGV: group, consumer, where to begin, count
+-- Returns where to go on ('': nowhere), and {identifier, deliveries, fields} of each; an entry that
+-- was trimmed is let go.
+local mine = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], '+', ARGV[4], ARGV[2])
 local found = {}
 for _, pending in ipairs(mine) do
     local entry = redis.call('XRANGE', KEYS[1], pending[1], pending[1])
@@ -139,7 +140,7 @@ for _, pending in ipairs(mine) do
         redis.call('XACK', KEYS[1], ARGV[1], pending[1])
     end
 end
-return found
+return {#mine > 0 and '(' .. mine[#mine][1] or '', found}
 """)
 """Return the entries that are this consumer's to handle, as far as the server knows."""
 
