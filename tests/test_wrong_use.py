@@ -221,7 +221,9 @@ async def test_background_without_parentheses_registers_the_function() -> None:
 
 
 @pytest.mark.parametrize(
-    "bare", [nothing, Told().method, functools.partial(nothing), print], ids=str
+    "bare",
+    [nothing, Told().method, functools.partial(nothing), print],
+    ids=["function", "method", "partial", "built-in"],
 )
 def test_on_without_an_event_is_refused(bare: Any, scheduler: Scheduler) -> None:
     with pytest.raises(InvalidChannelError, match=r"as in @scheduler.on\(topic\)"):
