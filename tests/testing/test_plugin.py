@@ -24,15 +24,8 @@ def run_pytest(folder: Path, tests: str, *options: str) -> subprocess.CompletedP
     (folder / "conftest.py").write_text(CONFTEST)
     (folder / "test_it.py").write_text(tests)
     settings = (
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:asyncio",
-        "-o",
-        "anyio_mode=auto",
-        "-q",
-        "-W",
-        "error",
+        *("-p", "no:cacheprovider", "-p", "no:asyncio", "-p", "no:hypothesispytest"),
+        *("-o", "anyio_mode=auto", "-q", "-W", "error"),
     )
     environment = {**os.environ, "COLUMNS": "200"}
     environment.pop("ORCHESTRIO_SEED", None)
