@@ -145,7 +145,7 @@ async def test_a_fixed_rate_does_not_drift() -> None:
     timetable = FixedRate(0.1)
     start = current_time()
     worst = 0.0
-    for number in range(100_000):
+    for number in range(10_000):
         assert await timetable.next_tick() == 0
         worst = max(worst, abs(current_time() - (start + number * 0.1)))
     assert worst < 1e-6

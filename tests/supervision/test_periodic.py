@@ -48,8 +48,8 @@ async def test_it_ticks_at_once_and_then_without_drift(scheduler: Scheduler) -> 
 
     async with scheduler:
         await scheduler.start()
-        await anyio.sleep(1000.05)
-    assert ticks == pytest.approx([number / 10 for number in range(10_001)], abs=1e-6)
+        await anyio.sleep(200.05)
+    assert ticks == pytest.approx([number / 10 for number in range(2_001)], abs=1e-6)
 
 
 async def test_ticks_that_a_long_one_runs_into_are_counted_and_do_not_pile_up(
