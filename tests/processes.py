@@ -7,22 +7,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from anyio import Event, fail_after, sleep
+from anyio import Event, fail_after
+from support import IN_TIME
 
 from orchestrio import ChannelConfig, Scheduler, Topic
 from orchestrio.redis import RedisBridge
 
 T = TypeVar("T")
-
-IN_TIME = 20.0
-"""How long anything that a test waits for may take, in seconds."""
-
-
-async def until(true: Callable[[], bool]) -> None:
-    """Wait for something that happens in another process, which tells nobody."""
-    with fail_after(IN_TIME):
-        while not true():  # noqa: ASYNC110  # see above
-            await sleep(0.01)
 
 
 @dataclass

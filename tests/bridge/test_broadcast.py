@@ -9,8 +9,9 @@ from typing import cast
 
 import pytest
 from anyio import create_task_group
-from processes import Inbox, process, until
+from processes import Inbox, process
 from redis_server import RedisServer
+from support import until
 
 from orchestrio import (
     TASK_EVENTS,

@@ -7,8 +7,9 @@ from time import process_time
 
 import pytest
 from anyio import Event, fail_after, sleep, sleep_forever
-from processes import IN_TIME, Inbox, process, until
+from processes import Inbox, process
 from redis_server import RedisServer
+from support import IN_TIME, until
 
 from orchestrio import ChannelConfig, Scheduler, TaskInitializationError, Topic
 from orchestrio.redis import RedisBridge

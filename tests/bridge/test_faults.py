@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from anyio import Event, create_task_group, current_time, fail_after, sleep
-from processes import IN_TIME, Inbox, process, until
+from processes import Inbox, process
 from redis_server import RedisServer
+from support import IN_TIME, until
 from tcp_proxy import Proxy
 
 from orchestrio import ChannelConfig, Scheduler, Topic

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from anyio import Event, fail_after, sleep, sleep_forever
-from processes import IN_TIME, until
 from redis_server import RedisServer
+from support import IN_TIME, until
 from tcp_proxy import Proxy
 
 from orchestrio import (

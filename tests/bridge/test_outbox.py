@@ -15,9 +15,9 @@ from typing import Literal
 
 import pytest
 from anyio import CancelScope, Event, create_task_group, fail_after, to_thread
-from processes import IN_TIME, Inbox, process, until
+from processes import Inbox, process
 from redis_server import RedisServer
-from support import settle
+from support import IN_TIME, settle, until
 
 from orchestrio import (
     ChannelConfig,
@@ -277,7 +277,7 @@ async def test_a_restart_of_the_bridge_loses_nothing(
         await scheduler.start()
 
         async def publish() -> None:
-            for number in range(1000):
+            for number in range(500):
                 await scheduler.publish(JOBS, number)
 
         with fail_after(IN_TIME):
@@ -286,7 +286,7 @@ async def test_a_restart_of_the_bridge_loses_nothing(
                 for part in range(1, 4):
                     await inbox.wait_for(part * 100)
                     await scheduler.restart_task(task_id)
-        assert await inbox.wait_for(1000) == list(range(1000))
+        assert await inbox.wait_for(500) == list(range(500))
         await until(lambda: carrier.statistics().unsent == 0)
 
 

@@ -11,9 +11,10 @@ from tempfile import TemporaryDirectory
 import pytest
 import trustme
 from anyio import fail_after
-from processes import IN_TIME, Inbox, process, until
+from processes import Inbox, process
 from pydantic import SecretStr, ValidationError
 from redis_server import RedisServer, free_port
+from support import IN_TIME, until
 
 from orchestrio import (
     ChannelConfig,

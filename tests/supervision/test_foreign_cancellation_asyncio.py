@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio import current_time, move_on_after
-from support import NUMBERS, settle
+from support import NUMBERS, settle, until
 
 from orchestrio import (
     DEAD_LETTERS,
@@ -859,7 +859,7 @@ async def test_a_tick_that_goes_astray_may_be_skipped(
 
     async with scheduler:
         await scheduler.start()
-        await anyio.sleep(0.1)
+        await until(lambda: len(ticks) > 3)
         (snapshot,) = [task for task in scheduler.status() if task.name == "astray"]
         assert snapshot.failed == 1
         assert snapshot.handled > 1
@@ -881,7 +881,7 @@ async def test_a_tick_that_goes_astray_is_retried_or_restarted(
 
     async with scheduler:
         await scheduler.start()
-        await anyio.sleep(0.1)
+        await until(lambda: len(ticks) > 3)
         (snapshot,) = [task for task in scheduler.status() if task.name == "astray"]
         assert (snapshot.failed, snapshot.restarts) == ((0, 0) if retries else (1, 1))
         assert snapshot.handled > 1

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from anyio import CancelScope
+from anyio import CancelScope, fail_after, sleep
 from anyio.lowlevel import checkpoint
 
 from orchestrio import RestartPolicy, Topic
@@ -26,6 +26,10 @@ posix_signals = pytest.mark.skipif(
 )
 
 
+IN_TIME = 20.0
+"""How long anything that a test waits for may take, in seconds."""
+
+
 class TroubleError(Exception):
     """What goes wrong in a task of a test."""
 
@@ -34,6 +38,13 @@ async def settle(turns: int = 20) -> None:
     """Let every other task run until it waits for something; no time passes."""
     for _ in range(turns):
         await checkpoint()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Wait for something that tells nobody, such as what happens in another process."""
+    with fail_after(IN_TIME):
+        while not true():  # noqa: ASYNC110  # see above
+            await sleep(0.01)
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
