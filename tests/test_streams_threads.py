@@ -5,14 +5,21 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextvars import Context, copy_context
 from typing import Any, Literal
 
 import anyio
 import pytest
-from anyio import ClosedResourceError, RunFinishedError, create_task_group, fail_after, to_thread
+from anyio import (
+    ClosedResourceError,
+    EndOfStream,
+    RunFinishedError,
+    create_task_group,
+    fail_after,
+    to_thread,
+)
 from support import NUMBERS, WORDS, settle
 
 from orchestrio import (
@@ -20,8 +27,11 @@ from orchestrio import (
     ChannelConfig,
     EventBus,
     EventSendError,
+    Group,
     LifecycleError,
+    Overflow,
     Scheduler,
+    TaskId,
     Topic,
     create_broadcast_stream,
 )
@@ -457,3 +467,158 @@ async def test_a_thread_in_the_middle_of_many_hears_that_its_readers_have_left_i
     assert isinstance(ended[0], ClosedResourceError)
     with pytest.raises(ClosedResourceError):  # and not that it would wait for itself
         sender.send_from_thread(1)
+
+
+# -- what is for the event loop's own thread ---------------------------------------------------
+
+
+groups: list[Group] = []  # the last one is that of the test
+
+CALLS: dict[str, Callable[[Scheduler, BroadcastSendStream[int]], object]] = {
+    "publish_nowait": lambda scheduler, _: scheduler.bus.publish_nowait(NUMBERS, 1),
+    "publish": lambda scheduler, _: begin(scheduler.publish(NUMBERS, 1)),
+    "publish on the bus": lambda scheduler, _: begin(scheduler.bus.publish(NUMBERS, 1)),
+    "send_nowait": lambda _, sender: sender.send_nowait(1),
+    "send": lambda _, sender: begin(sender.send(1)),
+    "send_many_nowait": lambda _, sender: sender.send_many_nowait([1, 2]),
+    "subscribe": lambda scheduler, _: scheduler.subscribe(NUMBERS),
+    "subscribe to a sender": lambda _, sender: sender.subscribe(),
+    "wait_for": lambda scheduler, _: begin(scheduler.bus.wait_for(NUMBERS)),
+    "wait_no_receivers": lambda _, sender: begin(sender.wait_no_receivers()),
+    "remove_channel": lambda scheduler, _: scheduler.bus.remove_channel(NUMBERS),
+    "close of the bus": lambda scheduler, _: scheduler.bus.close(),
+    "group": lambda scheduler, _: scheduler.group("more"),
+    "background": lambda scheduler, _: scheduler.background(anyio.sleep_forever),
+    "stop_task": lambda scheduler, _: begin(scheduler.stop_task(only_task(scheduler))),
+    "restart_task": lambda scheduler, _: begin(scheduler.restart_task(only_task(scheduler))),
+    "remove_task": lambda scheduler, _: begin(scheduler.remove_task(only_task(scheduler))),
+    "wait_stopped": lambda scheduler, _: begin(scheduler.wait_stopped(only_task(scheduler))),
+    "stop of a group": lambda scheduler, _: begin(groups[-1].stop()),
+    "restart of a group": lambda scheduler, _: begin(groups[-1].restart()),
+    "remove of a group": lambda scheduler, _: begin(groups[-1].remove()),
+    "shutdown": lambda scheduler, _: begin(scheduler.shutdown()),
+    "run": lambda scheduler, _: begin(scheduler.run()),
+}
+
+
+def only_task(scheduler: Scheduler) -> TaskId:
+    return scheduler.status()[0].task_id
+
+
+def begin(coroutine: Coroutine[Any, Any, object]) -> None:
+    """Do what a coroutine does before it waits, as a loop in that thread would."""
+    try:
+        coroutine.send(None)
+    finally:
+        coroutine.close()
+
+
+@pytest.mark.parametrize("overflow", ["drop_oldest", "block"])
+@pytest.mark.parametrize("call", CALLS)
+async def test_a_call_for_the_event_loop_is_refused_in_another_thread(
+    call: str, overflow: Overflow
+) -> None:
+    handled: list[int] = []
+
+    async with Scheduler() as scheduler:
+        scheduler.add_channel(NUMBERS, ChannelConfig(overflow=overflow))
+
+        @scheduler.on(NUMBERS)
+        async def handle(number: int) -> None:
+            handled.append(number)
+
+        groups.append(scheduler.group("inner"))
+        await scheduler.start()
+        sender = scheduler.clone_sender(NUMBERS)
+        await settle()
+        before = scheduler.bus.channels.keys(), len(scheduler.registry), sender.statistics()
+        with pytest.raises(LifecycleError, match=r"another thread.*send_from_thread\(\)"):
+            await in_a_plain_thread(lambda: void(CALLS[call](scheduler, sender)))
+        await settle()
+        after = scheduler.bus.channels.keys(), len(scheduler.registry), sender.statistics()
+        assert after == before, "nothing is done"
+        assert await scheduler.publish(NUMBERS, 2) == 1
+    assert handled == [2]
+
+
+def void(_: object) -> None:
+    """Let a result go."""
+
+
+@pytest.mark.parametrize("overflow", ["drop_oldest", "block"])
+async def test_receiving_in_another_thread_is_refused(overflow: Overflow) -> None:
+    send, receive = create_broadcast_stream[int](4, overflow=overflow)
+    with send, receive:
+        send.send_nowait(1)
+        calls: list[Callable[[], object]] = [
+            receive.receive_nowait,
+            lambda: receive.receive_many_nowait(1),
+            receive.clone,
+            receive.resubscribe,
+        ]
+        for call in calls:
+            with pytest.raises(LifecycleError, match="another thread"):
+                await in_a_plain_thread(lambda call=call: void(call()))  # type: ignore[misc]
+        assert await receive.receive() == 1
+        with pytest.raises(LifecycleError, match="another thread"):
+            await in_a_plain_thread(lambda: begin(receive.receive()))
+
+
+async def test_a_sender_that_a_thread_closes_ends_the_stream() -> None:
+    send, receive = create_broadcast_stream[int](4)
+
+    def send_two() -> None:
+        with send:
+            send.send_many_from_thread([1, 2])
+
+    with receive, fail_after(IN_TIME):
+        await in_a_plain_thread(send_two)
+        assert [item async for item in receive] == [1, 2]
+
+
+async def test_a_receiver_that_a_thread_closes_frees_a_sender() -> None:
+    send, receive = create_broadcast_stream[int](1, overflow="block")
+    with send, fail_after(IN_TIME):
+        send.send_nowait(1)
+        async with create_task_group() as group:
+            group.start_soon(send.send, 2)
+            await waits_for_room(send)
+            await in_a_plain_thread(receive.close)
+
+
+def test_when_the_event_loop_has_ended_any_thread_may_read_and_send() -> None:
+    send, receive = create_broadcast_stream[int](4)
+
+    async def use() -> None:
+        await send.send(1)
+        assert await receive.receive() == 1
+
+    thread = threading.Thread(target=anyio.run, args=[use])
+    thread.start()
+    thread.join()
+    with receive:
+        send.send_nowait(2)
+        send.close()
+        assert receive.receive_nowait() == 2
+        with pytest.raises(EndOfStream):
+            receive.receive_nowait()
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_call_that_was_refused_holds_no_stop_up(backend: Literal["asyncio", "trio"]) -> None:
+    scheduler = Scheduler()
+    scheduler.add_channel(NUMBERS)
+    handled: list[int] = []
+
+    @scheduler.on(NUMBERS)
+    async def handle(number: int) -> None:
+        handled.append(number)
+
+    @scheduler.background
+    async def go_on_in_a_thread() -> None:
+        with pytest.raises(LifecycleError, match="another thread"):
+            await in_a_plain_thread(lambda: void(scheduler.bus.publish_nowait(NUMBERS, 1)))
+
+    options = {"debug": True} if backend == "asyncio" else None
+    scheduler.run_sync(backend, options)
+    assert handled == []

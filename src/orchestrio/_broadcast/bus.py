@@ -113,6 +113,9 @@ class EventBus(Generic[E]):
     A key is a `Topic`, which carries its payload type, or any plain hashable (an enum member, a
     string), which carries `str`. `E` narrows the plain keys: ``EventBus[MyEnum]()``.
 
+    Use it from the event loop's thread: another one opens channels and makes senders, whose
+    ``send_from_thread`` it calls. What else it calls raises `LifecycleError`, and does nothing.
+
     Example::
 
         import anyio
@@ -183,6 +186,7 @@ class EventBus(Generic[E]):
         :raises InvalidChannelError: if the event has no channel
         """
         sender = self._sender(event)
+        self._home.require_thread("the bus")
         del self._senders[event], self._configs[event]
         shut_channel(sender)
 
@@ -302,6 +306,7 @@ class EventBus(Generic[E]):
 
     def close(self) -> None:
         """Close every channel; receivers drain and then end. Doing it again does nothing."""
+        self._home.require_thread("the bus")
         self._closed = True
         for sender in self._senders.values():
             shut_channel(sender)
@@ -355,6 +360,14 @@ class EventBus(Generic[E]):
 def note_home(bus: EventBus[Any]) -> None:
     """Have other threads reach a bus in the event loop that runs here, until that ends."""
     bus._home.settle()  # pyright: ignore[reportPrivateUsage]
+
+
+def require_thread(bus: EventBus[Any], what: str, cure: str) -> None:
+    """See that a call is made in the thread of a bus; see `Home.require_thread`.
+
+    :raises LifecycleError: if it is made in another one
+    """
+    bus._home.require_thread(what, cure)  # pyright: ignore[reportPrivateUsage]
 
 
 def senders_of(bus: EventBus[Any]) -> Mapping[object, BroadcastSendStream[Any]]:

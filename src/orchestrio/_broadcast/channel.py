@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from sys import maxsize
+from threading import get_ident
 from typing import Any, Final, Generic, Protocol, cast, final
 
 from anyio import CancelScope, ClosedResourceError, RunFinishedError, WouldBlock
@@ -215,6 +216,8 @@ class Channel(Generic[T]):
         """
         if self.relayed_to is not None:
             return self.relayed_to.send(item)
+        if self.home.thread != get_ident():
+            self.home.require_thread(self)
         return self.put(self.admit(item))
 
     def put(self, item: T) -> int:
@@ -425,7 +428,7 @@ class Channel(Generic[T]):
 
     def arrive(self) -> None:
         """Note the event loop, before something waits in it, or is waited for."""
-        self.home.note()  # what was made before it, or in one that has ended, hears of it here
+        self.home.require_thread(self)  # and note what was made before it, or in one that has ended
         self.bury()
 
     def forget(self, close: Callable[[], None] | None, *, wake: bool) -> None:
@@ -441,6 +444,11 @@ class Channel(Generic[T]):
         if wake:
             with suppress(RunFinishedError):  # whoever uses it in another loop comes by
                 self.home.hand_over(self.bury)
+
+    def close_by(self, close: Callable[[], None] | None) -> None:
+        """Close a stream, in whatever thread: the event loop does it, at once if it is here."""
+        self.forgotten.append(close)
+        self.bury()
 
     def bury(self) -> None:
         """Close the streams that are garbage, in the event loop, which they may wake."""

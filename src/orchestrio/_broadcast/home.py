@@ -11,11 +11,17 @@ from typing import Final, TypeVar, final
 from anyio import NoEventLoopError, RunFinishedError, from_thread
 from anyio.lowlevel import EventLoopToken, current_token
 
+from .._model.errors import LifecycleError
 from .._model.loops import has_ended, nothing
 
 __all__ = ["Home"]
 
 T = TypeVar("T")
+
+_SEND: Final = (
+    "threads send with send_from_thread() of a sender, from clone_sender(); have the event loop do the"
+    " rest, by anyio.from_thread.run_sync(..., token=...) or loop.call_soon_threadsafe()"
+)
 
 _LOOK: Final = 0.2
 """How often a thread that waits looks whether anybody is left to wait for, in seconds."""
@@ -29,10 +35,12 @@ class Home:
     take it over, or what threads send would be handled there.
     """
 
-    __slots__ = ("_is_settled", "_loop", "is_stopping")
+    __slots__ = ("_is_settled", "_loop", "is_stopping", "thread")
 
     def __init__(self) -> None:
         self._loop: tuple[EventLoopToken, int] | None = None
+        #: the thread of the event loop; for whoever cannot afford a call to compare it
+        self.thread: int | None = None
         self._is_settled = False
         #: whether the scheduler stops that it is the home of
         self.is_stopping: bool = False
@@ -50,11 +58,13 @@ class Home:
             and ((self._loop[1] == here[1] and not self._is_settled) or has_ended(self._loop[0]))
         ):
             self._loop = here
+            self.thread = here[1]
             self._is_settled = False
 
     def settle(self) -> None:
         """Remember the event loop that runs here in any case, until it ends."""
         self._loop = (current_token(), get_ident())
+        self.thread = self._loop[1]
         self._is_settled = True
 
     @property
@@ -71,6 +81,21 @@ class Home:
     def is_elsewhere(self) -> bool:
         """Whether this is not the thread of the event loop, and there is one."""
         return self._loop is not None and self._loop[1] != get_ident()
+
+    def require_thread(self, what: object, cure: str = _SEND) -> None:
+        """See that this is the thread of the event loop, if there is one that goes on.
+
+        What another thread stores wakes nobody there, and in debug mode only half of it is done.
+
+        :param what: what belongs there, for the message
+        :param cure: what to do instead
+        :raises LifecycleError: if it is another thread
+        """
+        self.note()
+        if self._loop is not None and self.is_elsewhere and not has_ended(self._loop[0]):
+            raise LifecycleError(
+                f"{what} belongs to the event loop of another thread, and nothing was done: {cure}"
+            )
 
     def hand_over(self, function: Callable[[], object]) -> None:
         """Have the event loop call a function soon; wait for nothing, in whatever thread.

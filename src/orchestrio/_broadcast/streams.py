@@ -23,6 +23,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from threading import get_ident
 from types import TracebackType
 from typing import Any, Self, cast, final
 from warnings import warn
@@ -124,7 +125,8 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
     """The sending half: each item goes to every receiver.
 
     Made by `create_broadcast_stream` or taken from a bus with ``clone_sender``. Use it from the
-    event loop's thread, except for `send_from_thread` and `send_many_from_thread`.
+    event loop's thread: elsewhere there are `send_from_thread`, `send_many_from_thread` and `close`,
+    and the others raise `LifecycleError` before they do anything.
     """
 
     __slots__ = ("_budget", "_channel", "_closed", "_slice")
@@ -171,9 +173,12 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
             if tail >= channel.valid_until:  # by what it published as it was checked
                 channel.put(item)
                 return
+        if channel.caught_up:  # whoever is to be woken waits in the event loop, or is about to
+            if channel.home.thread != get_ident():
+                channel.home.require_thread(channel)
+            channel.caught_up = 0
         items = channel.items
         channel.tail = tail + 1
-        channel.caught_up = 0
         if len(items) < channel.capacity:
             items.append(item)
         else:
@@ -248,6 +253,8 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
             raise ClosedResourceError
         channel = self._channel
         batch = _list_of(items, "send_many_nowait()")
+        if channel.home.thread != get_ident():
+            channel.home.require_thread(channel)
         if channel.check is not None or channel.keeps or channel.clear_until < 0:
             channel = channel.destination
             batch = [channel.admit(item) for item in batch]
@@ -352,7 +359,7 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
         if not self._closed:
             self._closed = True
             self._budget = 0  # whoever looks at that need not look whether this is closed
-            self._channel.lose_sender()
+            self._channel.close_by(None)
 
     def statistics(self) -> ChannelStatistics:
         """Return how the channel stands now."""
@@ -393,6 +400,8 @@ class BroadcastReceiveStream(_BroadcastStream, ObjectReceiveStream[T_co]):
         :raises ~anyio.ClosedResourceError: if this stream has been closed
         :raises LaggedError: if items were overwritten before they were read; once for each gap
         """
+        if self._channel.home.thread != get_ident():
+            self._channel.home.require_thread(self._channel)
         return self._cursor.take(1)[0]
 
     def receive_many_nowait(self, max_items: int) -> list[T_co]:
@@ -408,6 +417,8 @@ class BroadcastReceiveStream(_BroadcastStream, ObjectReceiveStream[T_co]):
         """
         if type(max_items) is not int or max_items < 1:
             _require_count(max_items, "receive_many_nowait()")
+        if self._channel.home.thread != get_ident():
+            self._channel.home.require_thread(self._channel)
         return self._cursor.take(max_items)
 
     # What `Cursor.take` does for one of several unread items, without its calls and its list: they
@@ -470,7 +481,7 @@ class BroadcastReceiveStream(_BroadcastStream, ObjectReceiveStream[T_co]):
             self._yield_at = cursor.position + BUDGET
             await checkpoint()
         if cursor.must_wait:
-            if cursor.channel.forgotten or cursor.channel.home.token is None:
+            if cursor.channel.forgotten or cursor.channel.home.thread != get_ident():
                 cursor.channel.arrive()
             await checkpoint_if_cancelled()  # asyncio would not say so if an item comes at once
             while cursor.must_wait:
@@ -507,7 +518,8 @@ class BroadcastReceiveStream(_BroadcastStream, ObjectReceiveStream[T_co]):
         A task waiting in it gets `~anyio.ClosedResourceError`. Closing again does nothing.
         """
         self._closed = True
-        self._cursor.close()
+        if not self._cursor.closed:
+            self._channel.close_by(self._cursor.close)
 
     def statistics(self) -> ReceiverStatistics:
         """Return how this receiver and its channel stand now."""
@@ -641,9 +653,12 @@ def send_at_once(sender: BroadcastSendStream[T], item: T) -> int | None:
         sender._budget = budget - 1  # pyright: ignore[reportPrivateUsage]
         return channel.send(item)
     sender._budget = budget - 1  # pyright: ignore[reportPrivateUsage]
+    if channel.caught_up:
+        if channel.home.thread != get_ident():
+            channel.home.require_thread(channel)
+        channel.caught_up = 0
     items = channel.items
     channel.tail = tail + 1
-    channel.caught_up = 0
     if len(items) < channel.capacity:
         items.append(item)
     else:

@@ -390,6 +390,7 @@ class Group(Generic[E]):
         give_worker: Callable[[RegisteredTask], Worker],
     ) -> TaskId:
         supervisor = self._supervisor
+        supervisor.require_thread()
         if supervisor.is_stopping:
             raise LifecycleError("the scheduler is stopping: it takes no new tasks")
         registry: TaskRegistry[E] = supervisor.registry

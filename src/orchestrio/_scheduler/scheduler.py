@@ -392,8 +392,8 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         """
         if self._supervisor.stage is Stage.NEW:
             return
-        await checkpoint()
         own = self._supervisor.own_worker()
+        await checkpoint()
         by = "" if own is None else f" by {own.title}"
         self._supervisor.ask_to_stop(f"shutdown() was called{by}")
         if own is not None:

@@ -29,13 +29,13 @@ from collections.abc import Callable, Coroutine, Hashable, Iterable
 from contextvars import copy_context
 from enum import Enum, auto
 from math import inf
-from typing import Generic, cast, final
+from typing import Final, Generic, cast, final
 
 from anyio import CancelScope, Event, TaskHandle, create_task_group, get_cancelled_exc_class
 from anyio.abc import TaskGroup
 from typing_extensions import TypeVar
 
-from .._broadcast.bus import EventBus, begin_to_end, end_guests, note_home
+from .._broadcast.bus import EventBus, begin_to_end, end_guests, note_home, require_thread
 from .._model.errors import LifecycleError, SchedulerError
 from .._model.log import logger
 from .._model.settings import RestartPolicy, Strategy
@@ -66,6 +66,12 @@ from .workload import Workload
 __all__ = ["Stage", "Supervisor"]
 
 E = TypeVar("E", bound=Hashable, default=Hashable)
+
+
+_COMMAND: Final = (
+    "have that event loop call this, by anyio.from_thread.run(..., token=...) or"
+    " asyncio.run_coroutine_threadsafe(); for messages, there is send_from_thread()"
+)
 
 
 class Stage(Enum):
@@ -154,8 +160,17 @@ class Supervisor(Generic[E]):
         """Whether a task that comes now begins at once."""
         return self.stage in (Stage.STARTING, Stage.RUNNING)
 
+    def require_thread(self) -> None:
+        """See that a command is given in the thread of the event loop, once it is known.
+
+        :raises LifecycleError: if it is given in another one
+        """
+        if self.stage is not Stage.NEW:
+            require_thread(self._bus, "the scheduler", _COMMAND)
+
     def own_worker(self) -> Worker | None:
         """The task that is running, if it is one of ours."""
+        self.require_thread()
         info = current_run.get()
         if info is not None:
             worker = self.workers.get(info.task_id)
@@ -256,6 +271,7 @@ class Supervisor(Generic[E]):
         significant: bool,
     ) -> Branch:
         """Make a group; see `Group.group`."""
+        self.require_thread()
         if name in self.groups:
             raise LifecycleError(f"a group named {name!r} exists already: give it another name")
         if self.is_stopping:
