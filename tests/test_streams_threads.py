@@ -483,7 +483,7 @@ CALLS: dict[str, Callable[[Scheduler, BroadcastSendStream[int]], object]] = {
     "send_many_nowait": lambda _, sender: sender.send_many_nowait([1, 2]),
     "subscribe": lambda scheduler, _: scheduler.subscribe(NUMBERS),
     "subscribe to a sender": lambda _, sender: sender.subscribe(),
-    "wait_for": lambda scheduler, _: begin(scheduler.bus.wait_for(NUMBERS)),
+    "wait_for": lambda scheduler, _: begin(wait_for_one(scheduler)),
     "wait_no_receivers": lambda _, sender: begin(sender.wait_no_receivers()),
     "remove_channel": lambda scheduler, _: scheduler.bus.remove_channel(NUMBERS),
     "close of the bus": lambda scheduler, _: scheduler.bus.close(),
@@ -503,6 +503,10 @@ CALLS: dict[str, Callable[[Scheduler, BroadcastSendStream[int]], object]] = {
 
 def only_task(scheduler: Scheduler) -> TaskId:
     return scheduler.status()[0].task_id
+
+
+async def wait_for_one(scheduler: Scheduler) -> int:
+    return await scheduler.bus.wait_for(NUMBERS)
 
 
 def begin(coroutine: Coroutine[Any, Any, object]) -> None:

@@ -140,6 +140,45 @@ async def test_who_was_cancelled_and_does_not_end_is_named(
     )
 
 
+async def test_who_ignores_its_cancellation_is_named_for_as_long_as_it_goes_on(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    @scheduler.background(name="x", stop_timeout=1)
+    async def stubborn() -> None:
+        with CancelScope(shield=True):
+            await anyio.sleep(30)
+
+    with pytest.raises(ExceptionGroup, match="shut down well"):
+        await start_and_stop(scheduler)
+    waits = [line for line in lines(caplog) if line.startswith("still waiting")]
+    assert waits[:3] == [
+        f"still waiting for x.execute(), which ignores its cancellation: {passed} s"
+        for passed in (2, 4, 6)
+    ]
+    assert 6 < len(waits) < 15, "less and less often"
+    assert lines(caplog)[-1].startswith("stopped in 30.0 s"), "the end is told last"
+
+
+@posix_signals
+async def test_who_is_waited_for_with_signals_says_what_ends_the_process(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    @scheduler.background(name="x", stop_timeout=1)
+    async def stubborn() -> None:
+        with CancelScope(shield=True):
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+                await anyio.sleep(10)
+
+    with pytest.raises(ExceptionGroup, match="shut down well"):
+        await scheduler.run()
+    waits = [line for line in lines(caplog) if line.startswith("still waiting")]
+    assert list(dict.fromkeys(line.rpartition(" (")[2] for line in waits)) == [
+        "two signals more end the process)",
+        "one signal more ends the process)",
+    ]
+
+
 async def test_of_many_that_are_waited_for_a_few_are_named(
     scheduler: Scheduler, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -22,11 +22,14 @@ async def heed_signals(supervisor: Supervisor[Any]) -> None:
     if not SIGNALS.is_heard_here:
         return
     with suppress(ClosedResourceError):
+        supervisor.way_out = "the third SIGINT or SIGTERM ends the process"
         first = await SIGNALS.wait_for(1)
         if supervisor.is_stopping:
             logger.info("%s: it is stopping already; another one stops it at once", first.name)
         supervisor.ask_to_stop(f"of {first.name}; another one stops it at once")
+        supervisor.way_out = "two signals more end the process"
         await SIGNALS.wait_for(2)
+        supervisor.way_out = "one signal more ends the process"
         supervisor.force_stop()
         await SIGNALS.wait_for(3)  # which ends the process; meanwhile others get theirs
 

@@ -25,7 +25,7 @@ Who owns what, from the outside in:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Hashable, Iterable
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator
 from contextvars import copy_context
 from enum import Enum, auto
 from math import inf
@@ -59,7 +59,7 @@ from .report import Report, what_ends_the_run
 from .restarts import Restarts
 from .starting import Start
 from .stopping import Turns, ask_to_end, end, enough_rounds, runs_of, wait_down
-from .waits import waits_of_start, waits_of_stop
+from .waits import Wait, waits_for_stuck, waits_of_start, waits_of_stop
 from .watchdog import needs_watching, watch
 from .workload import Workload
 
@@ -116,6 +116,8 @@ class Supervisor(Generic[E]):
         self.stopping: Event = Event()
         #: set when everything has stopped
         self.stopped: Event = Event()
+        #: what ends the process if a task does not end, if anything does; see `waits_for_stuck`
+        self.way_out: str = ""
         #: what went wrong, and has not been raised yet
         self.outcome: RunOutcome = RunOutcome()
         self.task_events: Publisher[TaskEvent] = Publisher(bus, TASK_EVENTS)
@@ -194,10 +196,9 @@ class Supervisor(Generic[E]):
                             self.stage = Stage.OPEN
                         self.opened.set()
                         await self._until_stopping()
-                        with self._report.telling(
-                            self._watching, lambda: waits_of_stop(self.workers.values())
-                        ):
+                        with self._report.telling(self._watching, self._waits_of_stop):
                             await undisturbed(self._stop_everything)
+                            await undisturbed(self._wait_for_abandoned)
                     self._watching.cancel_scope.cancel()
             finally:
                 self._bus.close()
@@ -256,6 +257,14 @@ class Supervisor(Generic[E]):
         end_guests(self._bus)  # before the first hook, which may wait for who reads there
         self._turns.allow(runs)
         await wait_down(runs)
+
+    async def _wait_for_abandoned(self) -> None:
+        for run in list(self._abandoned):
+            await run.wait_ended()
+
+    def _waits_of_stop(self) -> Iterator[Wait]:
+        yield from waits_of_stop(self.workers.values())
+        yield from waits_for_stuck(self._abandoned, self.way_out)
 
     def force_stop(self) -> None:
         """Stop at once: no waiting for what is left, and no time for ``shutdown()``."""

@@ -6,25 +6,28 @@ from collections.abc import Iterable, Iterator
 from math import inf
 from typing import NamedTuple
 
+from .._workers.host import Host
 from .._workers.phases import Phase
 from .._workers.run import Run
 from .._workers.waiting import what_holds_up
 from .._workers.worker import Worker
 
-__all__ = ["Wait", "waits_of_start", "waits_of_stop"]
+__all__ = ["Wait", "waits_for_stuck", "waits_of_start", "waits_of_stop"]
 
 
 class Wait(NamedTuple):
     """Something that is waited for."""
 
     #: whose it is
-    worker: Worker
+    worker: Host
     #: what it is, to be read after "waiting for"
     what: str
     #: when it began, in seconds on the event loop's clock, if that is known
     since: float | None
     #: how long it may take, in seconds
     timeout: float
+    #: what ends it all the same, if there is something to do about it
+    way_out: str = ""
 
     def in_words(self, now: float) -> str:
         """Return what it is, for how long, and of how long.
@@ -34,7 +37,8 @@ class Wait(NamedTuple):
         if self.since is None:
             return self.what
         limit = "" if self.timeout == inf else f" of {self.timeout:g} s"
-        return f"{self.what}: {max(0.0, now - self.since):.0f} s{limit}"
+        hint = f" ({self.way_out})" if self.way_out else ""
+        return f"{self.what}: {max(0.0, now - self.since):.0f} s{limit}{hint}"
 
 
 def waits_of_start(workers: Iterable[Worker]) -> Iterator[Wait]:
@@ -88,6 +92,18 @@ def waits_of_stop(workers: Iterable[Worker]) -> Iterator[Wait]:
             )
         elif run.stop_asked and run.listens:
             yield Wait(worker, f"{name}.{worker.doing}", run.since, metadata.stop_timeout)
+
+
+def waits_for_stuck(runs: Iterable[Run], way_out: str) -> Iterator[Wait]:
+    """Iterate over runs that nobody waits for any more, but the event loop does.
+
+    :param runs: those that ignore their cancellation
+    :param way_out: what ends the process all the same, if anything does
+    """
+    for run in runs:
+        if run.is_stuck:
+            what = f"{run.host.entry.name}.{run.hook}, which ignores its cancellation"
+            yield Wait(run.host, what, run.since, inf, way_out)
 
 
 def _left(worker: Worker) -> str:

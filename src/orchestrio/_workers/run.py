@@ -242,6 +242,11 @@ class Run:
         while not self.is_down:
             await self.host.changed.wait()
 
+    async def wait_ended(self) -> None:
+        """Wait until nothing is left of it, however long that takes."""
+        while self.phase is not Phase.ENDED:
+            await self.host.changed.wait()
+
     def where(self) -> str:
         """Say which line of which function it awaits, outermost first, as a traceback does."""
         return "" if self._handle is None else task_stack(self._handle.coro, without=__file__)
