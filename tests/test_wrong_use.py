@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import math
 import re
+import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -163,6 +165,27 @@ def test_what_is_not_async_is_refused(way: str, kind: str, scheduler: Scheduler)
     with pytest.raises(LifecycleError, match="must be an async function"):
         REGISTER[way](scheduler)(WRONG[kind])
     assert scheduler.status() == []
+
+
+class Compiled(weakref.ref[Any]):
+    """What mypyc makes of an async function: it is callable, and seems to take nothing."""
+
+    __name__ = "compiled"
+    __code__ = (lambda: None).__code__
+    __defaults__ = __kwdefaults__ = None
+    __annotations__ = {}
+    _is_coroutine = getattr(asyncio.coroutines, "_is_coroutine", None)
+
+
+@pytest.mark.parametrize(
+    "function", [Compiled(Compiled), functools.partial(Compiled(Compiled), 1), max]
+)
+def test_what_is_compiled_and_says_nothing_is_taken_as_it_is(
+    function: Any, scheduler: Scheduler
+) -> None:
+    scheduler.on(NUMBERS)(function)
+    scheduler.background(function)
+    assert len(scheduler.registry) == 2
 
 
 def test_who_forgot_async_is_told_so(scheduler: Scheduler) -> None:

@@ -25,6 +25,7 @@ def require_async(function: object, what: str, messages: int) -> None:
 
     Async are ``async def``, a method or `functools.partial` of one, an object whose ``__call__`` is
     one, what `inspect.markcoroutinefunction` has marked, and what `functools.wraps` any of these.
+    What is compiled and says nothing of itself is taken as it is.
 
     :param function: what is to be called
     :param what: what messages call it, such as ``a handler``
@@ -45,6 +46,8 @@ def require_async(function: object, what: str, messages: int) -> None:
             f"{what} must be an async function, and {name} is an async generator: it must not yield."
         )
     if not _is_async(inner):
+        if _signature_of(inner) is None and not isinstance(inner, FunctionType):
+            return  # it is compiled, and nobody can say what it returns
         raise LifecycleError(
             f"{what} must be an async function, and {name} is a plain one: define it with"
             " 'async def'. For what blocks, await anyio.to_thread.run_sync() in it; to give an async"
@@ -54,10 +57,9 @@ def require_async(function: object, what: str, messages: int) -> None:
     given = messages
     if isinstance(function, MethodType):  # one without even a `self` has no signature
         called, given = function.__func__, messages + 1
-    try:
-        signature = inspect.signature(called, follow_wrapped=False)
-    except (TypeError, ValueError):  # what is built in may have none
-        return
+    signature = _signature_of(called)
+    if signature is None or (not signature.parameters and _is_compiled(called)):
+        return  # what mypyc has compiled seems to take nothing, whatever it takes
     try:
         signature.bind(*range(given))
     except TypeError as error:
@@ -88,6 +90,23 @@ def _is_plainly_right(function: object, messages: int) -> bool:
         and not code.co_kwonlyargcount
         and required <= messages <= code.co_argcount
     )
+
+
+def _signature_of(function: Any) -> inspect.Signature | None:
+    """Return what a function takes; `None` if it does not say, as what is compiled need not."""
+    try:
+        return inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return None
+
+
+def _is_compiled(function: object) -> bool:
+    """Whether what is called is no Python code."""
+    while isinstance(function, partial):
+        function = cast("partial[object]", function).func
+    if not inspect.isroutine(function):
+        function = type(function).__call__
+    return not isinstance(getattr(function, "__func__", function), FunctionType)
 
 
 def _is_async(function: object) -> bool:
