@@ -99,7 +99,7 @@ def test_a_task_that_says_otherwise_wins() -> None:
     scheduler = Scheduler(defaults={"retries": 3, "tags": ["all"], "restart": RestartPolicy()})
     own = metadata_of(scheduler, retries=0, tags=(), restart=None)
     assert (own.retries, own.tags, own.restart) == (0, (), None)
-    assert metadata_of(scheduler, retries=1).tags == ("all",)
+    assert metadata_of(scheduler, retries=0).tags == ("all",)
 
 
 def test_groups_are_merged_from_the_outside_in_key_by_key() -> None:
@@ -133,7 +133,7 @@ def test_metadata_take_what_they_do_not_set_themselves() -> None:
 
 
 def test_what_is_there_without_defaults_stays_the_same() -> None:
-    given = TaskMetadata(retries=3)
+    given = TaskMetadata(watchdog=3)
     for defaults in (None, TaskDefaults()):
         scheduler = Scheduler(defaults=defaults)
         assert metadata_of(scheduler, given) is given
@@ -183,7 +183,7 @@ def test_a_default_that_contradicts_the_task_gives_way() -> None:
 @pytest.mark.parametrize(
     ("defaults", "words"),
     [
-        ({"on_eror": "skip"}, r"defaults\.on_eror\n  Extra inputs"),
+        ({"on_eror": "skip"}, r"defaults\.on_eror\n .*did you mean 'on_error'"),
         ({"on_error": "ignore"}, r"defaults\.on_error\n"),
         ({"retries": -1}, r"defaults\.retries\n"),
         ({"retry_backoff": 5}, r"defaults\.retry_backoff\n"),

@@ -182,11 +182,17 @@ def documented_names(module: Path) -> dict[str, str]:
 
 
 DOCUMENTED = {name: text for module in MODULES for name, text in documented_names(module).items()}
-# An option that can be a default is documented there.
+# An option is documented once, where it is for the most of them.
 DOCUMENTED |= {
-    name.replace("TaskDefaults", "TaskOptions"): text
-    for name, text in DOCUMENTED.items()
-    if name.startswith("TaskDefaults.")
+    f"{kind}.{name.partition('.')[2]}": text
+    for name, text in list(DOCUMENTED.items())
+    for owner, kinds in {
+        "_OfAnyTask": ("TaskDefaults", "TaskOptions", "BackgroundOptions"),
+        "_OfOneTask": ("TaskOptions", "BackgroundOptions"),
+        "TaskDefaults": ("TaskOptions",),
+    }.items()
+    for kind in kinds
+    if name.startswith(f"{owner}.")
 }
 FIELDS = [
     f"{name}.{field}"

@@ -74,8 +74,7 @@ def test_an_event_task_has_the_event_it_subscribes_to(registry: TaskRegistry) ->
 
 
 def test_every_task_gets_an_identity_of_its_own(registry: TaskRegistry) -> None:
-    task = Ticker()
-    ids = {registry.add(task).task_id for _ in range(100)}
+    ids = {registry.add(Ticker()).task_id for _ in range(100)}
     assert len(ids) == 100
     assert all(type(task_id) is TaskId for task_id in ids)
 

@@ -177,9 +177,10 @@ class Compiled(weakref.ref[Any]):
     _is_coroutine = getattr(asyncio.coroutines, "_is_coroutine", None)
 
 
-@pytest.mark.parametrize(
-    "function", [Compiled(Compiled), functools.partial(Compiled(Compiled), 1), max]
-)
+COMPILED: Any = Compiled(Compiled)
+
+
+@pytest.mark.parametrize("function", [COMPILED, functools.partial(COMPILED, 1), max])
 def test_what_is_compiled_and_says_nothing_is_taken_as_it_is(
     function: Any, scheduler: Scheduler
 ) -> None:
@@ -397,8 +398,92 @@ def test_metadata_are_some(metadata: Any, scheduler: Scheduler) -> None:
 
 
 def test_metadata_and_options_are_either_or(scheduler: Scheduler) -> None:
-    with pytest.raises(LifecycleError, match=r"not both.*retries"):
-        scheduler.register_background_task(Worker(), TaskMetadata(name="one"), retries=3)
+    with pytest.raises(LifecycleError, match=r"not both.*tags"):
+        scheduler.register_background_task(Worker(), TaskMetadata(name="one"), tags=["a"])
+
+
+# -- what means nothing to a task --------------------------------------------------------------
+
+NOTHING_TO_A_BACKGROUND_TASK = [
+    ({"retries": 3}, "restart=RestartPolicy"),
+    ({"attempt_timeout": 1}, "restart=RestartPolicy"),
+    ({"retry_backoff": Backoff(initial_delay=5)}, "restart=RestartPolicy"),
+    ({"concurrency": 2}, "several times"),
+    ({"on_error": "skip"}, "no message to skip"),
+]
+
+
+@pytest.mark.parametrize(("options", "cure"), NOTHING_TO_A_BACKGROUND_TASK)
+def test_an_option_that_means_nothing_to_a_background_task_is_refused(
+    options: Any, cure: str, scheduler: Scheduler
+) -> None:
+    (name,) = options
+    calls: list[Callable[[], object]] = [
+        lambda: scheduler.background(**options),
+        lambda: scheduler.group("inner").background(**options),
+        lambda: scheduler.register_background_task(Worker(), **options),
+        lambda: scheduler.register_background_task(Worker(), TaskMetadata(**options)),
+    ]
+    for call in calls:
+        with pytest.raises(ValidationError, match=f"{name}\n .*{cure}"):
+            call()
+    assert len(scheduler.registry) == 0
+
+
+def test_one_tick_at_a_time(scheduler: Scheduler) -> None:
+    with pytest.raises(ValidationError, match="one tick ends before the next"):
+        scheduler.every(1, concurrency=2)
+    scheduler.every(1, retries=3, attempt_timeout=1, on_error="skip")(nothing)
+
+
+def test_an_option_that_says_what_is_so_anyway_is_none_too_many(scheduler: Scheduler) -> None:
+    scheduler.register_background_task(
+        Worker(), TaskMetadata(retries=0, concurrency=1, on_error="stop", drain_timeout=1)
+    )
+
+
+async def test_defaults_for_handlers_do_background_tasks_no_harm() -> None:
+    scheduler = Scheduler(defaults={"retries": 3, "concurrency": 2, "on_error": "skip"})
+    scheduler.background(nothing)
+    scheduler.every(1, name="tick")(nothing)
+    scheduler.register_background_task(Worker())
+    assert len(scheduler.registry) == 3
+
+
+def test_one_task_is_registered_once(scheduler: Scheduler) -> None:
+    worker, reader = Worker(), Reader()
+    scheduler.register_background_task(worker, name="first")
+    scheduler.register_event_task(reader, name="second")
+    calls: list[tuple[Callable[[], object], str]] = [
+        (lambda: scheduler.register_background_task(worker), "first"),
+        (lambda: scheduler.group("inner").register_background_task(worker, name="own"), "first"),
+        (lambda: scheduler.register_event_task(reader), "second"),
+    ]
+    for call, name in calls:
+        with pytest.raises(LifecycleError, match=f"already, as '{name}': make another"):
+            call()
+    scheduler.registry.remove(scheduler.registry.get_by_name("first").task_id)
+    scheduler.register_background_task(worker)
+
+
+async def test_one_task_is_at_work_in_one_scheduler() -> None:
+    task = Worker()
+    first, second, third = Scheduler(), Scheduler(), Scheduler()
+    first.register_background_task(task, name="it")
+    second.register_background_task(task)
+    async with first:
+        await first.start()
+        async with second:
+            with pytest.raises(LifecycleError, match="'Worker' is at work in another scheduler"):
+                await second.start()
+        async with third:
+            await third.start()
+            with pytest.raises(LifecycleError, match="at work in another"):
+                third.register_background_task(task)
+            assert len(third.registry) == 0
+    last = Scheduler()
+    last.register_background_task(task)
+    await last.run()
 
 
 # -- arguments ---------------------------------------------------------------------------------
@@ -442,6 +527,17 @@ def test_metadata_and_options_are_either_or(scheduler: Scheduler) -> None:
         (lambda: Backoff().delay(0, 0.5), "attempt", "greater"),
         (lambda: Backoff().delay(1, 1.5), "random", "less"),
         (lambda: Backoff(jitter=True), "jitter", "number"),
+        (lambda: TaskMetadata(retires=3), "retires", "did you mean 'retries'"),  # type: ignore[call-arg]
+        (lambda: TaskMetadata(retires=3, name=5), "retires", "did you mean"),  # type: ignore[call-arg,arg-type]
+        (lambda: Scheduler().every(1, retires=3), "retires", "did you mean 'retries'"),  # type: ignore[call-arg]
+        (lambda: Scheduler().on("a", on_eror="skip"), "on_eror", "mean 'on_error'"),  # type: ignore[call-overload]
+        (lambda: Scheduler().on("a", colour="red"), "colour", "there are name, description"),  # type: ignore[call-overload]
+        (lambda: Scheduler(defaults={"on_eror": "skip"}), "defaults", "mean 'on_error'"),  # type: ignore[arg-type]
+        (lambda: ChannelConfig(capcity=3), "capcity", "did you mean 'capacity'"),  # type: ignore[call-arg]
+        (lambda: RestartPolicy(max_restart=3), "max_restart", "mean 'max_restarts'"),  # type: ignore[call-arg]
+        (lambda: TaskMetadata(restart=True), "restart", r"such as RestartPolicy\(\), or None"),  # type: ignore[arg-type]
+        (lambda: TaskMetadata(restart=RestartPolicy), "restart", r"such as RestartPolicy\(\)"),  # type: ignore[arg-type]
+        (lambda: TaskMetadata(stop_timeout=None), "stop_timeout", "math.inf for no limit"),  # type: ignore[arg-type]
     ],
 )
 def test_a_wrong_value_is_named(call: Callable[[], object], field: str, words: str) -> None:
@@ -480,6 +576,33 @@ async def test_several_items_are_several() -> None:
         with pytest.raises(TypeError, match="of the user's own"):
             await to_thread.run_sync(send.send_many_from_thread, troubled())
         assert len(receive) == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: RestartPolicy("always"), r"RestartPolicy\(mode=...\)"),  # type: ignore[call-arg]
+        (lambda: ChannelConfig(16, "block"), r"ChannelConfig\(capacity=...\)"),  # type: ignore[call-arg]
+        (lambda: TaskMetadata("web"), r"TaskMetadata\(name=...\)"),  # type: ignore[call-arg,arg-type]
+        (lambda: Backoff(1), r"Backoff\(initial_delay=...\)"),  # type: ignore[call-arg]
+    ],
+)
+def test_settings_are_given_by_name(call: Callable[[], object], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        call()
+
+
+def test_a_handler_is_no_argument_of_on(scheduler: Scheduler) -> None:
+    with pytest.raises(LifecycleError, match=r"@scheduler.on\(topic\), or scheduler.on\(topic\)\("):
+        scheduler.on(NUMBERS, nothing)  # type: ignore[call-overload]
+
+
+async def test_none_is_no_event(scheduler: Scheduler) -> None:
+    nothing_at_all: Any = None
+    for call in (scheduler.on, scheduler.add_channel, scheduler.subscribe, scheduler.bus.wait_for):
+        with pytest.raises(InvalidChannelError, match="None is no event"):
+            result = call(nothing_at_all)
+            await result  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("event", [["news"], ("news", ["local"]), {"news": 1}], ids=str)

@@ -27,6 +27,7 @@ from ._model.errors import (
     TaskShutdownError,
 )
 from ._model.settings import (
+    BackgroundOptions,
     Backoff,
     ChannelConfig,
     OnError,
@@ -67,6 +68,7 @@ from ._tasks.task import BackgroundTask, EventTask, Subscriber, Task
 __all__ = [
     "DEAD_LETTERS",
     "TASK_EVENTS",
+    "BackgroundOptions",
     "BackgroundTask",
     "Backoff",
     "BroadcastReceiveStream",

@@ -36,6 +36,7 @@ from typing_extensions import TypeForm, TypeVar, Unpack
 __all__ = [
     "DEAD_LETTERS",
     "TASK_EVENTS",
+    "BackgroundOptions",
     "BackgroundTask",
     "Backoff",
     "BroadcastReceiveStream",
@@ -188,15 +189,10 @@ class TaskMetadata(_Model, frozen=True):
     @property
     def policy(self) -> RestartPolicy | None: ...
 
-class TaskDefaults(TypedDict, total=False):
+class _OfAnyTask(TypedDict, total=False):
     tags: Iterable[str]
     restart: RestartPolicy | None
     restart_with_dependencies: bool
-    concurrency: int
-    attempt_timeout: float | timedelta
-    retries: int
-    retry_backoff: Backoff
-    on_error: OnError | None
     singleton: bool
     reports_ready: bool
     watchdog: float | timedelta
@@ -205,11 +201,23 @@ class TaskDefaults(TypedDict, total=False):
     drain_timeout: float | timedelta
     shutdown_timeout: float | timedelta
 
-class TaskOptions(TaskDefaults, total=False):
+class TaskDefaults(_OfAnyTask, total=False):
+    concurrency: int
+    attempt_timeout: float | timedelta
+    retries: int
+    retry_backoff: Backoff
+    on_error: OnError | None
+
+class _OfOneTask(TypedDict, total=False):
     name: str | None
     description: str
     depends_on: Iterable[str]
     significant: bool
+
+class TaskOptions(TaskDefaults, _OfOneTask, total=False): ...
+
+class BackgroundOptions(_OfAnyTask, _OfOneTask, total=False):
+    on_error: Literal["restart", "stop"] | None
 
 class TaskSnapshot(_Model, frozen=True):
     task_id: TaskId
@@ -559,7 +567,7 @@ class Group(Generic[_E]):
         self,
         task: BackgroundTask,
         metadata: TaskMetadata | None = None,
-        **options: Unpack[TaskOptions],
+        **options: Unpack[BackgroundOptions],
     ) -> TaskId: ...
     def register_event_task(
         self,
@@ -571,7 +579,7 @@ class Group(Generic[_E]):
     def background(self, function: _B, /) -> _B: ...
     @overload
     def background(
-        self, function: None = None, /, **options: Unpack[TaskOptions]
+        self, function: None = None, /, **options: Unpack[BackgroundOptions]
     ) -> Callable[[_B], _B]: ...
     def every(
         self,

@@ -113,8 +113,8 @@ def takes_or_refuses(name: str) -> bool:
     return bool(parameters_of(name)) or ":raises" in (inspect.getdoc(CALLED[name]) or "")
 
 
-#: Parameters for which no value is wrong.
-ANYTHING_GOES = {"item"}
+#: Parameters for which no value is wrong, or each is: `on()` takes nothing else by position.
+ANYTHING_GOES = {"item", "given"}
 
 _MADE_INSIDE = "made by the library alone; users read it, or ask for one by a call that is here"
 _HOOK = "a hook: users write it, and the library calls it"
@@ -157,6 +157,7 @@ LEFT_OUT = {
     "Scheduler.shutdown": "raises what went wrong before; there is no wrong time for it",
     "TaskId": "any text is one",
     "BridgeOptions": "a dictionary to all but type checkers",
+    "BackgroundOptions": "a dictionary to all but type checkers",
     "TaskDefaults": "a dictionary to all but type checkers",
     "TaskOptions": "a dictionary to all but type checkers",
     "TaskRegistry.subscribers": "a question: nobody subscribes to what is no event",

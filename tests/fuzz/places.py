@@ -11,6 +11,7 @@ from fuzz.kinds import NEWS, Worker
 from typing_extensions import Unpack
 
 from orchestrio import (
+    BackgroundOptions,
     BackgroundTask,
     Backoff,
     BroadcastReceiveStream,
@@ -20,7 +21,6 @@ from orchestrio import (
     Scheduler,
     Subscriber,
     TaskContext,
-    TaskOptions,
     TaskRegistry,
     Topic,
     create_broadcast_stream,
@@ -229,7 +229,7 @@ async def a_running_scheduler() -> AsyncGenerator[Scheduler]:
 
 
 def a_scheduler_with(
-    task: BackgroundTask | Subscriber[str], **options: Unpack[TaskOptions]
+    task: BackgroundTask | Subscriber[str], **options: Unpack[BackgroundOptions]
 ) -> Place:
     """Entered, with a task that cannot start; afterwards it works without that."""
 

@@ -6,12 +6,13 @@ import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, cast
 
 from anyio import CancelScope, sleep, sleep_forever
 from anyio.lowlevel import checkpoint
 
 from orchestrio import (
+    BackgroundOptions,
     BackgroundTask,
     Backoff,
     ChannelConfig,
@@ -216,9 +217,9 @@ def policy(modes: Sequence[RestartMode] = MODES) -> RestartPolicy:
     )
 
 
-def options(name: str, others: Sequence[str]) -> TaskOptions:
+def options(name: str, others: Sequence[str]) -> BackgroundOptions:
     """The options that any task may have; it depends on some of the others, or on none."""
-    chosen: TaskOptions = {
+    chosen: BackgroundOptions = {
         "name": name,
         "stop_timeout": random.choice((0.5, 2.0)),
         "shutdown_timeout": 3.0,
@@ -281,7 +282,11 @@ def who_may_depend_on_whom(names: Sequence[str]) -> Mapping[str, Sequence[str]]:
 
 
 def publisher(
-    scheduler: Scheduler, group: Group, topics: Sequence[Event], name: str, chosen: TaskOptions
+    scheduler: Scheduler,
+    group: Group,
+    topics: Sequence[Event],
+    name: str,
+    chosen: BackgroundOptions,
 ) -> None:
     topic = random.choice(topics)
     parent = Parent(scheduler, group, topic, name)
@@ -290,7 +295,11 @@ def publisher(
 
 
 def listener(
-    scheduler: Scheduler, group: Group, topics: Sequence[Event], name: str, chosen: TaskOptions
+    scheduler: Scheduler,
+    group: Group,
+    topics: Sequence[Event],
+    name: str,
+    chosen: BackgroundOptions,
 ) -> None:
     chosen["reports_ready"] = random.random() < 0.4
     parent = Parent(scheduler, group, random.choice(topics), name)
@@ -301,8 +310,9 @@ def listener(
 
 
 def handler(
-    scheduler: Scheduler, group: Group, topics: Sequence[Event], name: str, chosen: TaskOptions
+    scheduler: Scheduler, group: Group, topics: Sequence[Event], name: str, given: BackgroundOptions
 ) -> None:
+    chosen = cast("TaskOptions", {**given})
     number = random.randrange(len(topics))
     later = topics[number + 1 :]  # never in a circle, which would feed itself
     on = random.choice(later) if later and random.random() < 0.4 else None

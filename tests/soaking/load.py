@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, cast
 
 import anyio
 from anyio import sleep
@@ -15,6 +15,7 @@ from orchestrio import (
     RestartPolicy,
     Strategy,
     TaskEvent,
+    TaskOptions,
     current_task_context,
 )
 
@@ -111,8 +112,9 @@ def add_clocks(stage: Stage) -> None:
             raise TroubleError
 
     ticks, crashing_ticks = TICKING
-    options = timed(name=ticks, on_error="skip", retries=1, retry_backoff=AT_ONCE)
-    stage.scheduler.every(TICK, **options)(tick)
+    forgiving = cast("TaskOptions", timed(name=ticks))
+    forgiving.update({"on_error": "skip", "retries": 1, "retry_backoff": AT_ONCE})
+    stage.scheduler.every(TICK, **forgiving)(tick)
     stage.scheduler.every(TICK, **timed(name=crashing_ticks, restart=AGAIN))(tick)
     stage.scheduler.cron("* * * * * *", **timed(name="cron"))(tick_of_cron)
 

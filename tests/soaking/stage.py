@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 
 from orchestrio import (
     DEAD_LETTERS,
+    BackgroundOptions,
     ChannelConfig,
     Group,
     Scheduler,
@@ -40,13 +41,13 @@ CHANNELS: Final = {
 TOPICS: Final = tuple(CHANNELS)
 
 #: Short ones, since trio keeps what had a deadline until that has passed.
-TIMEOUTS: Final[TaskOptions] = {"stop_timeout": 2, "drain_timeout": 2, "shutdown_timeout": 2}
+TIMEOUTS: Final[BackgroundOptions] = {"stop_timeout": 2, "drain_timeout": 2, "shutdown_timeout": 2}
 
 #: How long a stop may take: to end, to drain, to shut down, and 2 s.
 LONGEST_STOP: Final = 8.0
 
 
-def timed(**options: Unpack[TaskOptions]) -> TaskOptions:
+def timed(**options: Unpack[BackgroundOptions]) -> BackgroundOptions:
     """Add the time-outs that all tasks of a soak have."""
     return {**TIMEOUTS, **options}
 
@@ -114,12 +115,12 @@ class Stage:
         return f"{what} {next(self._serial)}"
 
     def add_handler(
-        self, group: Group, topic: Topic[Parcel], kind: Kind, **options: Unpack[TaskOptions]
+        self, group: Group, topic: Topic[Parcel], kind: Kind, **options: Unpack[BackgroundOptions]
     ) -> TaskId:
         """Register an event task, and begin its account."""
         handler = Handler(topic, kind)
-        described: TaskOptions = {**kind.options, **options}
-        task = group.register_event_task(handler, **timed(**described))
+        described: TaskOptions = {**TIMEOUTS, **kind.options, **options}
+        task = group.register_event_task(handler, **described)
         self.books.open(task)
         return task
 

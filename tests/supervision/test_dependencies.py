@@ -12,6 +12,7 @@ from support.diary import Diary, Leisurely, Worker, add
 from typing_extensions import Unpack
 
 from orchestrio import (
+    BackgroundOptions,
     BackgroundTask,
     Group,
     LifecycleError,
@@ -20,7 +21,6 @@ from orchestrio import (
     TaskExecutionError,
     TaskId,
     TaskInitializationError,
-    TaskOptions,
     TaskState,
     current_task_context,
 )
@@ -494,7 +494,7 @@ class Reporter(Worker):
 
 
 def add_reporter(
-    group: Group, diary: Diary, who: str, *delays: float, **options: Unpack[TaskOptions]
+    group: Group, diary: Diary, who: str, *delays: float, **options: Unpack[BackgroundOptions]
 ) -> TaskId:
     options["name"] = who
     options["reports_ready"] = True

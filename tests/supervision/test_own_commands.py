@@ -14,10 +14,10 @@ from support.commands import COMMANDS, Command, give, what_became_of
 from support.witness import Account, Reader, Witness
 
 from orchestrio import (
+    BackgroundOptions,
     ChannelConfig,
     Scheduler,
     TaskId,
-    TaskOptions,
     current_task_context,
 )
 
@@ -231,7 +231,7 @@ async def test_a_task_may_command_another_one(
     async with scheduler:
         await scheduler.start()
         commander = Commander(own, hook, order)
-        options = TaskOptions(name="commander")
+        options = BackgroundOptions(name="commander")
         if relation == "dependency":
             options["depends_on"] = ["other"]
         if relation == "restarted with it":

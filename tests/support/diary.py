@@ -8,7 +8,7 @@ import anyio
 from anyio import current_time
 from typing_extensions import Unpack
 
-from orchestrio import BackgroundTask, Group, TaskId, TaskOptions
+from orchestrio import BackgroundOptions, BackgroundTask, Group, TaskId
 
 from . import TroubleError
 
@@ -87,7 +87,7 @@ def every_hook_ran_in_its_turn(diary: Diary) -> bool:
 
 
 def add(
-    group: Group, diary: Diary, who: str, *spans: float, **options: Unpack[TaskOptions]
+    group: Group, diary: Diary, who: str, *spans: float, **options: Unpack[BackgroundOptions]
 ) -> TaskId:
     """Register a worker under its name."""
     options["name"] = who

@@ -157,7 +157,12 @@ def tasks() -> None:
     scheduler = Scheduler()
     Unfinished()  # error
     scheduler.register_background_task(Clock(), nmae="clock")  # error
-    scheduler.register_background_task(Clock(), concurrency="2")  # error
+    scheduler.register_background_task(Clock(), stop_timeout="2")  # error
+    scheduler.register_background_task(Clock(), concurrency=2)  # error
+    scheduler.register_background_task(Clock(), on_error="skip")  # error
+    scheduler.background(retries=3)  # error
+    scheduler.background(attempt_timeout=3)  # error
+    scheduler.on(ORDERS, print)  # error
     scheduler.register_background_task(Clock(), on_error="ignore")  # error
     scheduler.register_background_task(Collector())  # error
     scheduler.register_event_task(Clock())  # error

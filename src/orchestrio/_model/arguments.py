@@ -15,6 +15,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from .refusals import invalid
 from .settings import (
     FiniteSeconds,
     Model,
@@ -35,6 +36,7 @@ __all__ = [
     "SchedulerArguments",
     "merged",
     "options_of",
+    "require_meant_for",
 ]
 
 _OF_ONE_TASK: Final = TaskOptions.__annotations__.keys() - TaskDefaults.__annotations__.keys()
@@ -151,6 +153,40 @@ class RunArguments(Model, frozen=True):
         if known and unknown:  # on asyncio AnyIO would not even say so
             raise ValueError(f"no option: {', '.join(unknown)}; there are {', '.join(known)}")
         return value
+
+
+#: What means nothing to a task of a kind, unless it is the default, and what to do instead.
+_NOT_FOR: Final[dict[str, dict[str, str]]] = {
+    "background": {
+        "concurrency": "is for event tasks: register a background task several times, or have it"
+        " start tasks of its own in an anyio.create_task_group()",
+        **dict.fromkeys(
+            ("attempt_timeout", "retries", "retry_backoff"),
+            "is for messages and ticks, and a background task is called once: give it"
+            " restart=RestartPolicy(...), or make it a periodic one with @scheduler.every()",
+        ),
+        "on_error": "can be 'restart' or 'stop': a background task has no message to skip. To run it"
+        " again, give it restart=RestartPolicy(...); on_error='stop' ends it alone",
+    },
+    "periodic": {"concurrency": "is for event tasks: one tick ends before the next one begins"},
+    "event": {},
+}
+
+
+def require_meant_for(kind: str, call: str, given: TaskMetadata) -> None:
+    """See that no option of one task means nothing to it.
+
+    :param kind: ``"background"``, ``"periodic"`` or ``"event"``
+    :param call: how users write the call
+    :param given: the options, without the defaults of others
+    :raises ~pydantic.ValidationError: if one does
+    """
+    for name, why in _NOT_FOR[kind].items():
+        value = getattr(given, name)
+        if value == TaskMetadata.model_fields[name].default:
+            continue
+        if name != "on_error" or value == "skip":
+            raise invalid(call, name, value, f"{name} {why}")
 
 
 def options_of(metadata: TaskMetadata | None) -> dict[str, Any]:

@@ -22,15 +22,20 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     PlainSerializer,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from typing_extensions import Unpack
 
+from .near import near_names
+
 __all__ = [
+    "BackgroundOptions",
     "Backoff",
     "ChannelConfig",
     "Model",
@@ -38,6 +43,7 @@ __all__ = [
     "Overflow",
     "RestartMode",
     "RestartPolicy",
+    "Settings",
     "Strategy",
     "TaskDefaults",
     "TaskMetadata",
@@ -65,6 +71,8 @@ _MAX_CAPACITY = 2**31 - 1
 def _in_seconds(value: object) -> object:
     if isinstance(value, timedelta):
         return value.total_seconds()
+    if value is None:
+        raise PydanticCustomError("seconds_type", "Give math.inf for no limit, or leave it out")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise PydanticCustomError("seconds_type", "Give a number of seconds, or a timedelta")
     return value
@@ -104,10 +112,12 @@ def _no_text(value: object) -> object:
 
 
 def _no_mode(value: object) -> object:
-    if value in get_args(RestartMode):
+    if isinstance(value, str) and value in get_args(RestartMode):
         raise PydanticCustomError(
             "policy_type", "Give RestartPolicy(mode={mode})", {"mode": repr(value)}
         )
+    if value is not None and not issubclass(type(value), (RestartPolicy, dict)):
+        raise PydanticCustomError("policy_type", "Give a policy, such as RestartPolicy(), or None")
     return value
 
 
@@ -153,7 +163,53 @@ class Model(BaseModel, frozen=True):
     )
 
 
-class ChannelConfig(Model, frozen=True):
+class Settings(Model, frozen=True):
+    """Base of what users configure: who misspells a field is told which one was meant."""
+
+    if not TYPE_CHECKING:  # who know the fields, and that they go by name
+
+        def __new__(cls, *given, **_):
+            if given:
+                inherited = getattr(cls.__mro__[1], "model_fields", {})
+                name = next(name for name in cls.model_fields if name not in inherited)
+                call = f"{cls.__name__}({name}=...)"
+                why = PydanticCustomError(
+                    "wrong_use", "Give each field by name, as in {call}", {"call": call}
+                )
+                wrong = [InitErrorDetails(type=why, input=value) for value in given]
+                raise ValidationError.from_exception_data(cls.__name__, wrong)
+            return super().__new__(cls)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _did_you_mean(cls, given: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return validate(given)
+        except ValidationError as error:
+            unknown = [
+                InitErrorDetails(
+                    type=PydanticCustomError(
+                        "extra_forbidden", "{what}", {"what": cls._no_option(str(one["loc"][0]))}
+                    ),
+                    loc=one["loc"],
+                    input=one["input"],
+                )
+                for one in error.errors(include_url=False)
+                if one["type"] == "extra_forbidden" and len(one["loc"]) == 1
+            ]
+            if not unknown:
+                raise
+            raise ValidationError.from_exception_data(error.title, unknown) from None
+
+    @classmethod
+    def _no_option(cls, name: str) -> str:
+        near = near_names(name, cls.model_fields)
+        if near:
+            return f"There is no such option: did you mean {' or '.join(map(repr, near))}?"
+        return f"There is no such option; there are {', '.join(cls.model_fields)}"
+
+
+class ChannelConfig(Settings, frozen=True):
     """Settings of one channel of a bus."""
 
     capacity: Annotated[int, Field(strict=True, ge=1, le=_MAX_CAPACITY)] = 1024
@@ -176,7 +232,7 @@ class ChannelConfig(Model, frozen=True):
         return value
 
 
-class Backoff(Model, frozen=True):
+class Backoff(Settings, frozen=True):
     """How long to wait before the next attempt: longer each time, up to a cap, with jitter.
 
     The n-th wait is ``initial_delay * multiplier ** (n - 1)``, at most `max_delay`. Of that, the
@@ -282,7 +338,7 @@ Policy: TypeAlias = Annotated[RestartPolicy, BeforeValidator(_no_mode)]
 """A restart policy, and not the word for one."""
 
 
-class TaskMetadata(Model, frozen=True):
+class TaskMetadata(Settings, frozen=True):
     """Description of a task, given when it is registered.
 
     All times are in seconds; a `~datetime.timedelta` is read as well.
@@ -356,11 +412,8 @@ class TaskMetadata(Model, frozen=True):
 _DEFAULT_POLICY: Final = RestartPolicy.model_construct()
 
 
-class TaskDefaults(TypedDict, total=False):
-    """What a scheduler or a group says for all of its tasks; times are seconds, or a `timedelta`.
-
-    These are the options of `TaskOptions` but those that say which task it is.
-    """
+class _OfAnyTask(TypedDict, total=False):
+    """Options of tasks of both kinds."""
 
     tags: Iterable[str]
     """Labels of the user's own, kept in the order given."""
@@ -368,16 +421,6 @@ class TaskDefaults(TypedDict, total=False):
     """When a task that ended runs again; `None`: never, and a failure is one of its group."""
     restart_with_dependencies: bool
     """Whether this task is restarted whenever one that it depends on is."""
-    concurrency: int
-    """How many messages one event task handles at a time; with more than 1, order is not kept."""
-    attempt_timeout: float | timedelta
-    """How long one attempt at handling a message, or at a tick, may take."""
-    retries: int
-    """How often a handler that failed is called with the same message again."""
-    retry_backoff: Backoff
-    """How long to wait before each of these."""
-    on_error: OnError | None
-    """What a handler that raised, for the last time, means; `None` leaves it to `restart`."""
     singleton: bool
     """Whether one process of a cluster alone runs it, by a lease; for background tasks, with a
     `RedisBridge`. ``execute()`` waits for the lease, and is cancelled when it is lost.
@@ -400,11 +443,27 @@ class TaskDefaults(TypedDict, total=False):
     """How long ``shutdown()`` may take."""
 
 
-class TaskOptions(TaskDefaults, total=False):
-    """The fields of `TaskMetadata` as keywords; all times are in seconds, or a `timedelta`.
+class TaskDefaults(_OfAnyTask, total=False):
+    """What a scheduler or a group says for all of its tasks; times are seconds, or a `timedelta`.
 
-    For functions of your own that pass them on: ``def mine(**options: Unpack[TaskOptions])``.
+    These are the options of `TaskOptions` but those that say which task it is. What is for event
+    tasks and ticks only, a background task does not take from here.
     """
+
+    concurrency: int
+    """How many messages one event task handles at a time; with more than 1, order is not kept."""
+    attempt_timeout: float | timedelta
+    """How long one attempt at handling a message, or at a tick, may take."""
+    retries: int
+    """How often a handler that failed is called with the same message again."""
+    retry_backoff: Backoff
+    """How long to wait before each of these."""
+    on_error: OnError | None
+    """What a handler that raised, for the last time, means; `None` leaves it to `restart`."""
+
+
+class _OfOneTask(TypedDict, total=False):
+    """Options that say which task it is."""
 
     name: str | None
     """Unique in its scheduler; the name of the class or function, numbered, if not given."""
@@ -416,3 +475,17 @@ class TaskOptions(TaskDefaults, total=False):
     """Whether its group, or at the top the run, ends when this task ends by itself, and not by a
     command such as ``stop_task()``: a "main" task.
     """
+
+
+class TaskOptions(TaskDefaults, _OfOneTask, total=False):
+    """The fields of `TaskMetadata` as keywords; all times are in seconds, or a `timedelta`.
+
+    For functions of your own that pass them on: ``def mine(**options: Unpack[TaskOptions])``.
+    """
+
+
+class BackgroundOptions(_OfAnyTask, _OfOneTask, total=False):
+    """Those of `TaskOptions` that mean something for a background task that is called once."""
+
+    on_error: Literal["restart", "stop"] | None
+    """What it means that it raised; `None` leaves it to `restart`."""

@@ -130,6 +130,10 @@ def require_event(event: object) -> None:
             " or the member of an Enum.",
             event,
         )
+    if event is None:
+        raise InvalidChannelError(
+            'None is no event: make one, such as Topic("orders", Order), or take a text.', event
+        )
     if (get_origin(event) or event) is Topic:
         raise InvalidChannelError(
             'the class Topic is no event: make a topic, such as Topic("orders", Order).', event

@@ -5,7 +5,7 @@ Everything that is registered anywhere is registered with a group.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Set as AbstractSet
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from datetime import timedelta, tzinfo
 from typing import Any, Final, Generic, Literal, cast, overload
 
@@ -19,10 +19,18 @@ from .._model.arguments import (
     GroupArguments,
     merged,
     options_of,
+    require_meant_for,
 )
 from .._model.errors import LifecycleError
-from .._model.refusals import invalid, require_instance
-from .._model.settings import RestartPolicy, Strategy, TaskDefaults, TaskMetadata, TaskOptions
+from .._model.refusals import in_short, invalid, require_instance
+from .._model.settings import (
+    BackgroundOptions,
+    RestartPolicy,
+    Strategy,
+    TaskDefaults,
+    TaskMetadata,
+    TaskOptions,
+)
 from .._model.snapshots import TaskId
 from .._model.topics import Topic, require_event
 from .._supervision.commands import Commands
@@ -184,7 +192,7 @@ class Group(Generic[E]):
         self,
         task: BackgroundTask,
         metadata: TaskMetadata | None = None,
-        **options: Unpack[TaskOptions],
+        **options: Unpack[BackgroundOptions],
     ) -> TaskId:
         """Take over a background task.
 
@@ -200,9 +208,15 @@ class Group(Generic[E]):
         :raises ~pydantic.ValidationError: if an option is not valid; it names the field
         """
         require_task(task, BackgroundTask)
+        call = "register_background_task()"
+        return self._register_background(
+            task, self._described("background", call, metadata, options)
+        )
+
+    def _register_background(self, task: BackgroundTask, described: TaskMetadata) -> TaskId:
         return self._register(
             task,
-            self._described(metadata, options),
+            described,
             lambda entry: BackgroundWorker(entry, task, self._branch, self._supervisor),
         )
 
@@ -223,16 +237,18 @@ class Group(Generic[E]):
         :raises ~pydantic.ValidationError: if an option is not valid; it names the field
         """
         require_task(task, EventTask)
-        reader = cast("EventTask[T]", task)
+        call = "register_event_task()"
+        return self._register_event(
+            cast("EventTask[T]", task), self._described("event", call, metadata, options)
+        )
 
+    def _register_event(self, reader: EventTask[T], described: TaskMetadata) -> TaskId:
         def subscribe() -> BroadcastReceiveStream[T]:
             return subscribe_until_closed(self._bus, cast("Topic[T]", event_of(reader)))
 
-        # A default is for tasks that it can be for; in what is given for one, it is a mistake.
-        described = self._described(metadata, options, never={"singleton"})
         if described.singleton:
             raise LifecycleError(
-                f"an event task cannot be a singleton, as {described.name or task.default_name!r}"
+                f"an event task cannot be a singleton, as {described.name or reader.default_name!r}"
                 ' is to be: bridge its topic with mode="compete"'
             )
         return self._register(
@@ -245,10 +261,10 @@ class Group(Generic[E]):
     def background(self, function: B, /) -> B: ...
     @overload
     def background(
-        self, function: None = None, /, **options: Unpack[TaskOptions]
+        self, function: None = None, /, **options: Unpack[BackgroundOptions]
     ) -> Callable[[B], B]: ...
     def background(
-        self, function: B | None = None, /, **options: Unpack[TaskOptions]
+        self, function: B | None = None, /, **options: Unpack[BackgroundOptions]
     ) -> B | Callable[[B], B]:
         """Register the decorated async function as a background task.
 
@@ -260,10 +276,11 @@ class Group(Generic[E]):
         :raises LifecycleError: as `register_background_task` does, or if it is no async function
         :raises ~pydantic.ValidationError: if an option is not valid
         """
+        described = self._described("background", "background()", None, options)
 
         def register(function: B) -> B:
             require_async(function, "the function of a background task", 0)
-            self.register_background_task(BackgroundFunction(function), **options)
+            self._register_background(BackgroundFunction(function), described)
             return function
 
         return register if function is None else register(function)
@@ -293,7 +310,7 @@ class Group(Generic[E]):
         """
         checked = EveryArguments.model_validate({"fixed": fixed, "seconds": seconds})
         kind = FixedRate if fixed == "rate" else FixedDelay
-        return self._periodic(kind(checked.seconds), options)
+        return self._periodic("every()", kind(checked.seconds), options)
 
     def cron(
         self, expression: str, *, tz: tzinfo | None = None, **options: Unpack[TaskOptions]
@@ -316,7 +333,7 @@ class Group(Generic[E]):
             timetable = Cron(expression, tz)
         except ValueError as error:
             raise invalid("cron()", "expression", expression, str(error)) from error
-        return self._periodic(timetable, options)
+        return self._periodic("cron()", timetable, options)
 
     @overload
     def on(
@@ -327,11 +344,12 @@ class Group(Generic[E]):
         self, event: E, **options: Unpack[TaskOptions]
     ) -> Callable[[Callable[[str], R]], Callable[[str], R]]: ...
     def on(
-        self, event: Topic[T] | E, **options: Unpack[TaskOptions]
+        self, event: Topic[T] | E, *given: object, **options: Unpack[TaskOptions]
     ) -> Callable[[Callable[..., R]], Callable[..., R]]:
         """Register the decorated async function as the handler of an event.
 
         :param event: the key
+        :param given: nothing: the function is what is decorated
         :param options: the fields of `TaskMetadata`; the name defaults to the function's
         :return: the decorator, which returns the function as it is
         :raises InvalidChannelError: as `register_event_task` does
@@ -340,37 +358,48 @@ class Group(Generic[E]):
         :raises ~pydantic.ValidationError: if an option is not valid
         """
         require_event(event)
+        if given:
+            raise LifecycleError(
+                f"on() takes the event alone, and its options by name, not {in_short(given[0])}: write"
+                " @scheduler.on(topic), or scheduler.on(topic)(function)."
+            )
+        described = self._described("event", "on()", None, options)
 
         def register(function: Callable[..., R]) -> Callable[..., R]:
             require_async(function, f"the handler of {in_words(event)}", 1)
-            self.register_event_task(EventFunction(event, function), **options)
+            self._register_event(EventFunction(event, function), described)
             return function
 
         return register
 
-    def _periodic(self, timetable: Timetable, options: TaskOptions) -> Callable[[B], B]:
-        metadata = self._described(None, options)
+    def _periodic(self, call: str, timetable: Timetable, options: TaskOptions) -> Callable[[B], B]:
+        described = self._described("periodic", call, None, options)
 
         def register(function: B) -> B:
             require_async(function, "the function of a periodic task", 0)
-            task = PeriodicTask(function, timetable, metadata, self._supervisor.random)
-            self.register_background_task(task, metadata)
+            task = PeriodicTask(function, timetable, described, self._supervisor.random)
+            self._register_background(task, described)
             return function
 
         return register
 
     def _described(
         self,
+        kind: str,
+        call: str,
         metadata: TaskMetadata | None,
-        options: TaskOptions,
-        never: AbstractSet[str] = frozenset(),
+        options: TaskOptions | BackgroundOptions,
     ) -> TaskMetadata:
         """Return the description of a task, given whole or by its fields, with the defaults.
 
-        :param never: defaults that are not for a task of this kind
+        A default is for tasks that it can be for; in what is given for one, it is a mistake.
+
+        :param kind: see `require_meant_for`
+        :param call: how users write the call
         """
         if metadata is None:
-            metadata = TaskMetadata(**options) if options else _NO_OPTIONS
+            given = cast("TaskOptions", options)
+            metadata = TaskMetadata(**given) if given else _NO_OPTIONS
         else:
             require_instance(metadata, TaskMetadata, "the metadata of a task")
             if options:
@@ -378,9 +407,12 @@ class Group(Generic[E]):
                     "give the metadata or its fields as keywords, not both:"
                     f" {', '.join(options)} beside {metadata!r}"
                 )
+        require_meant_for(kind, call, metadata)
         own = options_of(metadata) if self._defaults else {}
         taken = merged(self._defaults, own)
-        others = {name: taken[name] for name in taken.keys() - own.keys() - never}
+        others = {name: taken[name] for name in taken.keys() - own.keys()}
+        if kind == "event":
+            others.pop("singleton", None)
         return metadata.model_copy(update=others) if others else metadata
 
     def _register(

@@ -29,7 +29,8 @@ from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator
 from contextvars import copy_context
 from enum import Enum, auto
 from math import inf
-from typing import Final, Generic, cast, final
+from typing import Any, Final, Generic, cast, final
+from weakref import WeakValueDictionary
 
 from anyio import CancelScope, Event, TaskHandle, create_task_group, get_cancelled_exc_class
 from anyio.abc import TaskGroup
@@ -72,6 +73,10 @@ _COMMAND: Final = (
     "have that event loop call this, by anyio.from_thread.run(..., token=...) or"
     " asyncio.run_coroutine_threadsafe(); for messages, there is send_from_thread()"
 )
+
+
+#: Who runs a task, by the identity of the object; a scheduler that is garbage runs none.
+_OWNERS: Final[WeakValueDictionary[int, Supervisor[Any]]] = WeakValueDictionary()
 
 
 class Stage(Enum):
@@ -360,6 +365,7 @@ class Supervisor(Generic[E]):
         """
         parent.see_that_it_runs(f"{worker.title} cannot be registered")
         if self.takes_part:
+            self._see_that_nobody_else_runs(worker)
             self._dependencies.check(worker)
             worker.subscribe()
         self.workers[worker.entry.task_id] = worker
@@ -382,12 +388,23 @@ class Supervisor(Generic[E]):
             else:
                 self._start_run(worker)
 
+    def _see_that_nobody_else_runs(self, worker: Worker) -> None:
+        """See that a task is at work in no other scheduler; that would call its hooks twice."""
+        owner = _OWNERS.get(id(worker.entry.task))
+        if owner is not None and owner is not self and owner.takes_part:
+            raise LifecycleError(
+                f"{worker.title} is at work in another scheduler: make another"
+                f" {type(worker.entry.task).__name__} for this one"
+            )
+
     async def start(self) -> None:
         """Start all tasks, in order; see `Scheduler.start`."""
         workers = list(workers_below(self.root))
         for self._number, worker in enumerate(workers, 1):
             worker.enrol(self._number)
         workers = self._dependencies.in_order_of_start(workers)
+        for worker in workers:
+            self._see_that_nobody_else_runs(worker)
         try:
             for worker in workers:
                 worker.subscribe()
@@ -454,6 +471,7 @@ class Supervisor(Generic[E]):
             except Exception as error:  # the task itself says what it subscribes to
                 broken = LifecycleError(f"its subscription {raised(error)}")
                 broken.__cause__ = error
+        _OWNERS[id(worker.entry.task)] = self
         run = worker.new_run(self._startup.go, not_before, begun)
         if worker.wanted is not Wanted.RUN:
             worker.want(Wanted.RUN)
@@ -581,5 +599,6 @@ class Supervisor(Generic[E]):
             self._dependencies.remove(worker)
             self.restarts.drop([worker])
             self._report.gone(worker)
+            _OWNERS.pop(id(worker.entry.task), None)
             worker.be_gone()
             self._workload.note(worker)

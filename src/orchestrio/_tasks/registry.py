@@ -53,11 +53,12 @@ class RegisteredTask:
 class TaskRegistry(Generic[E]):
     """The tasks of one scheduler, in the order of registration. `E` is as in `Scheduler`."""
 
-    __slots__ = ("_by_name", "_numbered", "_numbers", "_tasks")
+    __slots__ = ("_by_name", "_by_task", "_numbered", "_numbers", "_tasks")
 
     def __init__(self) -> None:
         self._tasks: dict[TaskId, RegisteredTask] = {}
         self._by_name: dict[str, RegisteredTask] = {}
+        self._by_task: dict[int, RegisteredTask] = {}  # by the identity of the object
         self._numbers: dict[str, int] = {}  # the last number given to each default name
         self._numbered: dict[str, int] = {}  # how many tasks have such a name
 
@@ -68,11 +69,16 @@ class TaskRegistry(Generic[E]):
         :param metadata: its description; without a name it is called after its class or
             function, numbered from the second of that name on
         :return: the task as it is kept, with its new identity
-        :raises LifecycleError: if the name is taken by another task, or the task or its metadata
-            is something else
+        :raises LifecycleError: if the name is taken by another task, the task is registered
+            already, or it or its metadata is something else
         """
         require_task(task)
         require_hooks(task)
+        if id(task) in self._by_task:
+            raise LifecycleError(
+                f"this very task is registered already, as {self._by_task[id(task)].name!r}: make"
+                f" another {type(task).__name__} for another task"
+            )
         metadata = TaskMetadata() if metadata is None else metadata
         require_instance(metadata, TaskMetadata, "the metadata of a task")
         name = metadata.name
@@ -85,7 +91,7 @@ class TaskRegistry(Generic[E]):
             )
         entry = RegisteredTask(TaskId(f"{name}#{next(_serial)}"), name, task, metadata)
         self._tasks[entry.task_id] = entry
-        self._by_name[name] = entry
+        self._by_name[name] = self._by_task[id(task)] = entry
         return entry
 
     def remove(self, task_id: TaskId) -> RegisteredTask:
@@ -96,7 +102,7 @@ class TaskRegistry(Generic[E]):
         :raises TaskNotFoundError: if there is none
         """
         entry = self.get(task_id)
-        del self._tasks[task_id], self._by_name[entry.name]
+        del self._tasks[task_id], self._by_name[entry.name], self._by_task[id(entry.task)]
         if entry.metadata.name is None:
             self._give_up_name(_base(entry.task))
         return entry
