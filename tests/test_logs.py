@@ -193,7 +193,7 @@ def test_what_is_waited_for_takes_one_line_on_a_terminal(is_terminal: bool) -> N
         handler.close()
     printed = re.sub(r"\x1b\[[0-9;?]*\w", "", text.getvalue())  # without colours
     assert "still waiting for web to say that it is ready: 4 s" in printed
-    assert "started 1 task, ready in 5.0 s" in printed
+    assert "started 1 task, ready in 5 s" in printed
     lines = [line for line in printed.splitlines() if "INFO" in line and "still" in line]
     assert len(lines) == (0 if is_terminal else 2)
 

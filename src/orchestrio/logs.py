@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from typing_extensions import override
 
+from ._model.words import in_words
 from ._tasks.context import current_run
 
 if TYPE_CHECKING:
@@ -236,8 +237,5 @@ def _plain(value: object) -> object:
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
-        try:
-            return repr(value)
-        except Exception as trouble:
-            return f"<{type(value).__name__}, whose __repr__ raised {type(trouble).__name__}>"
+        return in_words(value, repr)
     return value

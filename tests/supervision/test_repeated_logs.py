@@ -8,7 +8,7 @@ import anyio
 import pytest
 from support import NUMBERS, TroubleError
 
-from orchestrio import TASK_EVENTS, ChannelConfig, EventTask, Scheduler, TaskLagged, Topic
+from orchestrio import TASK_EVENTS, Backoff, ChannelConfig, EventTask, Scheduler, TaskLagged, Topic
 
 
 @pytest.fixture
@@ -139,3 +139,94 @@ async def test_ticks_that_are_skipped_by_the_hundred_are_counted(
     assert len(skips(caplog)) == 6
     assert getattr(rest, "task_name", None) == "failing"
     assert f"{len(calls) - 5} ticks more" in rest.getMessage()
+
+
+def retries(caplog: pytest.LogCaptureFixture) -> list[str]:
+    lines = [record.getMessage() for record in caplog.records]
+    return [line for line in lines if "attempt" in line]
+
+
+#: Each message and tick fails twice, and takes so long by that that it is told in three windows.
+OFTEN = Backoff(initial_delay=0.0123456, multiplier=1, jitter=0)
+
+
+async def test_attempts_at_messages_that_fail_by_the_hundred_are_counted(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "orchestrio")
+    scheduler.add_channel(NUMBERS)
+    calls = 0
+
+    @scheduler.on(NUMBERS, retries=2, retry_backoff=OFTEN, name="shaky", drain_timeout=60)
+    async def handle(_: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls % 3:
+            raise TroubleError("boom")
+
+    async with scheduler:
+        await scheduler.start()
+        for number in range(300):
+            await scheduler.publish(NUMBERS, number)
+    first = "task 'shaky': attempt 1 of 3 failed, the next in 0.012 s: TroubleError: boom"
+    told = retries(caplog)
+    assert told[0] == first
+    assert told[5:] == ["task 'shaky': 595 attempts more failed and were tried again"]
+
+
+async def test_attempts_at_ticks_that_fail_by_the_hundred_are_counted(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "orchestrio")
+    calls = 0
+
+    @scheduler.every(0.05, retries=2, retry_backoff=OFTEN)
+    async def tick() -> None:
+        nonlocal calls
+        calls += 1
+        if calls % 3:
+            raise TroubleError("boom")
+        if calls == 300:
+            await scheduler.shutdown()
+
+    await scheduler.run()
+    assert retries(caplog)[5:] == ["task 'tick': 195 attempts more failed and were tried again"]
+
+
+async def test_what_the_last_of_many_ticks_raised_is_told_with_their_number(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    ticks = 0
+
+    @scheduler.every(0.1, on_error="skip")
+    async def tick() -> None:
+        nonlocal ticks
+        ticks += 1
+        if ticks == 7:
+            await scheduler.shutdown()
+        raise TroubleError(f"boom {ticks}")
+
+    await scheduler.run()
+    assert caplog.messages[-1] == (
+        "task 'tick' skipped 2 ticks more; the last one raised TroubleError: boom 7"
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_one_is_told_as_one(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture, count: int
+) -> None:
+    scheduler.add_channel(NUMBERS, ChannelConfig(capacity=2))
+
+    @scheduler.on(NUMBERS, drain_timeout=0, stop_timeout=1, name="it")
+    async def handle(_: int) -> None:
+        await anyio.sleep(0.5)
+
+    async with scheduler:
+        await scheduler.start()
+        for number in range(2 + count):
+            scheduler.bus.publish_nowait(NUMBERS, number)
+        await anyio.sleep(0.25)
+    were = "1 message was overwritten before it read it" if count == 1 else "2 messages were"
+    assert f"task 'it' lagged: {were}" in caplog.text
+    assert "task 'it' ended with 1 message unhandled" in caplog.messages

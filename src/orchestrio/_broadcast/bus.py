@@ -22,9 +22,10 @@ from typing_extensions import TypeVar
 
 from .._model.errors import EventReceiveError, EventSendError, InvalidChannelError, LifecycleError
 from .._model.near import near_names
-from .._model.refusals import in_short, printed, require_instance
+from .._model.refusals import in_short, require_instance
 from .._model.settings import ChannelConfig
 from .._model.topics import Topic, is_hashable, require_event
+from .._model.words import in_words
 from .channel import ChannelStatistics
 from .home import Home
 from .streams import (
@@ -52,7 +53,7 @@ def _names_of(events: Iterable[object]) -> list[str]:
     keys: list[object] = [event.key if type(event) is Topic else event for event in events]
     if {*map(type, keys)} == {str}:
         return cast("list[str]", keys)
-    return [key if type(key) is str else printed(key, str) for key in keys]
+    return [key if type(key) is str else in_words(key) for key in keys]
 
 
 def _checker(event: object) -> Callable[[object], object] | None:
@@ -71,7 +72,7 @@ def _checker(event: object) -> Callable[[object], object] | None:
         adapter.rebuild()  # or it says with the first message what it does not know
     except (PydanticUserError, PydanticUndefinedAnnotation, SchemaError) as error:
         raise InvalidChannelError(
-            f"event {printed(topic)} cannot be validated: Pydantic does not understand its payload."
+            f"event {in_words(topic, repr)} cannot be validated: Pydantic does not understand its payload."
             f" {str(error).splitlines()[0]}",
             topic,
         ) from error
@@ -86,7 +87,7 @@ def _checker(event: object) -> Callable[[object], object] | None:
             return validate(message, strict=True)
         except ValidationError as error:
             raise EventSendError(
-                f"a message for {printed(topic, str)} is not valid and was not sent: {error}", topic
+                f"a message for {in_words(topic)} is not valid and was not sent: {error}", topic
             ) from error
 
     return check
@@ -163,7 +164,7 @@ class EventBus(Generic[E]):
         require_event(event)
         if event in self._senders:
             raise InvalidChannelError(
-                f"event {printed(event)} has a channel already: remove it first, or use it.",
+                f"event {in_words(event, repr)} has a channel already: remove it first, or use it.",
                 event,
             )
         config = ChannelConfig() if config is None else config
@@ -296,7 +297,7 @@ class EventBus(Generic[E]):
                         return message
             except EndOfStream:
                 raise EventReceiveError(
-                    f"channel {printed(event)} was closed, or its scheduler stopped, before a"
+                    f"channel {in_words(event, repr)} was closed, or its scheduler stopped, before a"
                     " matching message was published"
                 ) from None
 
@@ -344,13 +345,14 @@ class EventBus(Generic[E]):
         near = near_names(wrong, names)
         if near:
             meant = (known[names.index(name)] for name in near)
-            hint = "did you mean " + " or ".join(map(printed, meant)) + "?"
+            hint = "did you mean " + " or ".join(in_words(one, repr) for one in meant) + "?"
         elif known:
-            hint = "known events: " + ", ".join(printed(some, str) for some in known[:10]) + "."
+            hint = "known events: " + ", ".join(in_words(some) for some in known[:10]) + "."
         else:
             hint = "the bus has no channels yet."
         raise InvalidChannelError(
-            f"event {printed(event)} has no channel: {hint} Open one with add_channel().", event
+            f"event {in_words(event, repr)} has no channel: {hint} Open one with add_channel().",
+            event,
         )
 
 

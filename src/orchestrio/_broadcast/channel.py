@@ -22,9 +22,9 @@ from anyio import CancelScope, ClosedResourceError, RunFinishedError, WouldBlock
 from typing_extensions import TypeVar
 
 from .._model.errors import EventSendError
-from .._model.refusals import printed
 from .._model.settings import ChannelConfig, Overflow
 from .._model.wakeup import Wakeup
+from .._model.words import in_words
 from .acknowledgements import Acknowledgements
 from .home import Home
 
@@ -496,4 +496,4 @@ class Channel(Generic[T]):
         )
 
     def __str__(self) -> str:
-        return f"channel {printed(self.event)}" if self.owned else "the broadcast stream"
+        return f"channel {in_words(self.event, repr)}" if self.owned else "the broadcast stream"

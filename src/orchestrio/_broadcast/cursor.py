@@ -14,6 +14,7 @@ from anyio import ClosedResourceError, EndOfStream, WouldBlock
 from typing_extensions import TypeVar
 
 from .._model.errors import LaggedError
+from .._model.words import counted
 from .channel import Channel
 
 __all__ = ["Cursor"]
@@ -183,7 +184,7 @@ class Cursor(Generic[T]):
         self.skip(missed)
         channel = self.channel
         raise LaggedError(
-            f"a receiver of {channel} missed {missed} items: it fell more than {channel.capacity}"
+            f"a receiver of {channel} missed {counted(missed, 'items')}: it fell more than {channel.capacity}"
             " behind. It goes on at the oldest item held. Raise the capacity, make the receiver"
             ' faster, or choose overflow="block".',
             missed,

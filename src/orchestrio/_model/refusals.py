@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from reprlib import Repr
 from typing import TypeVar
 
@@ -11,7 +10,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from .errors import LifecycleError
 
-__all__ = ["in_short", "invalid", "printed", "require_instance"]
+__all__ = ["in_short", "invalid", "require_instance"]
 
 T = TypeVar("T")
 
@@ -28,18 +27,6 @@ def in_short(value: object) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
     return f"{_short.repr(value)} ({type(value).__name__})"
-
-
-def printed(key: object, how: Callable[[object], str] = repr) -> str:
-    """Print the key of an event, also if what a user's class says of itself raises.
-
-    :param key: the key
-    :param how: `repr` or `str`
-    """
-    try:
-        return how(key)
-    except Exception:
-        return object.__repr__(key)
 
 
 def invalid(call: str, parameter: str, value: object, why: str) -> ValidationError:

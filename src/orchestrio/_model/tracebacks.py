@@ -15,6 +15,7 @@ from types import FrameType, TracebackType
 from typing import Final, cast, final
 
 from .errors import SchedulerError
+from .words import in_words
 
 __all__ = [
     "Repeats",
@@ -226,12 +227,8 @@ class Repeats:
 
 
 def _looks(error: BaseException) -> object:
-    try:
-        words = str(error)
-    except Exception:
-        words = ""
     lines = tuple(
         (entry.tb_frame.f_code.co_filename, entry.tb_lineno)
         for entry in _entries(error.__traceback__)
     )
-    return type(error), words, lines
+    return type(error), in_words(error), lines

@@ -33,10 +33,10 @@ from .._model.settings import (
 )
 from .._model.snapshots import TaskId
 from .._model.topics import Topic, require_event
+from .._model.words import in_words
 from .._supervision.commands import Commands
 from .._supervision.supervisor import Supervisor
 from .._tasks.checks import require_async, require_task
-from .._tasks.failures import in_words
 from .._tasks.periodic import PeriodicTask
 from .._tasks.registry import RegisteredTask, TaskRegistry
 from .._tasks.task import (

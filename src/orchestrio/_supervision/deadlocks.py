@@ -24,8 +24,8 @@ from .._broadcast.backpressure import Waits, append_in_turn
 from .._broadcast.channel import Channel, Waiter
 from .._model.log import logger
 from .._model.snapshots import TaskId
+from .._model.words import in_words
 from .._tasks.context import Services
-from .._tasks.failures import in_words
 from .._workers.phases import Phase
 from .._workers.run import Run
 from .._workers.stack import frames

@@ -19,8 +19,8 @@ from anyio.abc import TaskGroup
 
 from .._model.errors import SchedulerError
 from .._model.log import logger
+from .._model.words import counted, in_seconds
 from .._tasks.failures import undisturbed
-from .._workers.phase_log import in_seconds
 from .._workers.worker import Worker
 from .waits import Wait
 
@@ -65,7 +65,7 @@ class Report:
         if logger.isEnabledFor(logging.INFO):
             took = current_time() - self._since
             what = "started %s, ready in %s"
-            logger.info(what, _counted(tasks, "tasks"), in_seconds(took), extra={"tasks": tasks})
+            logger.info(what, counted(tasks, "tasks"), in_seconds(took), extra={"tasks": tasks})
 
     def stopping(self, why: str) -> None:
         """Tell that everything stops.
@@ -97,11 +97,11 @@ class Report:
         logger.info(
             "stopped in %s: %s, %s handled, %s failed, %s missed, %s",
             in_seconds(current_time() - self._since),
-            _counted(tasks, "tasks"),
-            _counted(totals["handled"], "messages"),
+            counted(tasks, "tasks"),
+            counted(totals["handled"], "messages"),
             f"{totals['failed']:,}",
             f"{totals['missed']:,}",
-            _counted(totals["restarts"], "restarts"),
+            counted(totals["restarts"], "restarts"),
             extra={"tasks": tasks, **totals},
         )
 
@@ -145,10 +145,6 @@ def _add(totals: dict[str, int], worker: Worker) -> None:
     facts: dict[str, Any] = worker.facts()
     for name in _TOTALS:
         totals[name] += facts.get(name, 0)
-
-
-def _counted(count: int, what: str) -> str:
-    return f"1 {what.removesuffix('s')}" if count == 1 else f"{count:,} {what}"
 
 
 def what_ends_the_run(failure: BaseException) -> str:

@@ -15,6 +15,7 @@ from typing import final
 from anyio import current_time
 
 from .._model.log import logger
+from .._model.words import in_seconds
 from .._tasks.events import RestartScheduled
 from .._tasks.failures import to_show
 from .._workers.tree import Branch, Failure, Node
@@ -227,16 +228,16 @@ def _tell(workers: list[Worker], delay: float, failure: Failure, settled: float)
     for worker in workers:
         extra = worker.extra(delay=delay)
         if worker not in mine:
-            what = "%s restarts in %.3g s, with task %r"
-            log(what, worker.title, delay, failure.task_name, extra=extra)
+            what = "%s restarts in %s, with task %r"
+            log(what, worker.title, in_seconds(delay), failure.task_name, extra=extra)
             continue
         if current_time() - worker.up_since >= settled:
             worker.repeats.forget()
         shown = to_show(failure)
         times = worker.repeats.count(shown or failure)
-        what = "%s restarts in %.3g s: %s"
+        what = "%s restarts in %s: %s"
         if times == 1:
-            log(what, worker.title, delay, failure, exc_info=shown, extra=extra)
+            log(what, worker.title, in_seconds(delay), failure, exc_info=shown, extra=extra)
         else:
             what += " (the same as before, %d times by now)"
-            log(what, worker.title, delay, failure, times, extra=extra)
+            log(what, worker.title, in_seconds(delay), failure, times, extra=extra)

@@ -16,6 +16,7 @@ from anyio import create_task_group, current_time, move_on_at
 from anyio.lowlevel import checkpoint
 
 from .._model.wakeup import Wakeup
+from .._model.words import in_seconds
 from .._workers.phases import Phase
 from .._workers.run import Run
 from .._workers.worker import Worker
@@ -153,7 +154,7 @@ async def wait_cancelled(run: Run, since: float) -> None:
     with move_on_at(since + timeout):
         await run.wait_over()
     if not run.is_over:
-        what = f"its {run.hook} went on for more than stop_timeout ({timeout:g} s) after it"
+        what = f"its {run.hook} went on for more than stop_timeout ({in_seconds(timeout)}) after it"
         run.abandon(f"{what} was cancelled", "stop_timeout")
 
 
@@ -259,12 +260,15 @@ class Turns:
         timeout = run.host.entry.metadata.shutdown_timeout
         if run.is_cut_short:
             del self._deadlines[run]
-            what = f"it ignores its cancellation {_LAST_RESORT:g} s after shutdown_timeout"
+            what = f"it ignores its cancellation {in_seconds(_LAST_RESORT)} after shutdown_timeout"
             run.abandon(
-                f"{what} ({timeout:g} s); the others are shut down without it", "shutdown_timeout"
+                f"{what} ({in_seconds(timeout)}); the others are shut down without it",
+                "shutdown_timeout",
             )
         else:
-            run.cancel_shutdown(f"its shutdown() ran longer than shutdown_timeout ({timeout:g} s)")
+            run.cancel_shutdown(
+                f"its shutdown() ran longer than shutdown_timeout ({in_seconds(timeout)})"
+            )
             self._deadlines[run] = current_time() + _LAST_RESORT
 
     def force(self, runs: Iterable[Run], why: str) -> None:

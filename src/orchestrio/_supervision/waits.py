@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from math import inf
 from typing import NamedTuple
 
+from .._model.words import counted, in_seconds
 from .._workers.host import Host
 from .._workers.phases import Phase
 from .._workers.run import Run
@@ -36,9 +37,9 @@ class Wait(NamedTuple):
         """
         if self.since is None:
             return self.what
-        limit = "" if self.timeout == inf else f" of {self.timeout:g} s"
+        limit = "" if self.timeout == inf else f" of {in_seconds(self.timeout)}"
         hint = f" ({self.way_out})" if self.way_out else ""
-        return f"{self.what}: {max(0.0, now - self.since):.0f} s{limit}{hint}"
+        return f"{self.what}: {in_seconds(round(max(0.0, now - self.since)))}{limit}{hint}"
 
 
 def waits_of_start(workers: Iterable[Worker]) -> Iterator[Wait]:
@@ -109,4 +110,4 @@ def waits_for_stuck(runs: Iterable[Run], way_out: str) -> Iterator[Wait]:
 def _left(worker: Worker) -> str:
     facts = worker.facts()
     left = facts["in_hand"] + facts["unread"]
-    return "a message" if left == 1 else f"{left:,} messages"
+    return "a message" if left == 1 else counted(left, "messages")

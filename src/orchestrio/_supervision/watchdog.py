@@ -9,6 +9,7 @@ from anyio import current_time, move_on_at
 from anyio.lowlevel import checkpoint
 
 from .._model.settings import TaskMetadata
+from .._model.words import in_seconds
 from .._workers.run import Run
 from .._workers.worker import Worker
 from .stopping import wait_cancelled
@@ -48,7 +49,7 @@ async def watch(worker: Worker, run: Run, cannot_end: Callable[[BaseException], 
     if metadata.reports_ready:
         in_time = await until(lambda: run.info.is_ready, run.works_since + timeout)
         if not in_time:
-            await fail(f"it was not ready within start_timeout ({timeout:g} s)")
+            await fail(f"it was not ready within start_timeout ({in_seconds(timeout)})")
             return
     # Once it is cancelled it cannot beat, and has its stop_timeout.
     while not (run.is_over or run.cancel_asked) and metadata.watchdog < inf:
@@ -62,5 +63,5 @@ async def watch(worker: Worker, run: Run, cannot_end: Callable[[BaseException], 
             # Nobody could beat: the clock has jumped, or something blocked the whole event loop.
             run.info.beat(current_time())
         elif worker.last_beat() + metadata.watchdog <= current_time():
-            await fail(f"it gave no sign of life for {metadata.watchdog:g} s, its watchdog")
+            await fail(f"it gave no sign of life for {in_seconds(metadata.watchdog)}, its watchdog")
             return

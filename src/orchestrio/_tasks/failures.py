@@ -17,13 +17,13 @@ from typing_extensions import TypeVarTuple, Unpack
 
 from .._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
 from .._model.tracebacks import has_users_frames, leaves_of, own_line
+from .._model.words import in_words
 
 __all__ = [
     "ForeignCancellationError",
     "error_in",
     "failed_at",
     "failure_in",
-    "in_words",
     "raised",
     "to_show",
     "undisturbed",
@@ -104,14 +104,6 @@ def _way_out(
         elif not isinstance(one, (Exception, cancelled)):
             return one
     return None
-
-
-def in_words(thing: object) -> str:
-    """Return what an error says, or an event is called, also if its ``__str__`` raises."""
-    try:
-        return str(thing)
-    except Exception as trouble:
-        return f"(its __str__ raised {type(trouble).__name__})"
 
 
 def raised(error: BaseException) -> str:

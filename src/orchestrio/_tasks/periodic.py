@@ -10,11 +10,12 @@ from typing_extensions import override
 
 from .._model.log import logger
 from .._model.settings import TaskMetadata
-from .._model.tracebacks import trim
+from .._model.tracebacks import Repeats, trim
+from .._model.words import counted
 from .context import current_run
 from .failures import failure_in, raised
-from .retries import with_retries
-from .tally import SKIPS_AT_ONCE, Tally
+from .retries import tally_of_retries, with_retries
+from .tally import AT_ONCE, Tally
 from .task import BackgroundTask, name_of
 from .timetables import Timetable
 
@@ -38,8 +39,11 @@ class PeriodicTask(BackgroundTask):
         self._function = function
         self._timetable = timetable
         self._on_error = metadata.on_error
-        self._call = with_retries(self._tick, metadata, random, _extra)
-        self._skips = Tally(SKIPS_AT_ONCE, _tell_skips)
+        self._tries = tally_of_retries(metadata, _extra)
+        self._call = with_retries(self._tick, metadata, random, _extra, self._tries)
+        self._skips = Tally(AT_ONCE, self._tell_skips)
+        self._repeats = Repeats()
+        self._last_skip = ""  # what the last tick that was skipped raised
         #: ticks done
         self.handled: int = 0
         #: ticks that raised
@@ -58,6 +62,8 @@ class PeriodicTask(BackgroundTask):
             await self._tick_on()
         finally:
             self._skips.settle()
+            if self._tries is not None:
+                self._tries.settle()
 
     async def _tick_on(self) -> None:
         run = current_run.get()
@@ -77,12 +83,14 @@ class PeriodicTask(BackgroundTask):
                 if self._on_error != "skip":
                     raise
                 trim(error)
-                if self._skips.note(current_time(), what=raised(error)):
+                again = self._repeats.count(error) > 1
+                self._last_skip = raised(error)
+                if self._skips.note(current_time()):
                     logger.error(
                         "task %r skipped a tick: it %s",
                         run.task_name,
-                        raised(error),
-                        exc_info=None if self._skips.is_repeated else error,
+                        self._last_skip,
+                        exc_info=None if again else error,
                         extra=_extra() | {"error": error},
                     )
             else:
@@ -91,20 +99,19 @@ class PeriodicTask(BackgroundTask):
     async def _tick(self, _: None) -> None:
         await self._function()
 
+    def _tell_skips(self, times: int, _: int) -> None:
+        about = _extra()
+        logger.error(
+            "task %r skipped %s more; the last one %s",
+            about.get("task_name"),
+            counted(times, "ticks"),
+            self._last_skip,
+            extra=about | {"skipped": times},
+        )
+
     def counts(self) -> dict[str, int]:
         """The fields of the snapshot that count ticks."""
         return {"handled": self.handled, "failed": self.failed, "missed": self.missed}
-
-
-def _tell_skips(times: int, _: int) -> None:
-    run = current_run.get()
-    name = "" if run is None else run.task_name
-    logger.error(
-        "task %r skipped %s more, each time since it failed",
-        name,
-        "a tick" if times == 1 else f"{times} ticks",
-        extra=_extra() | {"skipped": times},
-    )
 
 
 def _extra() -> dict[str, object]:

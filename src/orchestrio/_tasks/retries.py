@@ -6,15 +6,36 @@ from collections.abc import Awaitable, Callable
 from math import inf
 from typing import TypeVar
 
-from anyio import move_on_after, sleep
+from anyio import current_time, move_on_after, sleep
 
 from .._model.log import logger
 from .._model.settings import TaskMetadata, wait_before
-from .failures import failure_in, in_words
+from .._model.words import counted, in_seconds, in_words
+from .failures import failure_in
+from .tally import AT_ONCE, Tally
 
-__all__ = ["with_retries"]
+__all__ = ["tally_of_retries", "with_retries"]
 
 T = TypeVar("T")
+
+
+def tally_of_retries(
+    metadata: TaskMetadata, extra: Callable[[], dict[str, object]]
+) -> Tally | None:
+    """Return what decides which retries of a task are in the log; `None` if it has none.
+
+    Whoever has the task settles it when the work is over.
+
+    :param metadata: that of the task
+    :param extra: returns what a log record about the task carries
+    """
+
+    def tell(times: int, _: int) -> None:
+        about = extra()
+        what = "task %r: %s more failed and were tried again"
+        logger.info(what, about.get("task_name"), counted(times, "attempts"), extra=about)
+
+    return Tally(AT_ONCE, tell) if metadata.retries else None
 
 
 def with_retries(
@@ -22,6 +43,7 @@ def with_retries(
     metadata: TaskMetadata,
     random: Callable[[], float],
     extra: Callable[[], dict[str, object]],
+    tally: Tally | None,
 ) -> Callable[[T], Awaitable[object]]:
     """Give a handler the ``attempt_timeout`` and ``retries`` of its task; none costs nothing.
 
@@ -29,6 +51,7 @@ def with_retries(
     :param metadata: has the limits
     :param random: returns numbers from 0 up to 1, for the jitter of the back-off
     :param extra: returns what a log record about the task carries
+    :param tally: decides which attempts that failed are in the log; see `tally_of_retries`
     :return: the handler itself if there are no limits; or a function that calls it, and raises
         what it raised the last time, or `TimeoutError`
     """
@@ -41,7 +64,7 @@ def with_retries(
         with move_on_after(timeout) as scope:
             await handle(message)
         if scope.cancelled_caught:
-            raise TimeoutError(f"it took longer than its attempt_timeout ({timeout:g} s)")
+            raise TimeoutError(f"it took longer than its attempt_timeout ({in_seconds(timeout)})")
 
     # A scope costs ten times what a call does, and one without a deadline is never needed.
     once = handle if timeout == inf else attempt
@@ -57,17 +80,18 @@ def with_retries(
                 if error is None:
                     raise
                 delay = wait_before(number, metadata.retry_backoff, random())
-                about = extra()
-                logger.info(
-                    "task %r: attempt %d of %d failed, the next in %g s: %s: %s",
-                    about.get("task_name"),
-                    number,
-                    retries + 1,
-                    delay,
-                    type(error).__name__,
-                    in_words(error),
-                    extra=about | {"attempt": number, "delay": delay, "error": error},
-                )
+                if tally is None or tally.note(current_time()):
+                    about = extra()
+                    logger.info(
+                        "task %r: attempt %d of %d failed, the next in %s: %s: %s",
+                        about.get("task_name"),
+                        number,
+                        retries + 1,
+                        in_seconds(delay),
+                        type(error).__name__,
+                        in_words(error),
+                        extra=about | {"attempt": number, "delay": delay, "error": error},
+                    )
                 await sleep(delay)
                 number += 1
 

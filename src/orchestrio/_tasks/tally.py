@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, final
 
-__all__ = ["SKIPS_AT_ONCE", "Tally"]
+__all__ = ["AT_ONCE", "Tally"]
 
-#: How many skipped messages or ticks of each window are in the log by themselves.
-SKIPS_AT_ONCE: Final = 5
+#: How many failures of each window are in the log by themselves: messages or ticks that were
+#: skipped, or are tried again.
+AT_ONCE: Final = 5
 
 #: How long a window is, in seconds: the first one, and the longest.
 _FIRST: Final = 10.0
@@ -22,18 +23,18 @@ class Tally:
     The others are counted, and told together when the next one comes after that, and when there
     will be no more: no timer is needed. While it goes on, each window is twice as long as the one
     before, up to ten minutes.
+
+    Which of them are the same error, and need no traceback again, is known to `Repeats`.
     """
 
     __slots__ = (
         "_amount",
         "_at_once",
-        "_last",
         "_left",
         "_tell",
         "_times",
         "_until",
         "_window",
-        "is_repeated",
     )
 
     def __init__(self, at_once: int, tell: Callable[[int, int], None]) -> None:
@@ -48,25 +49,18 @@ class Tally:
         self._window = _FIRST
         self._until = 0.0  # when the window is over, in seconds on the event loop's clock
         self._times = self._amount = 0  # what has not been told
-        self._last: object = None  # what the last one was
-        #: whether the last one was the same as the one before, so that it can be told more shortly
-        self.is_repeated: bool = False
 
-    def note(self, now: float, amount: int = 1, what: object = None) -> bool:
+    def note(self, now: float, amount: int = 1) -> bool:
         """Count one more; return whether it is to be told by itself.
 
         :param now: the present, in seconds on the event loop's clock
         :param amount: how much it is
-        :param what: says which are the same: see `is_repeated`
         """
         if now >= self._until:
             self._window = min(2 * self._window, _LONGEST) if self._times else _FIRST
             self.settle()
             self._until = now + self._window
             self._left = self._at_once
-            self._last = None
-        self.is_repeated = what == self._last is not None
-        self._last = what
         if self._left:
             self._left -= 1
             return True

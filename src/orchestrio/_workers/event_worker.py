@@ -17,11 +17,12 @@ from .._broadcast.streams import BroadcastReceiveStream, cursor_of
 from .._model.errors import LaggedError
 from .._model.log import logger
 from .._model.tracebacks import trim
+from .._model.words import counted, in_words
 from .._tasks.events import DEAD_LETTERS, DeadLetter, TaskLagged
-from .._tasks.failures import failure_in, in_words, raised
+from .._tasks.failures import failure_in, raised
 from .._tasks.registry import RegisteredTask
-from .._tasks.retries import with_retries
-from .._tasks.tally import SKIPS_AT_ONCE, Tally
+from .._tasks.retries import tally_of_retries, with_retries
+from .._tasks.tally import AT_ONCE, Tally
 from .._tasks.task import EventTask, event_of
 from .run import Run
 from .tree import Branch
@@ -55,6 +56,7 @@ class EventWorker(Worker, Generic[T]):
         "_stream",
         "_subscribe",
         "_task",
+        "_tries",
         "_within",
     )
 
@@ -85,6 +87,7 @@ class EventWorker(Worker, Generic[T]):
         self._within = "handle_event()"  # the hook that it is in
         self._lags: Tally | None = None  # what of it is in the log; most never lag, nor skip
         self._skips: Tally | None = None
+        self._tries: Tally | None = tally_of_retries(entry.metadata, self.extra)
 
     @property
     @override
@@ -98,7 +101,11 @@ class EventWorker(Worker, Generic[T]):
             return
         self._handler_failed = self._accounted = False
         self._handle = with_retries(
-            self._task.handler, self.entry.metadata, self.supervision.random, self.extra
+            self._task.handler,
+            self.entry.metadata,
+            self.supervision.random,
+            self.extra,
+            self._tries,
         )
         if self._delivery is None or self._delivery.is_over:
             self._reserve()
@@ -155,9 +162,9 @@ class EventWorker(Worker, Generic[T]):
         self._left += count
         if count and (self.run is not None or self.runs):
             logger.warning(
-                "task %r ended with %d messages unhandled",
+                "task %r ended with %s unhandled",
                 self.entry.name,
-                count,
+                counted(count, "messages"),
                 extra=self.extra(unhandled=count),
             )
 
@@ -326,14 +333,14 @@ class EventWorker(Worker, Generic[T]):
             self._skipped += 1
             trim(error)
             if self._skips is None:
-                self._skips = Tally(SKIPS_AT_ONCE, self._tell_skips)
-            what = raised(error)
-            if self._skips.note(current_time(), what=what):
+                self._skips = Tally(AT_ONCE, self._tell_skips)
+            again = self.repeats.count(error) > 1
+            if self._skips.note(current_time()):
                 logger.error(
                     "task %r skipped a message: its handler %s",
                     self.entry.name,
-                    what,
-                    exc_info=None if self._skips.is_repeated else error,
+                    raised(error),
+                    exc_info=None if again else error,
                     extra=self.extra(attempts=metadata.retries + 1, error=error),
                 )
             return
@@ -342,25 +349,25 @@ class EventWorker(Worker, Generic[T]):
 
     def _tell_skips(self, times: int, _: int) -> None:
         logger.error(
-            "task %r skipped %d messages more; the last error: %s",
+            "task %r skipped %s more; the last error: %s",
             self.entry.name,
-            times,
+            counted(times, "messages"),
             self.last_error[0] if self.last_error else "",
             extra=self.extra(skipped=times),
         )
 
     def _tell_lags(self, times: int, missed: int) -> None:
         logger.warning(
-            "task %r lagged %s more: %d messages were overwritten before it read them",
+            "task %r lagged %s more: %s overwritten before it read %s",
             self.entry.name,
-            "once" if times == 1 else f"{times} times",
-            missed,
+            counted(times, "times"),
+            *_overwritten(missed),
             extra=self.extra(missed=missed, times=times),
         )
 
     def _settle_tallies(self) -> None:
         """Tell what was only counted."""
-        for tally in (self._lags, self._skips):
+        for tally in (self._lags, self._skips, self._tries):
             if tally is not None:
                 tally.settle()
 
@@ -369,9 +376,9 @@ class EventWorker(Worker, Generic[T]):
             self._lags = Tally(1, self._tell_lags)
         if self._lags.note(current_time(), missed):
             logger.warning(
-                "task %r lagged: %d messages were overwritten before it read them",
+                "task %r lagged: %s overwritten before it read %s",
                 self.entry.name,
-                missed,
+                *_overwritten(missed),
                 extra=self.extra(missed=missed),
             )
         publisher = self.supervision.task_events
@@ -454,3 +461,8 @@ class EventWorker(Worker, Generic[T]):
             waiting = 0 if self._reserved is None else len(self._reserved)
             facts["unread"] = self._left + delivery.unread + waiting
         return facts
+
+
+def _overwritten(missed: int) -> tuple[str, str]:
+    """Say how many messages were overwritten, and what the others call them."""
+    return ("1 message was", "it") if missed == 1 else (f"{missed:,} messages were", "them")

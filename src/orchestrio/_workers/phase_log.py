@@ -9,10 +9,11 @@ from typing import Final
 from anyio import current_time
 
 from .._model.log import logger
+from .._model.words import in_seconds
 from .host import Host
 from .phases import Outcome, Phase
 
-__all__ = ["in_seconds", "is_told", "tell"]
+__all__ = ["is_told", "tell"]
 
 #: Whether anybody reads what is told at `logging.INFO`; whoever reads nothing pays for nothing.
 is_told = logger.isEnabledFor
@@ -53,12 +54,3 @@ def tell(
         if what:
             logger.debug("%s %s", host.title, what, extra=host.extra())
     return now
-
-
-def in_seconds(duration: float) -> str:
-    """Return a duration in words, as exact as people care for."""
-    if duration == inf:
-        return "a while"
-    if duration < 1:
-        return f"{duration:.3f} s"
-    return f"{duration:.1f} s" if duration < 100 else f"{duration:.0f} s"

@@ -37,6 +37,7 @@ from .._broadcast.backpressure import Waits, current_sender
 from .._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
 from .._model.log import logger
 from .._model.tracebacks import trim
+from .._model.words import in_seconds
 from .._tasks.context import RunInfo, Services, current_run
 from .._tasks.failures import error_in, raised
 from .._tasks.task import Task
@@ -522,7 +523,7 @@ class Run:
             hook = self.hook
             what = f"its {hook} {raised(error)}"
             if isinstance(error, TimeoutError) and hook == "initialize()" and timeout < inf:
-                what += f" (start_timeout is {timeout:g} s)"
+                what += f" (start_timeout is {in_seconds(timeout)})"
         if self.phase is Phase.WORKING and (self.info.is_ready or error is not doom):
             failure: TaskExecutionError | TaskInitializationError = TaskExecutionError(
                 f"{host.title} failed: {what}", entry.task_id, entry.name

@@ -21,6 +21,7 @@ from typing import final
 
 from .._model.errors import LifecycleError, TaskExecutionError, TaskInitializationError
 from .._model.settings import RestartPolicy, Strategy, wait_before
+from .._model.words import in_seconds
 
 __all__ = ["Branch", "Failure", "Node", "RestartHistory", "leaves"]
 
@@ -79,7 +80,7 @@ class RestartHistory:
         policy = self.policy
         error = TaskExecutionError(
             f"{title} failed {len(history)} times: max_restarts={policy.max_restarts} within"
-            f" {policy.within:g} s allows no other restart. The last time: {failure}",
+            f" {in_seconds(policy.within)} allows no other restart. The last time: {failure}",
             failure.task_id,
             failure.task_name,
         )

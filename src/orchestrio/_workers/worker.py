@@ -23,9 +23,9 @@ from .._model.errors import LifecycleError, SchedulerError, TaskExecutionError
 from .._model.snapshots import TaskKind, TaskSnapshot, TaskState
 from .._model.tracebacks import Repeats
 from .._model.wakeup import Wakeup
+from .._model.words import in_seconds, in_words
 from .._tasks.context import Services
 from .._tasks.events import DeadLetter, Publisher, StateChanged, TaskEvent
-from .._tasks.failures import in_words
 from .._tasks.registry import RegisteredTask
 from .phases import Outcome, Phase
 from .run import Run
@@ -330,7 +330,7 @@ class Worker(Node, ABC):
                 await sleep_forever()  # likewise
             raise TimeoutError(
                 f"{waiting_for}, on which it depends, was not ready within the start_timeout"
-                f" ({timeout:g} s) of {self.title}"
+                f" ({in_seconds(timeout)}) of {self.title}"
             )
 
     # -- what its run tells --------------------------------------------------------------------

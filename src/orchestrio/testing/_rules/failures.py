@@ -18,7 +18,7 @@ from orchestrio import (
     TaskState,
 )
 
-from ..._tasks.failures import in_words
+from ..._model.words import in_words
 from .ledger import (
     InjectedError,
     Ledger,

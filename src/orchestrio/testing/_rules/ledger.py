@@ -20,8 +20,9 @@ from orchestrio import (
     TaskState,
 )
 
+from ..._model.words import in_words
 from ..._tasks.context import RunInfo
-from ..._tasks.failures import ForeignCancellationError, in_words
+from ..._tasks.failures import ForeignCancellationError
 from .._probe import Hook
 from .._recorder import Recorder
 

@@ -31,8 +31,8 @@ from orchestrio import (
     Topic,
 )
 
+from ..._model.words import in_words
 from ..._tasks.context import current_run
-from ..._tasks.failures import in_words
 from ..._workers.tree import Branch
 from .._rules.ledger import Ledger, alone
 from .._rules.promises import (

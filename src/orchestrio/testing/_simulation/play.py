@@ -35,8 +35,8 @@ from orchestrio import (
 )
 
 from ..._broadcast.bus import subscribe_until_closed
+from ..._model.words import in_words
 from ..._tasks.context import current_run
-from ..._tasks.failures import in_words
 from .._harness import Harness
 from .._observation import Observation
 from .._probe import Hook
