@@ -10,7 +10,7 @@ import anyio
 import pytest
 from anyio import CancelScope, create_task_group
 from support import NUMBERS, ONCE, SOON, TroubleError, posix_signals, settle
-from support.hooks import Broken, Failing, Forever, SlowToStop
+from support.hooks import Broken, Failing, Forever, Messy, SlowToStop
 
 from orchestrio import BackgroundTask, Scheduler, current_task_context
 
@@ -177,6 +177,48 @@ async def test_who_is_waited_for_with_signals_says_what_ends_the_process(
         "two signals more end the process)",
         "one signal more ends the process)",
     ]
+
+
+@pytest.mark.parametrize("command", ["stop_task", "restart_task", "remove_task", "group"])
+async def test_a_command_that_takes_long_says_what_it_waits_for(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture, command: str
+) -> None:
+    group = scheduler.group("storage")
+    task = group.register_background_task(Slow(begin=3, end=5), name="db", shutdown_timeout=9)
+    scheduler.register_background_task(Forever("other"))
+    async with scheduler:
+        await scheduler.start()
+        caplog.clear()
+        await (group.stop() if command == "group" else getattr(scheduler, command)(task))
+        told = [line for line in lines(caplog) if line.startswith("still")]
+        expected = [
+            "still waiting for db.shutdown(): 2 s of 9 s",
+            "still waiting for db.shutdown(): 4 s of 9 s",
+        ]
+        if command == "restart_task":
+            expected += [
+                "still waiting for db.initialize(): 1 s",
+                "still waiting for db.initialize(): 3 s",
+            ]
+        assert told == expected[: len(told)]
+        assert len(told) >= 2 + (command == "restart_task")
+        caplog.clear()
+        await anyio.sleep(60)
+        assert not caplog.records, "nothing is left of what tells it"
+
+
+async def test_a_command_that_a_stop_overtakes_is_told_of_once(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = scheduler.register_background_task(Slow(end=6), name="db", shutdown_timeout=9)
+    async with scheduler:
+        await scheduler.start()
+        async with create_task_group() as group:
+            group.start_soon(scheduler.stop_task, task)
+            await anyio.sleep(1)
+            await scheduler.shutdown()
+    told = [line for line in lines(caplog) if line.startswith("still")]
+    assert told == [f"still waiting for db.shutdown(): {passed} s of 9 s" for passed in (3, 5)]
 
 
 async def test_of_many_that_are_waited_for_a_few_are_named(
@@ -398,3 +440,14 @@ async def test_a_task_that_fails_is_told_of_when_debugging(
     scheduler.register_background_task(Failing(), on_error="stop")
     await scheduler.run()
     assert "task 'Failing' ended its work after 0 s: it failed" in lines(caplog)
+
+
+async def test_a_shutdown_that_fails_is_not_told_as_done_when_debugging(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "orchestrio")
+    scheduler.register_background_task(Messy(), name="db")
+    with pytest.raises(ExceptionGroup):
+        await start_and_stop(scheduler)
+    assert "task 'db' failed to shut down in 0 s" in lines(caplog)
+    assert "task 'db' shut down in 0 s" not in lines(caplog)

@@ -14,6 +14,7 @@ from support import NEVER, NUMBERS, SOON, TroubleError
 from support.hooks import Broken, Failing, Forever, Messy
 
 from orchestrio import (
+    BackgroundTask,
     ChannelConfig,
     RestartPolicy,
     Scheduler,
@@ -163,7 +164,7 @@ async def test_a_task_that_failed_too_often_shows_its_lines_once(scheduler: Sche
         await scheduler.run()
     history = caught.value.__cause__
     assert isinstance(history, ExceptionGroup)
-    assert len(history.exceptions) == 4
+    assert len(history.exceptions) == 1, "they were the same"
     lines = printed(caught.value)
     assert line_of(divide) in lines[-3]
     assert sum(line_of(divide) in line for line in lines[:-4]) == 1
@@ -182,6 +183,81 @@ async def test_an_error_that_a_task_raises_again_and_again_keeps_its_line(
     with pytest.raises(TaskExecutionError) as caught:
         await scheduler.run()
     assert line_of(failing, 2) in printed(caught.value)[-3]
+
+
+async def never_ends() -> None:
+    await anyio.sleep_forever()
+
+
+class Waiting(BackgroundTask):
+    async def initialize(self) -> None:
+        await never_ends()
+
+    async def execute(self) -> None: ...
+
+
+async def test_what_takes_too_long_shows_where_it_stood() -> None:
+    stood = f"  {line_of(never_ends)}, in never_ends"
+
+    async def handle(_: int) -> None:
+        await never_ends()
+
+    too_long = " raised TimeoutError: it took longer than its"
+    cases: list[tuple[Callable[[Scheduler], object], str]] = [
+        (
+            lambda one: one.on(NUMBERS, attempt_timeout=2, name="it")(handle),
+            f"task 'it' failed: its handle_event(){too_long} attempt_timeout (2 s)",
+        ),
+        (
+            lambda one: one.every(60, attempt_timeout=2, name="it")(never_ends),
+            f"task 'it' failed: its execute(){too_long} attempt_timeout (2 s)",
+        ),
+        (
+            lambda one: one.register_background_task(Waiting(), start_timeout=2, name="it"),
+            f"task 'it' could not start: its initialize(){too_long} start_timeout (2 s)",
+        ),
+    ]
+    for register, sentence in cases:
+        one = Scheduler()
+        one.add_channel(NUMBERS, ChannelConfig(replay=1))
+        one.bus.publish_nowait(NUMBERS, 1)
+        register(one)
+        with pytest.raises((TaskExecutionError, TaskInitializationError)) as caught:
+            await one.run()
+        lines = printed(caught.value)
+        assert lines[-3] == stood
+        assert lines[-1].endswith(sentence)
+        assert not internal_frames(lines)
+        assert len(lines) < 25
+
+
+async def test_the_same_failure_too_often_is_there_once(scheduler: Scheduler) -> None:
+    @scheduler.background(restart=RestartPolicy(max_restarts=5, initial_delay=0))
+    async def connect() -> None:
+        await wrong_password()
+
+    with pytest.raises(TaskExecutionError, match="failed 6 times") as caught:
+        await scheduler.run()
+    assert isinstance(caught.value.__cause__, ExceptionGroup)
+    (failure,) = caught.value.__cause__.exceptions
+    assert failure.__notes__ == ["It was the same 6 times."]
+    assert len(printed(caught.value)) < 30
+
+
+async def test_where_a_task_stands_that_ignores_its_cancellation_is_in_its_own_lines(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    @scheduler.background(stop_timeout=1)
+    async def stubborn() -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(3)
+
+    with pytest.raises(ExceptionGroup):
+        async with scheduler:
+            await scheduler.start()
+    (record,) = [one for one in caplog.records if "It stands here" in one.message]
+    stack = vars(record)["stack"].splitlines()
+    assert [line for line in stack if "File" in line] == [f"  {line_of(stubborn, 3)}, in stubborn"]
 
 
 async def test_what_others_raise_shows_the_line_of_the_program(scheduler: Scheduler) -> None:

@@ -21,10 +21,12 @@ __all__ = [
     "Repeats",
     "UsersFrames",
     "has_users_frames",
+    "is_internal",
     "leaves_of",
     "own_line",
     "point_to",
     "show_once",
+    "shows_all",
     "trim",
 ]
 
@@ -51,7 +53,7 @@ def trim(error: BaseException) -> None:
 
     :param error: what was raised
     """
-    if _shows_all():
+    if shows_all():
         return
     for one in _family(error):
         users = _without_internal(one.__traceback__)
@@ -59,7 +61,8 @@ def trim(error: BaseException) -> None:
             one.with_traceback(users)  # assigning would ask a class that refuses it
 
 
-def _shows_all() -> bool:
+def shows_all() -> bool:
+    """Whether nothing is to be taken out."""
     return os.environ.get(FULL, "0") not in ("", "0")
 
 
@@ -84,7 +87,7 @@ def _members(error: BaseException) -> tuple[BaseException, ...]:
 def _without_internal(traceback: TracebackType | None) -> TracebackType | None:
     kept: list[TracebackType] = []
     while traceback is not None:
-        if not _is_internal(traceback.tb_frame):
+        if not is_internal(traceback.tb_frame):
             kept.append(traceback)
         traceback = traceback.tb_next
     trimmed: TracebackType | None = None
@@ -99,7 +102,8 @@ def _entries(traceback: TracebackType | None) -> Iterator[TracebackType]:
         traceback = traceback.tb_next
 
 
-def _is_internal(frame: FrameType) -> bool:
+def is_internal(frame: FrameType) -> bool:
+    """Whether a frame says nothing about a program: it is of the library, or an event loop."""
     return _is_module_internal(str(frame.f_globals.get("__name__")))
 
 
@@ -138,7 +142,7 @@ class UsersFrames:
 def has_users_frames(error: BaseException) -> bool:
     """Whether a traceback of the error, or of what it is made of, would show a user's line."""
     return any(
-        not _is_internal(entry.tb_frame)
+        not is_internal(entry.tb_frame)
         for leaf in leaves_of(error)
         for entry in _entries(leaf.__traceback__)
     )
@@ -159,7 +163,7 @@ def own_line(error: BaseException) -> TracebackType | None:
     :return: that entry of its traceback alone, if there is one
     """
     for leaf in leaves_of(error):
-        entries = [one for one in _entries(leaf.__traceback__) if not _is_internal(one.tb_frame)]
+        entries = [one for one in _entries(leaf.__traceback__) if not is_internal(one.tb_frame)]
         if entries:
             own = [one for one in entries if not _is_installed(one.tb_frame)]
             program = _package(entries[0].tb_frame)
@@ -190,7 +194,7 @@ def show_once(errors: Iterable[BaseException]) -> None:
 
     :param errors: what was raised one after the other
     """
-    if _shows_all():
+    if shows_all():
         return
     told = Repeats()
     shown: set[int] = set()

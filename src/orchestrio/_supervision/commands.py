@@ -178,6 +178,8 @@ class Commands(Generic[E]):
     def _waiting_for(self, workers: Sequence[Worker]) -> Generator[list[TaskShutdownError]]:
         """Collect what goes wrong in a ``shutdown()``, as long as somebody waits for that.
 
+        The log says every few seconds what that is.
+
         :return: the errors, when the block has been left
         """
         errors: list[TaskShutdownError] = []
@@ -185,7 +187,8 @@ class Commands(Generic[E]):
         for _, run in runs:
             run.expect_report()
         try:
-            yield errors
+            with self._supervisor.telling(workers):
+                yield errors
             for _, run in runs:
                 errors += run.report()
         finally:

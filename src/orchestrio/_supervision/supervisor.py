@@ -25,7 +25,8 @@ Who owns what, from the outside in:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from enum import Enum, auto
 from math import inf
@@ -266,6 +267,22 @@ class Supervisor(Generic[E]):
     async def _wait_for_abandoned(self) -> None:
         for run in list(self._abandoned):
             await run.wait_ended()
+
+    def telling(self, workers: Sequence[Worker]) -> AbstractContextManager[None]:
+        """Tell what a command waits for, while the block runs; a stop of everything tells itself.
+
+        :param workers: whom the command concerns
+        """
+        if self.stage is not Stage.RUNNING or all(worker.is_down for worker in workers):
+            return nullcontext()
+        assert self._watching is not None
+
+        def waits() -> Iterator[Wait]:
+            if not self.is_stopping:
+                yield from waits_of_stop(workers)
+                yield from waits_of_start(workers)
+
+        return self._report.telling(self._watching, waits)
 
     def _waits_of_stop(self) -> Iterator[Wait]:
         yield from waits_of_stop(self.workers.values())

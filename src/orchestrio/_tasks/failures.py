@@ -12,12 +12,12 @@ from math import inf
 from types import TracebackType
 from typing import Final, cast
 
-from anyio import current_effective_deadline, get_cancelled_exc_class
+from anyio import current_effective_deadline, get_cancelled_exc_class, move_on_after
 from typing_extensions import TypeVarTuple, Unpack
 
 from .._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
 from .._model.tracebacks import has_users_frames, leaves_of, own_line
-from .._model.words import in_words
+from .._model.words import in_seconds, in_words
 
 __all__ = [
     "ForeignCancellationError",
@@ -27,6 +27,7 @@ __all__ = [
     "raised",
     "to_show",
     "undisturbed",
+    "within",
 ]
 
 Args = TypeVarTuple("Args")
@@ -84,6 +85,34 @@ async def undisturbed(function: Callable[[Unpack[Args]], Awaitable[None]], *args
                 raise
         else:
             return
+
+
+async def within(
+    timeout: float,
+    option: str,
+    function: Callable[[Unpack[Args]], Awaitable[object]],
+    *args: *Args,
+) -> None:
+    """Await a hook, for so long at most.
+
+    :param timeout: how long it may take, in seconds
+    :param option: what says so
+    :param function: the hook
+    :raises TimeoutError: if it takes longer; its traceback shows where it stood then
+    """
+    stood: TracebackType | None = None
+    with move_on_after(timeout) as scope:
+        try:
+            await function(*args)
+        except get_cancelled_exc_class() as cancelled:
+            stood = cancelled.__traceback__
+            raise
+    if scope.cancelled_caught:
+        what = f"it took longer than its {option} ({in_seconds(timeout)})"
+        try:
+            raise TimeoutError(what).with_traceback(stood)
+        finally:
+            del stood  # or this frame would keep itself
 
 
 def failure_in(error: BaseException) -> Exception | None:

@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable
 from math import inf
 from typing import TypeVar
 
-from anyio import current_time, move_on_after, sleep
+from anyio import current_time, sleep
 
 from .._model.log import logger
 from .._model.settings import TaskMetadata, wait_before
 from .._model.words import counted, in_seconds, in_words
-from .failures import failure_in
+from .failures import failure_in, within
 from .tally import AT_ONCE, Tally
 
 __all__ = ["tally_of_retries", "with_retries"]
@@ -61,10 +61,7 @@ def with_retries(
         return handle
 
     async def attempt(message: T) -> None:
-        with move_on_after(timeout) as scope:
-            await handle(message)
-        if scope.cancelled_caught:
-            raise TimeoutError(f"it took longer than its attempt_timeout ({in_seconds(timeout)})")
+        await within(timeout, "attempt_timeout", handle, message)
 
     # A scope costs ten times what a call does, and one without a deadline is never needed.
     once = handle if timeout == inf else attempt

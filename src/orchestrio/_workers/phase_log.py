@@ -27,7 +27,13 @@ _ENDS: Final = {
 
 
 def tell(
-    host: Host, before: Phase, phase: Phase, outcome: Outcome | None, since: float, worked: float
+    host: Host,
+    before: Phase,
+    phase: Phase,
+    outcome: Outcome | None,
+    since: float,
+    worked: float,
+    errors: int,
 ) -> float:
     """Log that a run has come to its next phase.
 
@@ -37,6 +43,7 @@ def tell(
     :param outcome: what became of its work
     :param since: when the phase before began, in seconds on the event loop's clock
     :param worked: when it began to work
+    :param errors: how many times ``shutdown()`` failed
     :return: when this phase began
     """
     now = current_time()
@@ -50,7 +57,8 @@ def tell(
             after = f" after {in_seconds(now - worked)}" if worked < inf else ""
             what = f"ended its work{after}: {_ENDS[outcome]}"
         elif before is Phase.SHUTTING_DOWN:
-            what = f"shut down in {in_seconds(now - since)}"
+            did = "failed to shut down" if errors else "shut down"
+            what = f"{did} in {in_seconds(now - since)}"
         if what:
             logger.debug("%s %s", host.title, what, extra=host.extra())
     return now

@@ -26,7 +26,6 @@ from anyio import (
     Event,
     TaskHandle,
     current_time,
-    fail_after,
     get_cancelled_exc_class,
     sleep_until,
 )
@@ -37,9 +36,8 @@ from .._broadcast.backpressure import Waits, current_sender
 from .._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
 from .._model.log import logger
 from .._model.tracebacks import trim
-from .._model.words import in_seconds
 from .._tasks.context import RunInfo, Services, current_run
-from .._tasks.failures import error_in, raised
+from .._tasks.failures import error_in, raised, within
 from .._tasks.task import Task
 from .host import Host
 from .phase_log import is_told, tell
@@ -397,8 +395,7 @@ class Run:
         if metadata.start_timeout == inf:
             await self.host.entry.task.initialize()
         else:
-            with fail_after(metadata.start_timeout):
-                await self.host.entry.task.initialize()
+            await within(metadata.start_timeout, "start_timeout", self.host.entry.task.initialize)
         self._enter(Phase.INITIALIZED)
         self._tell_begun()
         if not (self._go.is_set() or self.info.stop_asked):
@@ -438,7 +435,8 @@ class Run:
         self.phase = phase
         if self.since is not None:
             outcome, worked = self.outcome, self.works_since
-            self.since = tell(self.host, before, phase, outcome, self.since, worked)
+            errors = len(self.shutdown_errors) - (outcome is Outcome.ABANDONED)
+            self.since = tell(self.host, before, phase, outcome, self.since, worked, errors)
         if phase is not Phase.SHUTTING_DOWN:  # which shows nowhere
             self.host.tell()
 
@@ -516,14 +514,10 @@ class Run:
             return  # that was told when it was abandoned
         host = self.host
         entry = host.entry
-        timeout = entry.metadata.start_timeout
         if error is doom or self.phase in (Phase.PENDING, Phase.INITIALIZED):
             what = str(error)  # said here, and not by the task
         else:
-            hook = self.hook
-            what = f"its {hook} {raised(error)}"
-            if isinstance(error, TimeoutError) and hook == "initialize()" and timeout < inf:
-                what += f" (start_timeout is {in_seconds(timeout)})"
+            what = f"its {self.hook} {raised(error)}"
         if self.phase is Phase.WORKING and (self.info.is_ready or error is not doom):
             failure: TaskExecutionError | TaskInitializationError = TaskExecutionError(
                 f"{host.title} failed: {what}", entry.task_id, entry.name

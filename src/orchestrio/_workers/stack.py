@@ -6,19 +6,24 @@ from collections.abc import Iterator
 from traceback import StackSummary
 from types import FrameType
 
+from .._model.tracebacks import is_internal, shows_all
+
 __all__ = ["frames", "task_stack"]
 
 
 def task_stack(coroutine: object, *, without: str) -> str:
     """Say which line of which function a coroutine awaits, outermost first, as a traceback does.
 
+    Those of the library and of event loops are left out as well, unless there are no others.
+
     :param coroutine: one that is suspended
     :param without: a source file whose functions are left out
     """
-    shown = [
+    stack = [
         (frame, line) for frame, line in frames(coroutine) if frame.f_code.co_filename != without
     ]
-    return "".join(StackSummary.extract(iter(shown)).format())
+    users = [] if shows_all() else [at for at in stack if not is_internal(at[0])]
+    return "".join(StackSummary.extract(iter(users or stack)).format())
 
 
 def frames(awaiting: object) -> Iterator[tuple[FrameType, int]]:

@@ -21,7 +21,9 @@ from typing import final
 
 from .._model.errors import LifecycleError, TaskExecutionError, TaskInitializationError
 from .._model.settings import RestartPolicy, Strategy, wait_before
+from .._model.tracebacks import Repeats
 from .._model.words import in_seconds
+from .._tasks.failures import to_show
 
 __all__ = ["Branch", "Failure", "Node", "RestartHistory", "leaves"]
 
@@ -72,6 +74,8 @@ class RestartHistory:
     def exhausted(self, title: str, failure: Failure) -> TaskExecutionError:
         """Forget it all, and return the failure of failures: what happened in the window, in order.
 
+        What was the same again and again is in there once, with a note.
+
         :param title: who failed too often, such as ``task 'web'``
         :param failure: the one that was too much
         """
@@ -84,7 +88,14 @@ class RestartHistory:
             failure.task_id,
             failure.task_name,
         )
-        error.__cause__ = ExceptionGroup(f"the failures of {title}, first to last", history)
+        told = Repeats()
+        last = [one for one in reversed(history) if told.count(to_show(one) or one) == 1]
+        for one in last:
+            times = told.count(to_show(one) or one) - 1
+            if times > 1:
+                one.add_note(f"It was the same {times} times.")
+        what = f"the failures of {title}, first to last"
+        error.__cause__ = ExceptionGroup(what, last[::-1])
         return error
 
 
