@@ -411,6 +411,7 @@ def test_the_garbage_collector_may_send_in_the_middle_of_a_receive() -> None:
     send, receive = create_broadcast_stream[object](8)
     enabled = gc.isenabled()
     thresholds = gc.get_threshold()
+    gc.freeze()  # what other tests have left is theirs
     gc.set_threshold(1)
     gc.enable()
     try:
@@ -422,6 +423,7 @@ def test_the_garbage_collector_may_send_in_the_middle_of_a_receive() -> None:
                 seen += receive.receive_many_nowait(3)
     finally:
         gc.set_threshold(*thresholds)
+        gc.unfreeze()
         if not enabled:
             gc.disable()
     gc.collect()
