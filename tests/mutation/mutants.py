@@ -61,34 +61,27 @@ MUTANTS: Final = (
         name="lost wake-up on the fast path",
         file="src/orchestrio/_broadcast/streams.py",
         text="""\
-        if channel.caught_up:  # whoever is to be woken waits in the event loop, or is about to
-            if channel.home.thread != get_ident():
-                channel.home.require_thread(channel)
-            channel.caught_up = 0
-        items = channel.items
         channel.tail = tail + 1
-        if len(items) < channel.capacity:
-            items.append(item)
+        channel.caught_up = 0
+        place = tail - channel.origin
+        if place < channel.capacity:
+            channel.items.append(item)
         else:
-            items[(tail - channel.origin) % channel.capacity] = item
+            channel.items[place % channel.capacity] = item
         if channel.changed.bell is not None:
             channel.changed.notify_all()
 
     async def send(""",
         replacement="""\
-        all_wait = channel.caught_up == channel.receivers
-        if channel.caught_up:  # whoever is to be woken waits in the event loop, or is about to
-            if channel.home.thread != get_ident():
-                channel.home.require_thread(channel)
-            channel.caught_up = 0
-        items = channel.items
         channel.tail = tail + 1
-        if len(items) < channel.capacity:
-            items.append(item)
+        place = tail - channel.origin
+        if place < channel.capacity:
+            channel.items.append(item)
         else:
-            items[(tail - channel.origin) % channel.capacity] = item
-        if channel.changed.bell is not None and all_wait:
+            channel.items[place % channel.capacity] = item
+        if channel.changed.bell is not None and channel.caught_up == channel.receivers:
             channel.changed.notify_all()
+        channel.caught_up = 0
 
     async def send(""",
         tests=STREAMS,

@@ -301,17 +301,18 @@ class Channel(Generic[T]):
                 self.event,
             )
 
-    # An item that goes may have a finalizer, and that may send: all is as it should be by then.
+    # An item that goes may have a finalizer, and the garbage collector runs whenever something is
+    # called: both may send. So all is as it should be before anything goes or is called.
     def append(self, item: T) -> None:
         """Store one item, and wake whoever waits for it. O(1)."""
-        items = self.items
         tail = self.tail
         self.tail = tail + 1
         self.caught_up = 0
-        if len(items) < self.capacity:
-            items.append(item)
+        place = tail - self.origin
+        if place < self.capacity:
+            self.items.append(item)
         else:
-            items[(tail - self.origin) % self.capacity] = item
+            self.items[place % self.capacity] = item
         if self.changed.bell is not None:
             self.changed.notify_all()
         elif not self.receivers:
@@ -319,11 +320,12 @@ class Channel(Generic[T]):
 
     def append_many(self, items: Sequence[T]) -> None:
         """Store several items; those that wait are woken once."""
-        if len(items) > self.capacity - len(self.items) or not self.receivers:
+        count = len(items)
+        if self.tail - self.origin + count > self.capacity or not self.receivers:
             for item in items:
                 self.append(item)
-        elif items:
-            self.tail += len(items)
+        elif count:
+            self.tail += count
             self.caught_up = 0
             self.items += items
             self.changed.notify_all()

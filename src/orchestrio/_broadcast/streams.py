@@ -163,6 +163,9 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
         if self._closed:
             raise ClosedResourceError
         channel = self._channel
+        if channel.caught_up and channel.home.thread != get_ident():
+            # Whoever is to be woken waits in the event loop, or is about to; it may be elsewhere.
+            channel.home.require_thread(channel)
         tail = channel.tail
         if tail >= channel.clear_until:
             if tail >= channel.valid_until or channel.check is None:
@@ -173,16 +176,14 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
             if tail >= channel.valid_until:  # by what it published as it was checked
                 channel.put(item)
                 return
-        if channel.caught_up:  # whoever is to be woken waits in the event loop, or is about to
-            if channel.home.thread != get_ident():
-                channel.home.require_thread(channel)
-            channel.caught_up = 0
-        items = channel.items
+        # From here on nothing is called, or a finalizer could send in between.
         channel.tail = tail + 1
-        if len(items) < channel.capacity:
-            items.append(item)
+        channel.caught_up = 0
+        place = tail - channel.origin
+        if place < channel.capacity:
+            channel.items.append(item)
         else:
-            items[(tail - channel.origin) % channel.capacity] = item
+            channel.items[place % channel.capacity] = item
         if channel.changed.bell is not None:
             channel.changed.notify_all()
 
@@ -646,6 +647,8 @@ def send_at_once(sender: BroadcastSendStream[T], item: T) -> int | None:
     if budget <= 0:
         return None
     channel = sender._channel  # pyright: ignore[reportPrivateUsage]
+    if channel.caught_up and channel.home.thread != get_ident():
+        channel.home.require_thread(channel)
     tail = channel.tail
     if tail >= channel.clear_until:
         if channel.shut or channel.relayed_to is not None or channel.is_to_wait():
@@ -653,16 +656,13 @@ def send_at_once(sender: BroadcastSendStream[T], item: T) -> int | None:
         sender._budget = budget - 1  # pyright: ignore[reportPrivateUsage]
         return channel.send(item)
     sender._budget = budget - 1  # pyright: ignore[reportPrivateUsage]
-    if channel.caught_up:
-        if channel.home.thread != get_ident():
-            channel.home.require_thread(channel)
-        channel.caught_up = 0
-    items = channel.items
     channel.tail = tail + 1
-    if len(items) < channel.capacity:
-        items.append(item)
+    channel.caught_up = 0
+    place = tail - channel.origin
+    if place < channel.capacity:
+        channel.items.append(item)
     else:
-        items[(tail - channel.origin) % channel.capacity] = item
+        channel.items[place % channel.capacity] = item
     if channel.changed.bell is not None:
         channel.changed.notify_all()
     return channel.receivers

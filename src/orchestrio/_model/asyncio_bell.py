@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from asyncio import AbstractEventLoop, Future
+import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
+
+if TYPE_CHECKING:  # a program on trio needs no asyncio
+    from asyncio import Future
 
 __all__ = ["AsyncioBell", "asyncio_bells"]
 
@@ -44,4 +47,7 @@ class AsyncioBell:
 
 def asyncio_bells(loop: object) -> Callable[[], AsyncioBell] | None:
     """Return what makes bells for an event loop; `None` if it is none of asyncio's."""
-    return partial(AsyncioBell, loop.create_future) if isinstance(loop, AbstractEventLoop) else None
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and isinstance(loop, asyncio.AbstractEventLoop):
+        return partial(AsyncioBell, loop.create_future)
+    return None
