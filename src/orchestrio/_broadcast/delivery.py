@@ -254,17 +254,19 @@ class Pool(Generic[T]):
 
     async def run(
         self,
-        handle: Callable[[T, int], Awaitable[bool]],
+        handle: Callable[[T, int], Awaitable[object]],
+        failed: Callable[[BaseException, T], None],
         lagged: Callable[[LaggedError], Awaitable[object]],
     ) -> None:
         """Handle item by item until the event ends, as `Delivery.run` does.
 
-        When `handle` raises, nothing is handed over any more, and the others finish what they have.
+        When `failed` raises, nothing is handed over any more, and the others finish what they have.
         So it is when a worker is cancelled by something other than a scope around this.
 
-        :param handle: awaited with each item and its number; returns whether that went well
+        :param handle: awaited with each item and its number
+        :param failed: called with what `handle` raised, and the item; returns to go on
         :param lagged: awaited when items were overwritten; others are handled meanwhile
-        :raises BaseException: what `handle` or `lagged` raised, in a group if several did, or else
+        :raises BaseException: what `failed` or `lagged` raised, in a group if several did, or else
             `~anyio.EndOfStream` or `~anyio.ClosedResourceError`, once all have finished
         """
         self._failures = []
@@ -276,7 +278,7 @@ class Pool(Generic[T]):
                 async with create_task_group() as group:
                     self.workers = [
                         group.create_task(
-                            self._work(handle, lagged), name=f"{self._name}, worker {number}"
+                            self._work(handle, failed, lagged), name=f"{self._name}, worker {number}"
                         )
                         for number in range(1, self._count + 1)
                     ]
@@ -296,19 +298,25 @@ class Pool(Generic[T]):
             raise BaseExceptionGroup("several handlers failed", self._failures)
         raise self._failures[0] if self._failures else self._end or ClosedResourceError()
 
+    # What is repeated here of `Cursor.take` is the common case, see `Delivery.run`.
     async def _work(
         self,
-        handle: Callable[[T, int], Awaitable[bool]],
+        handle: Callable[[T, int], Awaitable[object]],
+        failed: Callable[[BaseException, T], None],
         lagged: Callable[[LaggedError], Awaitable[object]],
     ) -> None:
         delivery = self._delivery
         cursor = delivery.cursor
+        channel = cursor.channel
+        capacity = channel.capacity
         drained = delivery.drained
         in_hand = self.in_hand
         since_yield = 0
         try:
-            while True:
-                if cursor.must_wait and self._end is None:
+            while self._end is None:
+                number = cursor.position
+                unread = channel.tail - number
+                if not unread and cursor.must_wait:
                     await self._wait()
                     since_yield = 0
                     continue
@@ -316,28 +324,33 @@ class Pool(Generic[T]):
                     since_yield = 0
                     await checkpoint()
                     continue
-                if self._end is not None:
-                    return
-                try:
-                    item = cursor.take_next()
-                except (EndOfStream, ClosedResourceError) as end:
-                    self._hand_over_no_more(end)
-                    return
-                except LaggedError as lag:
-                    await lagged(lag)
-                    continue
-                number = cursor.position - 1
+                if 1 < unread < capacity and not cursor.halted:
+                    cursor.position = number + 1
+                    item = channel.items[(number - channel.origin) % capacity]
+                else:
+                    try:
+                        [item] = cursor.take(1)
+                    except (EndOfStream, ClosedResourceError) as end:
+                        self._hand_over_no_more(end)
+                        return
+                    except LaggedError as lag:
+                        await lagged(lag)
+                        continue
                 in_hand.add(number)
                 if self._parked:
                     self._wake_one()
                 since_yield += 1
                 try:
-                    if not await handle(item, number):
-                        since_yield = BUDGET  # or one that always fails would let nobody run
+                    await handle(item, number)
                     self.finished += 1
-                except get_cancelled_exc_class():
-                    self._cut += 1
-                    raise
+                except BaseException as error:
+                    try:
+                        failed(error, item)
+                    except get_cancelled_exc_class():
+                        self._cut += 1
+                        raise
+                    since_yield = BUDGET  # or one that always fails would let nobody run
+                    self.finished += 1
                 finally:
                     del item  # or this frame would keep it while it waits
                     in_hand.discard(number)

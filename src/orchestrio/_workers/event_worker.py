@@ -267,7 +267,7 @@ class EventWorker(Worker, Generic[T]):
     async def _work_in_pool(self, pool: Pool[T]) -> None:
         while True:
             try:
-                await pool.run(self._handle_in_pool, self._go_on_after_lag)
+                await pool.run(self._begin_in_pool, self._failed_in_pool, self._go_on_after_lag)
             except Exception as error:
                 if self._handler_failed:
                     raise  # one of the handlers did
@@ -294,20 +294,16 @@ class EventWorker(Worker, Generic[T]):
             return False
         raise error
 
-    async def _handle_in_pool(self, item: T, number: int) -> bool:
-        """Return whether it went well."""
-        try:
-            if self._reader is None:
-                await self._handle(item)
-            else:
-                await self._handle_as_reader(item, number)
-        except BaseException as error:
-            failure = failure_in(error)
-            if failure is None:
-                raise
-            self._handler_raised(failure, item)
-            return False
-        return True
+    def _begin_in_pool(self, item: T, number: int) -> Awaitable[object]:
+        if self._reader is None:
+            return self._handle(item)
+        return self._handle_as_reader(item, number)
+
+    def _failed_in_pool(self, error: BaseException, item: T) -> None:
+        failure = failure_in(error)
+        if failure is None:
+            raise error
+        self._handler_raised(failure, item)
 
     async def _go_on_after_lag(self, lag: LaggedError) -> None:
         await self._lagged(lag.missed)
