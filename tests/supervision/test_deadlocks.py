@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from threading import Thread
@@ -65,6 +67,45 @@ async def publish_at_once(scheduler: Scheduler) -> None:
             group.start_soon(scheduler.publish, PAGES, number)
 
 
+async def publish_from_thread(scheduler: Scheduler) -> None:
+    with scheduler.clone_sender(PAGES) as sender:
+        for number in range(3):
+            await anyio.to_thread.run_sync(sender.send_from_thread, number)
+
+
+async def publish_in_a_task_of_asyncio(scheduler: Scheduler) -> None:
+    await asyncio.create_task(publish_thrice(scheduler))
+
+
+async def gather(scheduler: Scheduler) -> None:
+    await asyncio.gather(*(scheduler.publish(PAGES, number) for number in range(3)))
+
+
+async def gather_others(scheduler: Scheduler) -> None:
+    async with asyncio.TaskGroup() as group:
+        for number in range(3):
+            group.create_task(scheduler.publish(PAGES, number))
+
+
+async def publish_in_asyncios_thread(scheduler: Scheduler) -> None:
+    with scheduler.clone_sender(PAGES) as sender:
+        await asyncio.to_thread(sender.send_many_from_thread, range(3))
+
+
+async def wait_for_them(scheduler: Scheduler) -> None:
+    await asyncio.wait([asyncio.create_task(publish_thrice(scheduler))])
+
+
+#: On asyncio alone, and in real time.
+OF_ASYNCIO = [
+    publish_in_a_task_of_asyncio,
+    gather,
+    gather_others,
+    publish_in_asyncios_thread,
+    wait_for_them,
+]
+
+
 async def publish_by_sender(scheduler: Scheduler) -> None:
     with scheduler.clone_sender(PAGES) as sender:
         for number in range(3):
@@ -108,6 +149,96 @@ async def test_a_handler_that_waits_for_itself_is_told_within_seconds(
         assert scheduler.probe().not_ready == ("crawler",)
         await anyio.sleep(1000)
         assert len(warnings(caplog)) == 1, "once"
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_a_handler_that_waits_for_itself_in_a_thread_is_told(
+    caplog: pytest.LogCaptureFixture, scheduler: Scheduler
+) -> None:
+    @scheduler.on(PAGES, drain_timeout=0, stop_timeout=2)
+    async def crawler(depth: int) -> None:
+        await publish_from_thread(scheduler)
+
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(PAGES, 0)
+        await anyio.sleep(3.5)
+        assert len(warnings(caplog)) == 1
+        assert not scheduler.probe().ready
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("publishing", OF_ASYNCIO)
+async def test_a_handler_that_waits_for_itself_by_asyncio_is_told(
+    caplog: pytest.LogCaptureFixture, scheduler: Scheduler, publishing: Publishing
+) -> None:
+    @scheduler.on(PAGES, drain_timeout=0, stop_timeout=2)
+    async def crawler(depth: int) -> None:
+        await publishing(scheduler)
+
+    async with scheduler:
+        await scheduler.start()
+        await scheduler.publish(PAGES, 0)
+        await anyio.sleep(3.5)
+        assert len(warnings(caplog)) == 1
+        assert not scheduler.probe().ready
+
+
+async def with_fail_after(scheduler: Scheduler) -> None:
+    with anyio.fail_after(60):
+        await publish_thrice(scheduler)
+
+
+async def with_children(scheduler: Scheduler) -> None:
+    with anyio.move_on_after(60):
+        await publish_at_once(scheduler)
+
+
+async def with_wait_for(scheduler: Scheduler) -> None:
+    await asyncio.wait_for(publish_thrice(scheduler), 60)
+
+
+async def with_timeout(scheduler: Scheduler) -> None:
+    async with asyncio.timeout(60):
+        await publish_thrice(scheduler)
+
+
+@pytest.mark.parametrize(
+    "publishing", [with_fail_after, with_children, with_wait_for, with_timeout]
+)
+@pytest.mark.parametrize("attempt_timeout", [math.inf, 1000.0])
+async def test_a_handler_that_waits_until_its_own_time_out_is_in_no_deadlock(
+    scheduler: Scheduler,
+    caplog: pytest.LogCaptureFixture,
+    publishing: Publishing,
+    attempt_timeout: float,
+    concurrency: int,
+) -> None:
+    if publishing in (with_wait_for, with_timeout) and sniffio.current_async_library() == "trio":
+        pytest.skip("of asyncio")
+
+    @scheduler.on(
+        PAGES,
+        attempt_timeout=attempt_timeout,
+        on_error="skip",
+        concurrency=concurrency,
+        drain_timeout=0,
+        stop_timeout=BRIEF,
+    )
+    async def crawler(depth: int) -> None:
+        await publishing(scheduler)
+
+    async with scheduler:
+        await scheduler.start()
+        for depth in range(concurrency):
+            await scheduler.publish(PAGES, depth)
+        await anyio.sleep(30)
+        assert scheduler.health().ready
+        assert not warnings(caplog)
+        (told,) = [line for line in caplog.messages if "only a time-out ends this" in line]
+        assert "'crawler' waits for room in channel pages" in told
+        await anyio.sleep(1000)
+        assert sum("only a time-out" in line for line in caplog.messages) == 1, "once"
 
 
 async def test_two_that_wait_for_each_other_are_told_together(

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from math import inf
 from threading import get_ident
 from typing import Any, Final, Protocol, TypeVar, final
 
-from anyio import ClosedResourceError
+from anyio import ClosedResourceError, current_effective_deadline
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .._model.wakeup import Wakeup
@@ -38,11 +39,13 @@ class Sender(Protocol):
 class Waits:
     """Which senders wait for room, and in which channels."""
 
-    __slots__ = ("changed", "deadlocked", "is_new", "of", "thread")
+    __slots__ = ("changed", "deadlocked", "is_new", "of", "thread", "until")
 
     def __init__(self) -> None:
         #: by sender: what it waits with, and the channel; only those that wait are in here
         self.of: dict[Sender, dict[Waiter, Channel[Any]]] = {}
+        #: when they end by a time-out, on the event loop's clock; those that do not are not in here
+        self.until: dict[Waiter, float] = {}
         #: whether any has begun or ended since somebody last looked, and set this to `False`
         self.is_new: bool = False
         #: notified when that becomes so
@@ -53,11 +56,18 @@ class Waits:
         #: context of a sender, and its waits are none of this
         self.thread: int | None = None
 
-    def begin(self, sender: Sender, waiter: Waiter, channel: Channel[Any]) -> bool:
-        """Note that a sender waits for room in a channel; return whether somebody looks there."""
+    def begin(
+        self, sender: Sender, waiter: Waiter, channel: Channel[Any], deadline: float = inf
+    ) -> bool:
+        """Note that a sender waits for room in a channel, until a deadline at most.
+
+        :return: whether somebody looks there
+        """
         if self.thread != get_ident():
             return False
         self.of.setdefault(sender, {})[waiter] = channel
+        if deadline < inf:
+            self.until[waiter] = deadline
         channel.wait_ended = self.look_again
         self._note()
         return True
@@ -66,6 +76,7 @@ class Waits:
         """Note that it does so no more."""
         waiters = self.of[sender]
         del waiters[waiter]
+        self.until.pop(waiter, None)
         if not waiters:
             del self.of[sender]
         self.look_again()
@@ -105,8 +116,10 @@ async def append_in_turn(channel: Channel[T], item: T, is_wanted: Callable[[], b
     channel.arrive()
     waiter = Wakeup()
     sender = current_sender.get()
-    if sender is not None and not sender.waits.begin(sender, waiter, channel):
-        sender = None
+    if sender is not None:
+        deadline = current_effective_deadline()
+        if not sender.waits.begin(sender, waiter, channel, deadline):
+            sender = None
     channel.wait_in_turn(waiter)
     try:
         while True:

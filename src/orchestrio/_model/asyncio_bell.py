@@ -47,7 +47,8 @@ class AsyncioBell:
 
 def asyncio_bells(loop: object) -> Callable[[], AsyncioBell] | None:
     """Return what makes bells for an event loop; `None` if it is none of asyncio's."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is not None and isinstance(loop, asyncio.AbstractEventLoop):
-        return partial(AsyncioBell, loop.create_future)
-    return None
+    if "asyncio" not in sys.modules:
+        return None
+    from asyncio import AbstractEventLoop
+
+    return partial(AsyncioBell, loop.create_future) if isinstance(loop, AbstractEventLoop) else None

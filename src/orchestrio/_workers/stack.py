@@ -8,7 +8,7 @@ from types import FrameType
 
 from .._model.tracebacks import is_internal, shows_all
 
-__all__ = ["frames", "task_stack"]
+__all__ = ["awaits", "frames", "task_stack"]
 
 
 def task_stack(coroutine: object, *, without: str) -> str:
@@ -28,12 +28,20 @@ def task_stack(coroutine: object, *, without: str) -> str:
 
 def frames(awaiting: object) -> Iterator[tuple[FrameType, int]]:
     """Follow a coroutine through what it awaits, down to what it waits for: frames and lines."""
+    for _, frame in awaits(awaiting):
+        if frame is not None:
+            yield frame, frame.f_lineno
+
+
+def awaits(awaiting: object) -> Iterator[tuple[object, FrameType | None]]:
+    """Follow a coroutine through what it awaits: each, with its frame if it has one."""
     while awaiting is not None:
-        following = None
+        following = found = None
         for kind, link in (("cr", "await"), ("gi", "yieldfrom"), ("ag", "await")):
             frame: FrameType | None = getattr(awaiting, f"{kind}_frame", None)
             if frame is not None:
-                yield frame, frame.f_lineno
+                found = frame
                 following = getattr(awaiting, f"{kind}_{link}")
                 break
+        yield awaiting, found
         awaiting = following
