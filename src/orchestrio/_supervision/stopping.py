@@ -205,10 +205,14 @@ class Turns:
         if run in self._stopping:
             self._stopping.discard(run)
             self._ready.discard(run)
-            at = bisect_right(self._order, run.host.rank, key=_rank) - 1
-            if self._order[at] is not run:
-                at = self._order.index(run)  # it shares its rank with another one
-            del self._order[at]
+            order = self._order
+            if order[-1] is run:  # it had the turn: nearly always
+                order.pop()
+            else:
+                at = bisect_right(order, run.host.rank, key=_rank) - 1
+                if order[at] is not run:
+                    at = order.index(run)  # it shares its rank with another one
+                del order[at]
         self.advance()
 
     def advance(self) -> None:
