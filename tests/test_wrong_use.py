@@ -583,7 +583,7 @@ async def test_several_items_are_several() -> None:
     [
         (lambda: RestartPolicy("always"), r"RestartPolicy\(mode=...\)"),  # type: ignore[call-arg]
         (lambda: ChannelConfig(16, "block"), r"ChannelConfig\(capacity=...\)"),  # type: ignore[call-arg]
-        (lambda: TaskMetadata("web"), r"TaskMetadata\(name=...\)"),  # type: ignore[call-arg]
+        (lambda: TaskMetadata("web"), r"TaskMetadata\(name=...\)"),  # type: ignore[call-arg,arg-type]
         (lambda: Backoff(1), r"Backoff\(initial_delay=...\)"),  # type: ignore[call-arg]
     ],
 )

@@ -278,7 +278,8 @@ class Pool(Generic[T]):
                 async with create_task_group() as group:
                     self.workers = [
                         group.create_task(
-                            self._work(handle, failed, lagged), name=f"{self._name}, worker {number}"
+                            self._work(handle, failed, lagged),
+                            name=f"{self._name}, worker {number}",
                         )
                         for number in range(1, self._count + 1)
                     ]

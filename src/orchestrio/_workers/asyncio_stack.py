@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from gc import get_referents
 from types import MethodType
@@ -16,6 +15,8 @@ def coroutines_behind(awaiting: object) -> Iterator[object]:
 
     :param awaiting: what the innermost coroutine awaits
     """
+    import asyncio  # here: a program on trio needs none
+
     for future in get_referents(awaiting):
         if isinstance(future, asyncio.Task):
             yield future.get_coro()
@@ -31,6 +32,8 @@ def has_timeout(awaiting: object) -> bool:
 
     :param awaiting: the coroutine; what it is to call when it leaves a block is on its stack
     """
+    import asyncio
+
     return any(
         isinstance(one, MethodType)
         and isinstance(one.__self__, asyncio.Timeout)
