@@ -528,7 +528,7 @@ async def test_one_task_is_at_work_in_one_scheduler() -> None:
         (lambda: Backoff().delay(1, 1.5), "random", "less"),
         (lambda: Backoff(jitter=True), "jitter", "number"),
         (lambda: TaskMetadata(retires=3), "retires", "did you mean 'retries'"),  # type: ignore[call-arg]
-        (lambda: TaskMetadata(retires=3, name=5), "retires", "did you mean"),  # type: ignore[call-arg]
+        (lambda: TaskMetadata(retires=3, name=5), "retires", "did you mean"),  # type: ignore[call-arg,arg-type]
         (lambda: Scheduler().every(1, retires=3), "retires", "did you mean 'retries'"),  # type: ignore[call-arg]
         (lambda: Scheduler().on("a", on_eror="skip"), "on_eror", "mean 'on_error'"),  # type: ignore[call-overload]
         (lambda: Scheduler().on("a", colour="red"), "colour", "there are name, description"),  # type: ignore[call-overload]
@@ -583,7 +583,7 @@ async def test_several_items_are_several() -> None:
     [
         (lambda: RestartPolicy("always"), r"RestartPolicy\(mode=...\)"),  # type: ignore[call-arg]
         (lambda: ChannelConfig(16, "block"), r"ChannelConfig\(capacity=...\)"),  # type: ignore[call-arg]
-        (lambda: TaskMetadata("web"), r"TaskMetadata\(name=...\)"),  # type: ignore[call-arg,arg-type]
+        (lambda: TaskMetadata("web"), r"TaskMetadata\(name=...\)"),  # type: ignore[call-arg]
         (lambda: Backoff(1), r"Backoff\(initial_delay=...\)"),  # type: ignore[call-arg]
     ],
 )

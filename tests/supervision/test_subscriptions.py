@@ -237,7 +237,7 @@ class TestCrossing:
                 await getattr(scheduler, command)(task)
                 assert await scheduler.publish(NUMBERS, 3) == 0
         assert reader.read == [9]
-        assert caplog.messages.count("task 'reader' ended with 1 messages unhandled") == 1
+        assert caplog.messages.count("task 'reader' ended with 1 message unhandled") == 1
 
     async def test_a_restart_that_is_refused_leaves_no_subscription_behind(
         self, scheduler: Scheduler, reader: Reader, register: Register
