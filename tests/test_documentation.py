@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from documented import (
     readme_blocks,
     readme_examples,
 )
+
+from orchestrio import Backoff, TaskMetadata
 
 
 @pytest.fixture(autouse=True)
@@ -143,3 +146,19 @@ def test_the_readme_links_to_each_page(page: Path) -> None:
 )
 def test_readme_has_a_command_for_the_job_and_one_for_the_tests(command: str) -> None:
     assert command in [text.strip() for _, text, _ in readme_blocks()]
+
+
+def test_all_options_of_a_task_are_in_a_table_with_their_defaults() -> None:
+    page = next(page for page in PAGES if page.stem == "options").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    told = {row[0].strip("| `"): row[2].strip("`") for row in rows}
+    defaults = {name: field.default for name, field in TaskMetadata.model_fields.items()}
+    as_written = {
+        name: "no limit" if value == math.inf else f"{value:g}" if type(value) is float else value
+        for name, value in defaults.items()
+    }
+    as_written["name"] = "that of the function or class"
+    as_written["description"] = '""'
+    as_written["retry_backoff"] = "Backoff(initial_delay=0.1, max_delay=10)"
+    assert defaults["retry_backoff"] == Backoff(initial_delay=0.1, max_delay=10)
+    assert told == {name: str(value) for name, value in as_written.items()}

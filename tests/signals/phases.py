@@ -8,6 +8,7 @@ is where it is to be, gets its signals, and how it ends is printed as JSON, one 
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import logging
@@ -22,6 +23,7 @@ from dataclasses import asdict, dataclass
 from typing import TypeAlias
 
 import anyio
+import anyio.lowlevel
 from anyio import CancelScope, Event, create_task_group, sleep, sleep_forever, to_thread
 
 from orchestrio import BackgroundTask, RestartPolicy, Scheduler, Topic, current_task_context
@@ -87,6 +89,40 @@ class Beside(BackgroundTask):
 def before_run(scheduler: Scheduler) -> None:
     here()
     time.sleep(LONG)
+
+
+def closed_loop(scheduler: Scheduler) -> None:
+    """An event loop of asyncio was closed over a run() that nobody waited for."""
+    loop = asyncio.new_event_loop()
+    running = loop.create_task(scheduler.run())
+    while not scheduler.health().ready:
+        loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    here()
+    time.sleep(LONG)
+    print(running)  # it is kept to the end
+
+
+def ended_loop(scheduler: Scheduler) -> None:
+    """An event loop has ended with its run(), and the program goes on."""
+    other = Scheduler()
+    other.background(anyio.lowlevel.checkpoint)
+    anyio.run(other.run)
+    here()
+    time.sleep(LONG)
+
+
+def log_that_raises(scheduler: Scheduler) -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError("no space left on device")
+
+    logger = logging.getLogger("orchestrio")
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(Broken())
+    logging.raiseExceptions = False  # it would print each
+
+    execute(scheduler)
 
 
 def initialize(scheduler: Scheduler) -> None:
@@ -253,6 +289,9 @@ def cancelled_run(scheduler: Scheduler) -> Run:
 
 ENDING = (
     before_run,
+    closed_loop,
+    ended_loop,
+    log_that_raises,
     initialize,
     waits_for_dependency,
     execute,

@@ -40,6 +40,7 @@ ENDING = {
     "initialize": 0,
     "waits_for_dependency": 0,
     "execute": 0,
+    "log_that_raises": 0,
     "handler": 0,
     "back_off": 0,
     "drain": 0,
@@ -113,6 +114,7 @@ def test_three_signals_end_it_in_any_phase(
     assert float(str(end["seconds"])) < SLACK
 
 
-def test_before_run_the_signals_are_the_program_s(ends: Ends) -> None:
+@pytest.mark.parametrize("phase", ["before_run", "closed_loop", "ended_loop"])
+def test_before_and_after_run_the_signals_are_the_program_s(ends: Ends, phase: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
-        assert ends["before_run", (number,)]["status"] == -number
+        assert ends[phase, (number,)]["status"] == -number

@@ -241,7 +241,8 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
     def send_many_nowait(self, items: Iterable[T]) -> None:
         """Send several items to every receiver, in order, without waiting: all or none.
 
-        Cheaper than as many `send_nowait` calls. Only ``overflow="drop_newest"`` may store a
+        Cheaper than as many `send_nowait` calls. All of the iterable is read first, so it must have an
+        end, and fit into memory. Only ``overflow="drop_newest"`` may store a
         part: what fits is sent, the rest is counted.
 
         :param items: the items

@@ -205,7 +205,7 @@ class Settings(Model, frozen=True):
     def _no_option(cls, name: str) -> str:
         near = near_names(name, cls.model_fields)
         if near:
-            return f"There is no such option: did you mean {' or '.join(map(repr, near))}?"
+            return f"There is no such option: did you mean {near[0]!r}?"
         return f"There is no such option; there are {', '.join(cls.model_fields)}"
 
 

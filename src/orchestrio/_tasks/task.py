@@ -152,7 +152,7 @@ class Subscriber(Protocol[T]):
     It is what `Group.register_event_task` takes, and what a function of your own takes that passes
     event tasks on: ``def add(task: Subscriber[Order])``. Whether `subscribed_event` is a property or
     an attribute of the class is all the same, but pyright wants the latter without `ClassVar` and
-    `Final`.
+    `Final`, and neither is an ``@override``: to type checkers an `EventTask` has no such name.
     """
 
     @property
