@@ -192,9 +192,9 @@ def test_a_default_that_contradicts_the_task_gives_way() -> None:
         ({"depends_on": ["storage"]}, "depends_on is for one task"),
         ({"significant": True}, "significant is for one task"),
         ({"on_error": "restart", "restart": NEVER}, "contradicts"),
-        (TaskMetadata(retries=3), "valid dictionary"),
-        (Backoff(), "valid dictionary"),
-        ([("retries", 3)], "valid dictionary"),
+        (TaskMetadata(retries=3), "dictionary of options"),
+        (Backoff(), "dictionary of options"),
+        ([("retries", 3)], "dictionary of options"),
     ],
     ids=str,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from contextvars import ContextVar
+from typing import Literal
 
 import anyio
 import pytest
@@ -784,3 +785,13 @@ def test_a_shutdown_that_ignores_its_cancellation_is_given_up() -> None:
     began = clock.current_time()
     anyio.run(main, backend="trio", backend_options={"clock": clock})
     assert log[-2:] == ["shutdown opener", "shutdown stubborn"]
+
+
+@pytest.mark.parametrize("later", ["asyncio", "trio"])
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_what_has_stopped_may_be_stopped_again_in_any_event_loop(
+    backend: Literal[asyncio, trio], later: str
+) -> None:
+    scheduler = Scheduler()
+    scheduler.run_sync(backend)
+    anyio.run(scheduler.shutdown, backend=later)

@@ -528,7 +528,7 @@ async def test_one_task_is_at_work_in_one_scheduler() -> None:
         (lambda: Backoff().delay(1, 1.5), "random", "less"),
         (lambda: Backoff(jitter=True), "jitter", "number"),
         (lambda: TaskMetadata(retires=3), "retires", "did you mean 'retries'"),  # type: ignore[call-arg]
-        (lambda: TaskMetadata(retires=3, name=5), "retires", "did you mean"),  # type: ignore[call-arg,arg-type]
+        (lambda: cast("Any", TaskMetadata)(retires=3, name=5), "retires", "did you mean"),
         (lambda: Scheduler().every(1, retires=3), "retires", "did you mean 'retries'"),  # type: ignore[call-arg]
         (lambda: Scheduler().on("a", on_eror="skip"), "on_eror", "mean 'on_error'"),  # type: ignore[call-overload]
         (lambda: Scheduler().on("a", colour="red"), "colour", "there are name, description"),  # type: ignore[call-overload]
@@ -537,6 +537,8 @@ async def test_one_task_is_at_work_in_one_scheduler() -> None:
         (lambda: RestartPolicy(max_restart=3), "max_restart", "mean 'max_restarts'"),  # type: ignore[call-arg]
         (lambda: TaskMetadata(restart=True), "restart", r"such as RestartPolicy\(\), or None"),  # type: ignore[arg-type]
         (lambda: TaskMetadata(restart=RestartPolicy), "restart", r"such as RestartPolicy\(\)"),  # type: ignore[arg-type]
+        (lambda: TaskMetadata(retry_backoff=0.5), "retry_backoff", r"Backoff\(initial_delay=0.5\)"),  # type: ignore[arg-type]
+        (lambda: Scheduler(defaults=TaskMetadata()), "defaults", "a dictionary of options"),
         (lambda: TaskMetadata(stop_timeout=None), "stop_timeout", "math.inf for no limit"),  # type: ignore[arg-type]
     ],
 )
@@ -583,13 +585,23 @@ async def test_several_items_are_several() -> None:
     [
         (lambda: RestartPolicy("always"), r"RestartPolicy\(mode=...\)"),  # type: ignore[call-arg]
         (lambda: ChannelConfig(16, "block"), r"ChannelConfig\(capacity=...\)"),  # type: ignore[call-arg]
-        (lambda: TaskMetadata("web"), r"TaskMetadata\(name=...\)"),  # type: ignore[call-arg]
+        (lambda: cast("Any", TaskMetadata)("web"), r"TaskMetadata\(name=...\)"),
         (lambda: Backoff(1), r"Backoff\(initial_delay=...\)"),  # type: ignore[call-arg]
     ],
 )
 def test_settings_are_given_by_name(call: Callable[[], object], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         call()
+
+
+def test_a_task_is_no_function(scheduler: Scheduler) -> None:
+    worker: Any = Worker()
+    reader: Any = Reader()
+    for decorate in (scheduler.background, scheduler.every(1), scheduler.on(NUMBERS)):
+        with pytest.raises(LifecycleError, match=r"BackgroundTask: use register_background_task"):
+            decorate(worker)
+        with pytest.raises(LifecycleError, match=r"It is an EventTask: use register_event_task"):
+            decorate(reader)
 
 
 def test_a_handler_is_no_argument_of_on(scheduler: Scheduler) -> None:

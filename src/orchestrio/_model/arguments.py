@@ -54,6 +54,19 @@ _BACKEND_OPTIONS: Final = {
 }
 
 
+def _is_a_dictionary(value: object) -> object:
+    if value is not None and not issubclass(type(value), dict):
+        raise PydanticCustomError(
+            "defaults_type",
+            "Give a dictionary of options, such as {example}",
+            {"example": _EXAMPLE},
+        )
+    return value
+
+
+_EXAMPLE: Final = '{"on_error": "skip"}'
+
+
 class Defaults(TaskMetadata, frozen=True):
     """`TaskDefaults`, checked; only the fields that were given mean anything."""
 
@@ -79,7 +92,7 @@ class SchedulerArguments(Model, frozen=True):
 
     strategy: Strategy
     random: Annotated[Callable[[], float] | None, BeforeValidator(_not_async)]
-    defaults: Defaults | None
+    defaults: Annotated[Defaults | None, BeforeValidator(_is_a_dictionary)]
 
 
 class GroupArguments(Model, frozen=True):
@@ -91,7 +104,7 @@ class GroupArguments(Model, frozen=True):
     strategy: Strategy
     restart: Policy | None
     significant: Annotated[bool, Field(strict=True)]
-    defaults: Defaults | None
+    defaults: Annotated[Defaults | None, BeforeValidator(_is_a_dictionary)]
 
 
 def _not_bare(value: object) -> object:

@@ -121,6 +121,14 @@ def _no_mode(value: object) -> object:
     return value
 
 
+def _no_number(value: object) -> object:
+    if isinstance(value, (int, float, timedelta)):
+        raise PydanticCustomError(
+            "backoff_type", "Give Backoff(initial_delay={delay})", {"delay": repr(value)}
+        )
+    return value
+
+
 def _as_unicode(text: str) -> str:
     """Write what is no Unicode, as in a file name that is not UTF-8, with a backslash."""
     return text.encode("utf-8", "backslashreplace").decode()
@@ -366,7 +374,9 @@ class TaskMetadata(Settings, frozen=True):
     """How long one attempt at handling a message, or at a tick, may take."""
     retries: Annotated[int, Field(strict=True, ge=0)] = 0
     """How often a handler that failed is called with the same message again."""
-    retry_backoff: Backoff = Backoff.model_construct(initial_delay=0.1, max_delay=10.0)
+    retry_backoff: Annotated[Backoff, BeforeValidator(_no_number)] = Backoff.model_construct(
+        initial_delay=0.1, max_delay=10.0
+    )
     """How long to wait before each of these."""
     on_error: OnError | None = None
     """What a handler that raised, for the last time, means; `None` leaves it to `restart`."""

@@ -399,7 +399,8 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         if own is not None:
             return
         with UsersFrames(), self._listening():
-            await self._supervisor.stopped.wait()
+            if not self._supervisor.stopped.is_set():  # or this may be another event loop
+                await self._supervisor.stopped.wait()
             self._supervisor.outcome.raise_all()
 
     # -- single tasks --------------------------------------------------------------------------

@@ -39,7 +39,9 @@ def require_async(function: object, what: str, messages: int) -> None:
         function.close()  # or it would warn that nobody awaits it
         raise LifecycleError(f"{what} must be an async function: give {name} without calling it.")
     if isinstance(function, type) or not callable(function):
-        raise LifecycleError(f"{what} must be an async function, not {in_short(function)}.")
+        raise LifecycleError(
+            f"{what} must be an async function, not {in_short(function)}.{_way_of(function)}"
+        )
     inner = _unwrapped(function)
     if inspect.isasyncgenfunction(inner):
         raise LifecycleError(
@@ -176,14 +178,20 @@ def require_hooks(task: Task) -> None:
         require_async(reader.handle_lag, f"handle_lag() of {its_class}", 1)
 
 
+def _way_of(task: object) -> str:
+    """Say how a task is registered, if it is one."""
+    way = next((way for kind, way in _WAYS.items() if isinstance(task, kind)), None)
+    return "" if way is None else f" It is {way[0]}: use {way[1]}."
+
+
 def _no_task(given: object, kind: type[Task] | None) -> str:
     """Say that something is no task of a kind, and what would be right."""
     wanted, _, decorator = _WAYS.get(kind or Task, ("a BackgroundTask or an EventTask", "", ""))
     what, hint = in_short(given), ""
     if isinstance(given, type):
         hint = f" Make one: {given.__name__}()." if issubclass(given, Task) else ""
-    elif other := next((way for kind, way in _WAYS.items() if isinstance(given, kind)), None):
-        hint = f" It is {other[0]}: use {other[1]}."
+    elif hint := _way_of(given):
+        pass
     elif decorator and callable(given):
         hint = f" For a function, there is {decorator}."
     return f"the task must be {wanted}, not {what}.{hint}"
