@@ -400,7 +400,7 @@ def build():
 
     return scheduler
 
-simulate(build, seeds=[17], faults=Faults(most=0), seconds=2, backends=["{backend}"])
+simulate(build, seeds=[17], faults=Faults(most=0), seconds=1, backends=["{backend}"])
 """
     for backend in ("asyncio", "trio"):
         ended = subprocess.run(
