@@ -790,7 +790,7 @@ def test_a_shutdown_that_ignores_its_cancellation_is_given_up() -> None:
 @pytest.mark.parametrize("later", ["asyncio", "trio"])
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_what_has_stopped_may_be_stopped_again_in_any_event_loop(
-    backend: Literal[asyncio, trio], later: str
+    backend: Literal["asyncio", "trio"], later: str
 ) -> None:
     scheduler = Scheduler()
     scheduler.run_sync(backend)

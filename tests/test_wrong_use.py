@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from time import thread_time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 from unittest.mock import AsyncMock, MagicMock
 
 import pytest

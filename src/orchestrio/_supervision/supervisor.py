@@ -18,7 +18,8 @@ Who owns what, from the outside in:
                  └─ task group        never cancelled as a whole: no exception leaves what is in it
                      ├─ Run           one task for each, in a cancel scope of its own, which `Run`
                      │   │            alone cancels: to end the work
-                     │   └─ shutdown  shielded; `Run.cancel_shutdown` cancels it, on a time-out
+                     │   └─ shutdown  in a shielded scope of its own, if that one was cancelled;
+                     │                `Run.cancel_shutdown` cancels it, on a time-out
                      ├─ _end          one for each stop or restart; nobody cancels it
                      └─ watch         one for each run with a watchdog; ends with it
 """
