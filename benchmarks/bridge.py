@@ -7,6 +7,9 @@ compete for them in a consumer group and acknowledge what they have handled. By 
 pipelines of 100 XADDs, XREADGROUP with COUNT 100, and one XACK for what was read. Both are measured
 in turn, on the same server; each figure is the median of the ratios of a round.
 
+Then one process takes over what another had in hand when it died: how long its event loop stands
+still, and whether the time grows in proportion.
+
 The latency is that of single messages, some milliseconds apart, from ``publish()`` to the handler
 in another process.
 """
@@ -14,6 +17,7 @@ in another process.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import shutil
 import socket
@@ -28,6 +32,7 @@ from typing import Final, cast
 
 import anyio
 from coredis import Redis
+from rows import at_most, print_head
 
 from orchestrio import ChannelConfig, Scheduler, Topic
 from orchestrio.redis import RedisBridge
@@ -167,6 +172,48 @@ async def time_what_comes(port: int, count: int) -> None:
     say([len(times), *times])
 
 
+async def take_over(port: int, count: int) -> None:
+    """Take over what a dead process had in hand, with all of it in hand at once."""
+    stream = "{bench:texts}"
+    head = '{"v":1,"id":"x","topic":"texts","time":1,"origin":"x","type":"application/json","data"'
+    async with Redis(port=port) as client:
+        await client.xgroup_create(stream, "workers", "0", mkstream=True)
+        async with client.pipeline(transaction=False) as pipeline:
+            for _ in range(count):
+                pipeline.xadd(stream, {"m": f'{head}:"{BODY}"}}'})
+        await client.xreadgroup("workers", "dead", {stream: ">"}, count=count)
+    scheduler = Scheduler()
+    scheduler.add_channel(TEXTS, ChannelConfig(capacity=10_000, overflow="block"))
+    bridge = RedisBridge(
+        f"redis://127.0.0.1:{port}",
+        topics=[TEXTS],
+        namespace="bench",
+        mode="compete",
+        prefetch=10_000,
+        claim_after=0.2,
+    )
+    scheduler.register_background_task(bridge)
+    scheduler.on(TEXTS)(ignore)
+    stalls: list[float] = []
+    since = 0.0
+    async with scheduler:
+        await scheduler.start()
+        gc.collect()
+        gc.freeze()
+        last = time.perf_counter()
+        while bridge.statistics().acknowledged < count:
+            await anyio.sleep(0.0005)
+            now = time.perf_counter()
+            if bridge.statistics().received and not since:
+                since = last
+            stalls.append(now - last)
+            last = now
+    say([last - since, max(stalls)])
+
+
+async def ignore(_: str) -> None: ...
+
+
 ROLES: Final = {
     role.__name__: role
     for role in (
@@ -176,6 +223,7 @@ ROLES: Final = {
         consume_by_bridge,
         publish_slowly,
         time_what_comes,
+        take_over,
     )
 }
 
@@ -292,6 +340,27 @@ def main() -> None:
                 f" | {cuts[49]:.2f} ms | {cuts[98]:.2f} ms |",
                 flush=True,
             )
+        print()
+        print_head()
+        for backend in options.backend:
+            take_overs(backend, port, 500 if options.quick else 5_000, rounds)
+
+
+def take_overs(backend: str, port: int, count: int, rounds: int) -> None:
+    """Print what taking over costs, and whether that grows with how many there are."""
+    growth: list[float] = []
+    stalls: list[float] = []
+    for _ in range(rounds):
+        seconds: list[float] = []
+        for messages in (count // 5, count):
+            command(port, "FLUSHALL")
+            took, stall = cast("list[float]", Process("take_over", backend, port, messages).hear())
+            seconds.append(took / messages)
+        growth.append(seconds[1] / seconds[0])
+        stalls.append(stall * 1000)
+    of = f"{count:,} messages of a dead process"
+    at_most(f"{backend}: taking over {of}: the longest stall of the event loop", 10, stalls, " ms")
+    at_most(f"{backend}: the time for one of {of}, against one of {count // 5:,}", 1.5, growth)
 
 
 if __name__ == "__main__":

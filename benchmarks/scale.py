@@ -90,6 +90,7 @@ def unknown_topics(count: int, rounds: int) -> None:
             name = f"sensor-{number}"
             bus.add_channel(name if kind == "plain keys" else Topic(name, int))
         took: list[float] = []
+        said = ""
         for _ in range(rounds):
             since = perf_counter()
             try:

@@ -11,7 +11,6 @@ import argparse
 import gc
 import logging
 import random
-import sys
 import tracemalloc
 from statistics import median
 from time import perf_counter
@@ -19,15 +18,12 @@ from typing import Final, Literal
 
 import anyio
 from anyio.lowlevel import checkpoint
+from rows import print_head, print_row
 
 from orchestrio import BackgroundTask, RestartPolicy, Scheduler
 from orchestrio.testing import virtual_time
 
 AT_ONCE: Final = RestartPolicy(initial_delay=0, max_restarts=None)
-
-
-def print_row(what: str, goal: str, measured: str, reached: bool) -> None:
-    print(f"| {what} | {goal} | {measured} | {'yes' if reached else '**NO**'} |", flush=True)
 
 
 # -- latency ----------------------------------------------------------------------------------
@@ -156,7 +152,6 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="fewer rounds, as a smoke test")
     arguments = parser.parse_args()
     logging.disable(logging.CRITICAL)  # a warning for each restart is not what is measured
-    print(f"CPython {sys.version.split()[0]}\n")
-    print("| what | goal | measured | reached |\n|---|---|---:|---|")
+    print_head()
     for backend in arguments.backend:
         main(backend, arguments.quick)

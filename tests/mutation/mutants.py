@@ -125,8 +125,8 @@ MUTANTS: Final = (
     Mutant(
         name="no shield on shutdown()",
         file="src/orchestrio/_workers/run.py",
-        text="        with CancelScope(shield=True) as scope:\n",
-        replacement="        with CancelScope() as scope:\n",
+        text="            with CancelScope(shield=True) as scope:\n",
+        replacement="            with CancelScope() as scope:\n",
         tests=GROUPS,
         harm="shutdown() ends at its first await: files stay open, buffers are not written.",
     ),
