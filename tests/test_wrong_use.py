@@ -538,7 +538,7 @@ async def test_one_task_is_at_work_in_one_scheduler() -> None:
         (lambda: TaskMetadata(restart=True), "restart", r"such as RestartPolicy\(\), or None"),  # type: ignore[arg-type]
         (lambda: TaskMetadata(restart=RestartPolicy), "restart", r"such as RestartPolicy\(\)"),  # type: ignore[arg-type]
         (lambda: TaskMetadata(retry_backoff=0.5), "retry_backoff", r"Backoff\(initial_delay=0.5\)"),  # type: ignore[arg-type]
-        (lambda: Scheduler(defaults=TaskMetadata()), "defaults", "a dictionary of options"),
+        (lambda: Scheduler(defaults=TaskMetadata()), "defaults", "a dictionary of options"),  # type: ignore[arg-type]
         (lambda: TaskMetadata(stop_timeout=None), "stop_timeout", "math.inf for no limit"),  # type: ignore[arg-type]
     ],
 )
