@@ -588,7 +588,7 @@ async def test_an_initialize_that_takes_too_long_fails_the_start(
     slow = Leisurely("slow", diary, begin=10)
     scheduler.register_background_task(slow, name="slow", start_timeout=5)
     async with scheduler:
-        with pytest.raises(TaskInitializationError, match=r"'slow' could not start.* 5 s"):
+        with pytest.raises(TaskInitializationError, match=r"'slow' could not start.*\(5 s"):
             await scheduler.start()
         assert current_time() == 5
     assert diary.hooks == ["up first", "down first"]

@@ -148,7 +148,7 @@ def test_a_dead_letter_that_nobody_failed_at_is_found(backend: Backend) -> None:
 
     failure = find(make, backend)
     assert failure.kind == "dead_letters"
-    assert "0 messages failed for good in listener, and there are 1 dead letters" in failure.what
+    assert "0 messages failed for good in listener, and its dead letters are 1" in failure.what
 
 
 def test_an_error_that_is_told_twice_is_found(backend: Backend) -> None:
@@ -629,7 +629,7 @@ def test_a_stray_cancellation_of_a_handler_without_a_dead_letter_is_found(
     monkeypatch.setattr(Publisher, "publish", lambda self, message: None)
     failure = find(make, "asyncio", seeds=range(40), faults=strays)
     assert failure.kind == "dead_letters"
-    assert "1 messages failed for good in listener, and there are 0" in failure.what
+    assert "1 message failed for good in listener, and its dead letters are 0" in failure.what
 
 
 # -- commands --------------------------------------------------------------------------------

@@ -455,7 +455,7 @@ def test_handlers_that_wait_for_each_other_are_found(backend: str) -> None:
 
     failure = find(alone, backends=[backend])
     assert failure.kind == "no_deadlock"
-    assert "one has 1 messages in hand, and nothing has happened since 1 s" in failure.what
+    assert "one has 1 message in hand, and nothing has happened since 1 s" in failure.what
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -478,7 +478,7 @@ def test_a_handler_that_waits_for_itself_is_found_with_what_it_waits_for(backend
 
     failure = find(build, backends=[backend])
     assert failure.kind == "no_deadlock"
-    assert "crawler has 1 messages in hand, waits for room in channel orders (int)" in failure.what
+    assert "crawler has 1 message in hand, waits for room in channel orders (int)" in failure.what
 
 
 def test_a_drive_that_never_returns_is_found() -> None:

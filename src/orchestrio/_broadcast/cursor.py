@@ -112,7 +112,7 @@ class Cursor(Generic[T]):
     # An iterator of the log costs less than to note the position with each item, and keeps none of
     # them, as a copy would. It is never used up, so it can always be asked.
     def walk_on(self, count: int) -> Iterator[T]:
-        """Iterate over the next items where they lie, two or more.
+        """Iterate over the next items where they lie.
 
         Whoever does that compares `channel.tail` with each: when it has grown by `capacity` since
         the walk began, they call `look_back`.

@@ -178,7 +178,7 @@ class Delivery(Generic[T]):
                         channel.release()
                 else:
                     start = (position - channel.origin) % capacity
-                    count = min(count, BUDGET, capacity - start)
+                    count = min(count, BUDGET - since_yield, capacity - start)
                     end = position + count
                     limit = position + capacity
                     since_yield += count

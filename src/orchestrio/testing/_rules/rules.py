@@ -14,6 +14,7 @@ from orchestrio import (
     TaskState,
 )
 
+from ..._model.words import counted
 from .dependencies import dependencies_first, shutdown_order
 from .failures import errors_told_once, failures_raised, no_other_errors, no_silent_end
 from .ledger import (
@@ -155,8 +156,8 @@ def dead_letters(ledger: Ledger) -> Iterator[str]:
     for task in {**told, **dead}:
         if task not in ledger.unsure and told.get(task, 0) != dead.get(task, 0):
             yield (
-                f"{dead.get(task, 0)} messages failed for good in {task}, and there are"
-                f" {told.get(task, 0)} dead letters of it"
+                f"{counted(dead.get(task, 0), 'messages')} failed for good in {task}, and its dead"
+                f" letters are {told.get(task, 0)}"
             )
 
 

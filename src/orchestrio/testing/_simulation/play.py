@@ -35,7 +35,7 @@ from orchestrio import (
 )
 
 from ..._broadcast.bus import subscribe_until_closed
-from ..._model.words import in_words
+from ..._model.words import counted, in_words
 from ..._tasks.context import current_run
 from .._harness import Harness
 from .._observation import Observation
@@ -304,7 +304,8 @@ class Play:
         for task in self._scheduler.status():
             if task.in_hand:
                 held_up = f", waits for {task.waiting_for}" if task.waiting_for else ""
-                what = f"{task.name} has {task.in_hand} messages in hand{held_up}, and {since}"
+                in_hand = counted(task.in_hand, "messages")
+                what = f"{task.name} has {in_hand} in hand{held_up}, and {since}"
                 self.ledger.violate("no_deadlock", what)
 
     async def _stop_it(self) -> None:
