@@ -414,16 +414,6 @@ async def test_a_frozen_task_is_observed_as_well(scheduler: Scheduler) -> None:
         h.assert_handled(NUMBERS, task.seen, by="frozen")
 
 
-async def test_one_object_under_two_names_is_left_alone(scheduler: Scheduler) -> None:
-    task = Frozen([])
-    scheduler.register_event_task(task, name="one")
-    scheduler.register_event_task(task, name="other")
-    async with harness(scheduler) as h:
-        await h.publish(NUMBERS, 3)
-        await h.idle()
-    assert task.seen == [3, 3]
-
-
 async def test_an_observed_task_is_still_of_its_class() -> None:
     scheduler = Scheduler()
     scheduler.add_channel(NUMBERS, ChannelConfig(capacity=2))
