@@ -125,6 +125,7 @@ async def test_what_a_stop_finds_in_hand_is_settled_when_its_handler_returns(
     @here.scheduler.on(ORDERS, name="slow", concurrency=concurrency, stop_timeout=5)
     async def slow(order: Order) -> None:
         if order.number == 0:
+            await sleep(0.1)  # the other worker has one in hand by then
             await here.scheduler.stop_task(task)
         await sleep(1 if finishes else 50)
         handled.append(order.number)
