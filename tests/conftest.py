@@ -6,6 +6,7 @@ import signal
 import sys
 
 import pytest
+from redis_server import BINARY
 
 # In the background of a shell Ctrl-C is ignored, and what a program ignores a scheduler does too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -17,6 +18,16 @@ BACKENDS = [
 ]
 if sys.platform != "win32":
     BACKENDS.insert(1, pytest.param(("asyncio", {"use_uvloop": True}), id="asyncio+uvloop"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if BINARY is None:
+        terminalreporter.write_line(
+            "NOT TESTED: the bridge to Redis, for there is no redis-server and no valkey-server"
+            " on PATH",
+            red=True,
+            bold=True,
+        )
 
 
 @pytest.fixture(params=BACKENDS)

@@ -141,7 +141,7 @@ def test_the_readme_links_to_each_page(page: Path) -> None:
     "command",
     [
         "pip install '.[trio]' && python examples/logwatch.py",
-        "pip install -e '.[test]' && coverage run -m pytest && coverage report",
+        "pip install -e '.[test]' && pytest -n auto --cov",
     ],
 )
 def test_readme_has_a_command_for_the_job_and_one_for_the_tests(command: str) -> None:

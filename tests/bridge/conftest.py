@@ -20,25 +20,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.filterwarnings(f"ignore:{LEFT_BEHIND}:ResourceWarning"))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if BINARY is None:
-        terminalreporter.write_line(
-            "NOT TESTED: the bridge to Redis, for there is no redis-server and no valkey-server"
-            " on PATH",
-            red=True,
-            bold=True,
-        )
+def collect() -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", LEFT_BEHIND, ResourceWarning)
+        gc.collect()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pass_over_what_was_there() -> Iterator[None]:
+    """Keep the thousands of tests from the collector, which else is what takes longest here."""
+    collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+    collect()
 
 
 @pytest.fixture(autouse=True)
 def leave_nothing_behind() -> Iterator[None]:
     """Collect what clients leave behind here, after all other fixtures, and not in a later test."""
-    gc.freeze()  # thousands of tests are here already, and take longer to look through than to run
     yield
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", LEFT_BEHIND, ResourceWarning)
-        gc.collect()
-    gc.unfreeze()
+    collect()
 
 
 @pytest.fixture
