@@ -8,7 +8,6 @@ What is compared is timed in turn within one run, and a figure is the median of 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import gc
 import tracemalloc
 from collections.abc import Awaitable, Callable
@@ -18,14 +17,12 @@ from typing import Final
 
 import anyio
 import anyio.to_thread
-from anyio.lowlevel import checkpoint
 from rows import at_most, print_head, print_row
 
 from orchestrio import (
     BackgroundTask,
     EventTask,
     Scheduler,
-    TaskOptions,
     Topic,
     create_broadcast_stream,
 )
@@ -204,126 +201,8 @@ async def leaks(backend: str, cycles: int) -> None:
     )
 
 
-# -- limits of a handler ----------------------------------------------------------------------
-
-BURST: Final = 256
-
-
-async def bare_calls(bursts: int) -> float:
-    handle = Subscriber().handle_event
-    start = perf_counter()
-    for _ in range(bursts):
-        for number in range(BURST):
-            await handle(number)
-        await checkpoint()
-    return perf_counter() - start
-
-
-async def calls_in_scopes(bursts: int) -> float:
-    handle = Subscriber().handle_event
-    start = perf_counter()
-    with anyio.CancelScope():  # as there is around every handler; it makes those within dearer
-        for _ in range(bursts):
-            for number in range(BURST):
-                with anyio.move_on_after(60):
-                    await handle(number)
-            await checkpoint()
-    return perf_counter() - start
-
-
-async def handled_calls(bursts: int, options: TaskOptions) -> float:
-    """Return the seconds from the first `send_nowait` until all has been handled."""
-    subscriber = Subscriber()
-    async with Scheduler() as scheduler:
-        scheduler.add_channel(NUMBERS)
-        scheduler.register_event_task(subscriber, **options)
-        await scheduler.start()
-        send = scheduler.clone_sender(NUMBERS).send_nowait
-        start = perf_counter()
-        for burst in range(1, bursts + 1):
-            for number in range(BURST):
-                send(number)
-            while subscriber.seen < burst * BURST:
-                await checkpoint()
-        return perf_counter() - start
-
-
-async def limits(backend: str, bursts: int, rounds: int) -> None:
-    retried: list[float] = []
-    timed: list[float] = []
-    for _ in range(rounds):
-        bare = await bare_calls(bursts)
-        retried.append(await handled_calls(bursts, {"retries": 3}) / bare)
-        scoped = await calls_in_scopes(bursts)
-        timed.append(await handled_calls(bursts, {"attempt_timeout": 60}) / scoped)
-    value = median(retried)
-    what = f"{backend}: `retries=3` and no failure, against a bare loop"
-    print_row(what, "at most 3.5 times", f"{value:.2f}", value <= 3.5)
-    value = median(timed)
-    what = f"{backend}: `attempt_timeout`, against a loop with `move_on_after`"
-    print_row(what, "at most 1.05 times", f"{value:.2f}", value <= 1.05)
-
-
-# -- receiving --------------------------------------------------------------------------------
-
-
-async def queue_gets(bursts: int) -> float:
-    queue: asyncio.Queue[int] = asyncio.Queue()
-    seconds = 0.0
-    for _ in range(bursts):
-        for number in range(BURST):
-            queue.put_nowait(number)
-        start = perf_counter()
-        for _ in range(BURST):
-            await queue.get()
-        seconds += perf_counter() - start
-    return seconds
-
-
-async def receives(bursts: int) -> float:
-    seconds = 0.0
-    send, stream = create_broadcast_stream[int]()
-    with send, stream:
-        for _ in range(bursts):
-            send.send_many_nowait(range(BURST))
-            start = perf_counter()
-            for _ in range(BURST):
-                await stream.receive()
-            seconds += perf_counter() - start
-    return seconds
-
-
-async def iterations(bursts: int) -> float:
-    seconds = 0.0
-    for _ in range(bursts):
-        send, stream = create_broadcast_stream[int]()
-        with send, stream:
-            send.send_many_nowait(range(BURST))
-            send.close()
-            start = perf_counter()
-            async for _ in stream:
-                pass
-            seconds += perf_counter() - start
-    return seconds
-
-
-async def receiving(backend: str, bursts: int, rounds: int) -> None:
-    ours: dict[str, list[float]] = {"receive()": [], "async for": []}
-    for _ in range(rounds):
-        peer = await queue_gets(bursts)
-        ours["receive()"].append(peer / await receives(bursts))
-        ours["async for"].append(peer / await iterations(bursts))
-    for call, speeds in ours.items():
-        value = median(speeds)
-        what = f"{backend}: speed of `{call}`, against `asyncio.Queue.get`"
-        print_row(what, "at least 1.25", f"{value:.2f}", value >= 1.25)
-
-
 async def main(backend: str, quick: bool) -> None:
     await start_and_stop(backend, (1_000, 10_000, 20_000), 2 if quick else 7)
-    await limits(backend, 10 if quick else 100, 1 if quick else 7)
-    if backend == "asyncio":  # the queue is only there
-        await receiving(backend, 10 if quick else 100, 1 if quick else 7)
     await leaks(backend, 20 if quick else 100)
 
 

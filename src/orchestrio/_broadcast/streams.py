@@ -439,11 +439,7 @@ class BroadcastReceiveStream(_BroadcastStream, ObjectReceiveStream[T_co]):
         cursor = self._cursor
         channel = cursor.channel
         position = cursor.position
-        if (
-            position < self._yield_at
-            and 1 < channel.tail - position < channel.capacity
-            and not cursor.halted
-        ):
+        if position < self._yield_at and 1 < channel.tail - position < channel.capacity:
             cursor.position = position + 1
             return channel.items[(position - channel.origin) % channel.capacity]
         return (await self.receive_many(1))[0]
@@ -452,11 +448,7 @@ class BroadcastReceiveStream(_BroadcastStream, ObjectReceiveStream[T_co]):
         cursor = self._cursor
         channel = cursor.channel
         position = cursor.position
-        if (
-            position < self._yield_at
-            and 1 < channel.tail - position < channel.capacity
-            and not cursor.halted
-        ):
+        if position < self._yield_at and 1 < channel.tail - position < channel.capacity:
             cursor.position = position + 1
             return channel.items[(position - channel.origin) % channel.capacity]
         try:
@@ -478,18 +470,22 @@ class BroadcastReceiveStream(_BroadcastStream, ObjectReceiveStream[T_co]):
         """
         if type(max_items) is not int or max_items < 1:
             _require_count(max_items, "receive_many()")
+        if self._closed:
+            raise ClosedResourceError
         cursor = self._cursor
         if cursor.position >= self._yield_at:
             self._yield_at = cursor.position + BUDGET
             await checkpoint()
-        if cursor.must_wait:
-            if cursor.channel.forgotten or cursor.channel.home.thread != get_ident():
-                cursor.channel.arrive()
-            await checkpoint_if_cancelled()  # asyncio would not say so if an item comes at once
-            while cursor.must_wait:
-                await cursor.channel.changed.wait()
-            self._yield_at = cursor.position + BUDGET
-        return cursor.take(max_items)
+        if not cursor.must_wait:
+            return cursor.take(max_items)
+        if cursor.channel.forgotten or cursor.channel.home.thread != get_ident():
+            cursor.channel.arrive()
+        await checkpoint_if_cancelled()  # asyncio would not say so if an item comes at once
+        while cursor.must_wait:
+            await cursor.channel.changed.wait()
+        items = cursor.take(max_items)
+        self._yield_at = cursor.position + BUDGET
+        return items
 
     def clone(self) -> BroadcastReceiveStream[T_co]:
         """Make another receiver at the same position: both get every item from here on.
@@ -520,6 +516,7 @@ class BroadcastReceiveStream(_BroadcastStream, ObjectReceiveStream[T_co]):
         A task waiting in it gets `~anyio.ClosedResourceError`. Closing again does nothing.
         """
         self._closed = True
+        self._yield_at = -1  # whoever looks at that need not look whether this is closed
         if not self._cursor.closed:
             self._channel.close_by(self._cursor.close)
 
