@@ -152,6 +152,7 @@ async def queue_of_workers(bursts: int) -> float:
         while True:
             await counter.handle_event(await queue.get())
 
+    seconds = 0.0
     async with anyio.create_task_group() as group:
         for _ in range(8):
             group.start_soon(work)
@@ -268,6 +269,7 @@ async def waiting_gets(items: int) -> float:
             queue.put_nowait(number)
             await asyncio.sleep(0)
 
+    seconds = 0.0
     async with anyio.create_task_group() as group:
         start = perf_counter()
         group.start_soon(put)
@@ -286,6 +288,7 @@ async def waiting_receives(items: int) -> float:
             await asyncio.sleep(0)
 
     with send, stream:
+        seconds = 0.0
         async with anyio.create_task_group() as group:
             start = perf_counter()
             group.start_soon(put)
@@ -342,6 +345,7 @@ async def ping_pong_of_queues(times: int) -> float:
         while True:
             await handle(await queue.get())
 
+    seconds = 0.0
     async with anyio.create_task_group() as group:
         group.start_soon(read, pings, answer)
         group.start_soon(read, pongs, ask)
@@ -389,6 +393,11 @@ async def capacity(backend: str) -> None:
     async with Scheduler() as scheduler:
         scheduler.add_channel(frames, ChannelConfig(capacity=size))
 
+        def publish(number: int) -> None:
+            frame = Payload()
+            numbers[frame] = number
+            scheduler.bus.publish_nowait(frames, frame)
+
         def register(number: int) -> None:
             @scheduler.on(frames, drain_timeout=0, stop_timeout=0)
             async def show(frame: Payload) -> None:
@@ -401,10 +410,7 @@ async def capacity(backend: str) -> None:
         for number in range(tasks):
             for _ in range(2 * size):
                 sent += 1
-                frame = Payload()
-                numbers[frame] = sent
-                scheduler.bus.publish_nowait(frames, frame)
-            del frame
+                publish(sent)
             gate, gates[number] = gates[number], anyio.Event()
             gate.set()
             for _ in range(10):
