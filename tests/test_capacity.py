@@ -5,21 +5,28 @@ from __future__ import annotations
 import gc
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import anyio
 import pytest
-from anyio import WouldBlock, create_task_group
+from anyio import ClosedResourceError, EndOfStream, WouldBlock, create_task_group
 from anyio.lowlevel import checkpoint
 from hypothesis import given, settings, strategies as st
+from pydantic import AfterValidator
 from support import settle
 
 from orchestrio import (
     ChannelConfig,
+    EventBus,
     EventTask,
+    LaggedError,
+    LifecycleError,
     Overflow,
     Scheduler,
+    TaskExecutionError,
     Topic,
     create_broadcast_stream,
 )
@@ -399,36 +406,270 @@ async def test_a_payload_of_an_event_task_may_publish_as_it_goes() -> None:
 
 
 def test_the_garbage_collector_may_send_in_the_middle_of_a_receive() -> None:
-    class Knot:
-        """Goes when the garbage collector finds it."""
-
-        def __init__(self) -> None:
-            self.me = self
-
-        def __del__(self) -> None:
-            send.send_nowait("from the garbage")
-
     send, receive = create_broadcast_stream[object](8)
-    enabled = gc.isenabled()
-    thresholds = gc.get_threshold()
-    gc.freeze()  # what other tests have left is theirs
-    gc.set_threshold(1)
-    gc.enable()
-    try:
-        seen: list[object] = []
+    seen: list[object] = []
+    with collecting(1):
         for number in range(200):
-            Knot()
+            Knot(lambda: send.send_nowait("from the garbage"))
             send.send_nowait(number)
             while len(receive):
                 seen += receive.receive_many_nowait(3)
-    finally:
-        gc.set_threshold(*thresholds)
-        gc.unfreeze()
-        if not enabled:
-            gc.disable()
     gc.collect()
     numbers = [item for item in seen if isinstance(item, int)]
     assert numbers == list(range(200))
     assert "from the garbage" in seen
     receive.close()
     send.close()
+
+
+class Knot:
+    """Calls something when the garbage collector finds it."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.me = self
+        self.call = call
+
+    def __del__(self) -> None:
+        self.call()
+
+
+@contextmanager
+def collecting(after: int) -> Iterator[None]:
+    """Have the garbage collector run after so many objects, and look at nothing else."""
+    enabled, thresholds = gc.isenabled(), gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(after)
+    gc.enable()
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+        if not enabled:
+            gc.disable()
+
+
+def test_items_sent_at_once_leave_room_for_what_a_finalizer_sends() -> None:
+    send, receive = create_broadcast_stream[object](4, overflow="block")
+    refused: list[object] = []
+
+    def send_or_not(word: object) -> None:
+        try:
+            send.send_nowait(word)
+        except WouldBlock:
+            refused.append(word)
+
+    for item in (Last(send_or_not, "n0"), 1, 2, 3):
+        send.send_nowait(item)
+    for _ in range(3):
+        receive.receive_nowait()
+    send.send_many_nowait(["a", "b", "c"])
+    assert receive.receive_many_nowait(10) == [3, "a", "b", "c"]
+    assert refused == ["n0 is gone"]
+    receive.close()
+    send.close()
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 8, 9, 30])
+@pytest.mark.parametrize("before", [0, 3, 8, 13])
+def test_many_items_at_once_lie_where_each_of_them_would(before: int, count: int) -> None:
+    send, receive = create_broadcast_stream[int](8)
+    send.send_many_nowait(range(before))
+    send.send_many_nowait(range(before, before + count))
+    send.send_nowait(-1)
+    everything = [*range(before + count), -1]
+    if len(everything) > 8:
+        with pytest.raises(LaggedError) as caught:
+            receive.receive_nowait()
+        assert caught.value.missed == len(everything) - 8
+    assert receive.receive_many_nowait(100) == everything[-8:]
+    receive.close()
+    send.close()
+
+
+@pytest.mark.parametrize("after", range(1, 12))
+async def test_a_sender_is_woken_also_if_garbage_has_filled_the_log(after: int) -> None:
+    scheduler = Scheduler(defaults={"drain_timeout": 0})
+    scheduler.add_channel(FRAMES, ChannelConfig(capacity=4, overflow="block"))
+
+    def fill() -> None:
+        with suppress(WouldBlock, LifecycleError):  # or it goes when all is over
+            while True:
+                scheduler.bus.publish_nowait(FRAMES, "filled")
+
+    collector = ExitStack()
+
+    @scheduler.on(FRAMES)
+    async def look(frame: object) -> None:
+        if frame == "arm":
+            scheduler.bus.publish_nowait(FRAMES, 1)
+            scheduler.bus.publish_nowait(FRAMES, 2)
+            collector.enter_context(collecting(after))
+            Knot(fill)
+
+    async with scheduler:
+        await scheduler.start()
+        with collector:
+            await scheduler.publish(FRAMES, "arm")
+            await settle(3)
+        await settle()
+        with anyio.fail_after(1):
+            await scheduler.publish(FRAMES, "end")
+
+
+def test_a_subscriber_begins_after_what_garbage_has_sent() -> None:
+    send, receive = create_broadcast_stream[object](4)
+    send.send_nowait(Last(send.send_nowait, "n0"))
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        del receive
+        gc.collect()
+        receive = send.subscribe()
+    assert len(receive) == 0
+    send.send_nowait(1)
+    assert receive.receive_nowait() == 1
+    receive.close()
+    send.close()
+
+
+def test_garbage_may_close_a_receiver_while_a_sender_looks_for_room() -> None:
+    for more in range(0, 100, 7):
+        send, first = create_broadcast_stream[int](2, overflow="block")
+        streams = [first, *(first.clone() for _ in range(50))]
+        send.send_many_nowait([1, 2])
+        with collecting(100):
+            Knot(streams[1].close)
+            kept = [[] for _ in range(more)]  # type: ignore[var-annotated]  # of nothing
+            with pytest.raises(WouldBlock):
+                send.send_nowait(3)
+        del kept
+        for stream in streams:
+            stream.close()
+        send.close()
+
+
+@pytest.mark.parametrize("what", ["receive", "close"])
+def test_garbage_may_use_a_receiver_in_the_middle_of_a_receive(what: str) -> None:
+    send, receive = create_broadcast_stream[str](8)
+    other = receive.clone()
+    send.send_nowait("one")
+    inner: list[str] = []
+    with collecting(1), suppress(WouldBlock, ClosedResourceError):
+        Knot(receive.close if what == "close" else lambda: inner.append(receive.receive_nowait()))
+        inner.append(receive.receive_nowait())
+    assert inner in ([], ["one"]), "once at most"
+    assert other.receive_nowait() == "one"
+    receive.close()
+    other.close()
+    send.close()
+
+
+# -- checks that do more ----------------------------------------------------------------------
+
+
+async def test_a_publisher_waits_though_the_check_of_its_message_filled_the_channel() -> None:
+    bus = EventBus()
+
+    def publish_first(number: int) -> int:
+        if number < 10:
+            bus.publish_nowait(checked, number + 10)
+        return number
+
+    checked = Topic("checked", Annotated[int, AfterValidator(publish_first)], validate=True)
+    bus.add_channel(checked, ChannelConfig(capacity=1, overflow="block"))
+    with bus.subscribe(checked) as receiver:
+        async with create_task_group() as group:
+            group.start_soon(bus.publish, checked, 1)
+            assert [await receiver.receive(), await receiver.receive()] == [11, 1]
+
+
+def test_nothing_is_stored_in_a_channel_that_was_removed_by_the_check() -> None:
+    bus = EventBus()
+
+    def remove(number: int) -> int:
+        bus.remove_channel(checked)
+        return number
+
+    checked = Topic("checked", Annotated[int, AfterValidator(remove)], validate=True)
+    bus.add_channel(checked)
+    with bus.subscribe(checked) as receiver:
+        with pytest.raises(ClosedResourceError):
+            bus.publish_nowait(checked, 1)
+        with pytest.raises(EndOfStream):
+            receiver.receive_nowait()
+
+
+# -- pools ------------------------------------------------------------------------------------
+
+
+class Lagging(EventTask[int]):
+    """Does in its `handle_lag` what is said."""
+
+    subscribed_event = NUMBERS
+
+    def __init__(self, lagged: Callable[[], Awaitable[object]]) -> None:
+        self.handled: list[int] = []
+        self.lagged = lagged
+
+    async def handle_event(self, event: int) -> None:
+        self.handled.append(event)
+
+    async def handle_lag(self, missed: int) -> None:
+        await self.lagged()
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), ClosedResourceError(), EndOfStream()])
+@pytest.mark.parametrize("concurrency", [1, 4])
+async def test_an_error_of_handle_lag_is_a_failure_whatever_it_is(
+    concurrency: int, error: Exception
+) -> None:
+    async def fail() -> None:
+        raise error
+
+    scheduler = scheduler_with(4)
+    scheduler.register_event_task(Lagging(fail), concurrency=concurrency)
+    with pytest.raises(TaskExecutionError, match="handle_lag"):
+        async with scheduler:
+            await scheduler.start()
+            scheduler.bus.publish_nowait(NUMBERS, 0)
+            await settle()
+            for number in range(10):
+                scheduler.bus.publish_nowait(NUMBERS, number)
+            await anyio.sleep_forever()
+
+
+async def test_other_workers_go_on_while_one_hears_of_a_lag() -> None:
+    over = anyio.Event()
+    task = Lagging(over.wait)
+    scheduler = scheduler_with(4)
+    scheduler.register_event_task(task, concurrency=3)
+    async with scheduler:
+        await scheduler.start()
+        await settle()
+        for number in range(10):
+            scheduler.bus.publish_nowait(NUMBERS, number)
+        await settle()
+        assert sorted(task.handled) == [6, 7, 8, 9]
+        over.set()
+
+
+@pytest.mark.parametrize("concurrency", [1, 8, 64])
+async def test_workers_together_let_others_run_as_often_as_one_does(concurrency: int) -> None:
+    handled = 0
+    scheduler = scheduler_with(8192)
+
+    @scheduler.on(NUMBERS, concurrency=concurrency)
+    async def count(number: int) -> None:
+        nonlocal handled
+        handled += 1
+
+    async with scheduler:
+        await scheduler.start()
+        await settle()
+        for number in range(8192):
+            scheduler.bus.publish_nowait(NUMBERS, number)
+        most = before = 0
+        while handled < 8192:
+            await checkpoint()
+            most, before = max(most, handled - before), handled
+        assert most <= 2 * 256, "at most two turns in a row, if the loop shuffles"

@@ -132,9 +132,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="a dropped item not counted",
-        file="src/orchestrio/_broadcast/streams.py",
-        text="                for _ in batch[room:]:\n",
-        replacement="                if batch[room:]:\n",
+        file="src/orchestrio/_broadcast/channel.py",
+        text="                self.dropped += len(items) - len(fit)\n",
+        replacement="                self.dropped += len(fit) < len(items)\n",
         tests=STREAMS,
         harm="A batch that does not fit counts as one message dropped, however many it had.",
     ),

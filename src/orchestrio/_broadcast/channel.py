@@ -11,7 +11,7 @@ puts the public halves on top, `delivery` hands batches to a handler.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from sys import maxsize
@@ -153,7 +153,7 @@ class Channel(Generic[T]):
         self.kept: int = 0  # with replay: items before this number are released already
         self.senders: int = 0
         self.readers: set[Reader] = set()
-        self.receivers: int = 0  # as many: a call to count them is too dear where it is asked
+        self.receivers: int = 0  # as many as `readers`; to count them takes a call
         self.caught_up: int = 0  # readers that have read everything
         self.dropped: int = 0
         self.missed: int = 0
@@ -164,7 +164,8 @@ class Channel(Generic[T]):
         self.keeps: bool = self.overflow != "drop_oldest"
         #: no reader stands before this number. It is found anew when the log seems to be full
         self.oldest: int = 0
-        #: how many readers stand there, if the log is known to be full; 0 otherwise
+        #: how many readers stand there if the log is known to be full, never too many of them; 0 if
+        #: not. A reader with less than `capacity` items to read is none of them, and need not tell
         self.holding: int = 0
         #: up to which tail a valid item may be stored without a closer look; -1 if none may
         self.valid_until: int = -1
@@ -199,8 +200,8 @@ class Channel(Generic[T]):
         """Where a send goes."""
         return self if self.relayed_to is None else self.relayed_to
 
-    def look_closer(self) -> None:
-        """Find out which sends need a closer look, when somebody comes, goes, or waits for room."""
+    def set_limits(self) -> None:
+        """Set up to where sends need no closer look, when somebody comes, goes, or waits for room."""
         if self.shut or not self.receivers or self.relayed_to is not None or self.blocked:
             self.valid_until = -1
         elif self.keeps:
@@ -214,14 +215,15 @@ class Channel(Generic[T]):
 
         :return: how many readers will get it; 0 if it was dropped
         """
-        if self.relayed_to is not None:
-            return self.relayed_to.send(item)
-        if self.home.thread != get_ident():
-            self.home.require_thread(self)
-        return self.put(self.admit(item))
+        channel = self.destination
+        item = channel.admit(item)
+        if channel is not self.destination:
+            return self.send(item)
+        return channel.put(item)
 
     def put(self, item: T) -> int:
         """Store an item that was admitted, or refuse it."""
+        self.require_open()
         if self.keeps and (self.blocked or self.is_full()):  # those who wait for room go first
             self.refuse()
             return 0
@@ -230,12 +232,15 @@ class Channel(Generic[T]):
 
     def admit(self, item: T) -> T:
         """Apply the rules that do not depend on room; return the item to store."""
-        if self.shut:
-            raise ClosedResourceError
-        self.demand_receivers()
+        if self.home.thread != get_ident():
+            self.home.require_thread(self)
+        self.require_open()
         return item if self.check is None else self.check(item)
 
-    def demand_receivers(self) -> None:
+    def require_open(self) -> None:
+        """See that items are taken here."""
+        if self.shut:
+            raise ClosedResourceError
         if self.require_receivers and not self.receivers:
             raise EventSendError(
                 f"{self} has no receiver and require_receivers=True: the item was not sent."
@@ -265,7 +270,7 @@ class Channel(Generic[T]):
         """
         oldest = self.tail
         holding = 0
-        for reader in self.readers:
+        for reader in [*self.readers]:  # a finalizer may close one
             position = reader.where
             if position < oldest:
                 oldest = position
@@ -274,7 +279,7 @@ class Channel(Generic[T]):
                 holding += 1
         self.oldest = oldest
         self.holding = holding if self.tail - oldest >= self.capacity else 0
-        self.look_closer()
+        self.set_limits()
 
     def leave(self, position: int) -> None:
         """Note that a reader has gone on from a position, which may free a sender."""
@@ -286,7 +291,7 @@ class Channel(Generic[T]):
     def room(self) -> int:
         """How many items may be stored before something must give way."""
         self.find_oldest()
-        return self.capacity - (self.tail - self.oldest)
+        return max(0, self.capacity - (self.tail - self.oldest))
 
     def refuse(self) -> None:
         """A full channel's answer to one item more: count it, or raise."""
@@ -318,27 +323,65 @@ class Channel(Generic[T]):
         elif not self.receivers:
             self.release()
 
-    def append_many(self, items: Sequence[T]) -> None:
-        """Store several items; those that wait are woken once."""
+    def put_many(self, items: list[T]) -> None:
+        """Store several items that were admitted, or refuse them: all or none.
+
+        Those that are dropped by ``overflow="drop_newest"`` are the last ones.
+        """
+        while True:
+            self.require_open()
+            tail = self.tail
+            if not self.keeps or not self.receivers:
+                fit = items
+            else:
+                room = 0 if self.blocked else self.room()
+                fit = items[:room]
+                if len(fit) < len(items) and self.overflow != "drop_newest":
+                    self.refuse()
+            if self.append_many(fit, tail):
+                self.dropped += len(items) - len(fit)
+                return
+
+    def append_many(self, items: list[T], tail: int) -> bool:
+        """Store several items; those that wait are woken once.
+
+        :param items: the items
+        :param tail: the number that the first of them is to have
+        :return: whether they were stored; not if something was sent meanwhile
+        """
         count = len(items)
-        if self.tail - self.origin + count > self.capacity or not self.receivers:
-            for item in items:
-                self.append(item)
-        elif count:
-            self.tail += count
-            self.caught_up = 0
-            self.items += items
+        ring = self.items
+        grow = items[: max(0, self.capacity - (tail - self.origin))]
+        rest = items[len(grow) :][-self.capacity :]
+        start = (tail + count - len(rest) - self.origin) % self.capacity
+        first = rest[: self.capacity - start]
+        there, here = slice(start, start + len(first)), slice(0, len(rest) - len(first))
+        after = rest[len(first) :]
+        gone = ring[there] + ring[here]  # goes last: it may send
+        if self.tail != tail:
+            return False
+        self.tail = tail + count
+        self.caught_up = 0 if count else self.caught_up
+        ring += grow
+        if rest:
+            ring[there] = first
+            ring[here] = after
+        if count:
             self.changed.notify_all()
+        if not self.receivers:
+            self.release()
+        del gone
+        return True
 
     def wait_in_turn(self, waiter: Waiter) -> None:
         """Let somebody wait for room, behind those that do."""
         self.blocked.append(waiter)
-        self.look_closer()
+        self.set_limits()
 
     def wait_no_more(self, waiter: Waiter) -> None:
         """Let those behind look for room."""
         self.blocked.remove(waiter)
-        self.look_closer()
+        self.set_limits()
         self.wake_sender()
 
     def wake_sender(self) -> None:
@@ -350,17 +393,26 @@ class Channel(Generic[T]):
 
     # -- receiving -------------------------------------------------------------------------
 
-    def attach(self, reader: Reader) -> None:
-        """Count one more reader."""
+    def attach(self, reader: Reader, replay: int | None = None) -> None:
+        """Count one more reader.
+
+        :param reader: who; it has a position, unless `replay` says where it begins
+        :param replay: how many of the last items it reads first, if they are held
+        """
         self.arrive()
-        self.readers.add(reader)
+        if replay is not None:
+            # As in `append`, nothing is called until the reader is there.
+            reader.position = self.tail - replay
+            if reader.position < self.origin:  # noqa: PLR1730  # see above
+                reader.position = self.origin
         self.receivers += 1
         if reader.position == self.tail:
             self.caught_up += 1
+        self.readers.add(reader)
         if self.keeps:
             self.find_oldest()
         else:
-            self.look_closer()
+            self.set_limits()
 
     def detach(self, reader: Reader) -> None:
         """Forget one reader, and what only it had still to read."""
@@ -368,7 +420,7 @@ class Channel(Generic[T]):
         self.receivers -= 1
         if reader.has_caught_up:
             self.caught_up -= 1
-        self.look_closer()
+        self.set_limits()
         self.leave(reader.where)
         if not self.receivers:
             self.no_receivers.notify_all()
@@ -398,10 +450,6 @@ class Channel(Generic[T]):
             gone.append(self.items[slot])
             self.items[slot] = cast("T", None)
 
-    def first_position(self) -> int:
-        """Where a new subscriber begins."""
-        return max(self.tail - self.replay, self.origin)
-
     # -- the whole ------------------------------------------------------------------------
 
     def end_guests(self) -> None:
@@ -412,8 +460,10 @@ class Channel(Generic[T]):
         """
         config = ChannelConfig(capacity=self.capacity)
         rest = Channel[T](config, self.event, None, self.home, owned=self.owned)
-        rest.items = self.items.copy()
-        rest.origin, rest.tail = self.origin, self.tail
+        while rest.tail != self.tail:  # a finalizer may send meanwhile
+            rest.tail = self.tail
+            rest.items = self.items.copy()
+            rest.origin = self.origin
         rest.shut_down()
         self.rest = rest
         for guest in [reader for reader in self.readers if reader.is_guest]:
@@ -473,14 +523,14 @@ class Channel(Generic[T]):
         if not self.shut:
             self.shut = True
             self.senders = 0
-            self.look_closer()
+            self.set_limits()
             self.wake_everybody()
             if self.relayed_to is not None:
                 self.relayed_to.shut_down()
 
     def wake_everybody(self) -> None:
         self.changed.notify_all()
-        for waiter in self.blocked:
+        for waiter in [*self.blocked]:
             waiter.notify_all()
 
     def statistics(self) -> ChannelStatistics:

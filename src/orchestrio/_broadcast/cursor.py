@@ -1,6 +1,7 @@
 """`Cursor`: one reader of a channel, and the rule of what it gets.
 
-Nothing in here awaits: whatever it does happened or did not, also under cancellation.
+Nothing in here awaits but `Cursor.wait`: whatever else it does happened or did not, also under
+cancellation.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from anyio import ClosedResourceError, EndOfStream, WouldBlock
 from typing_extensions import TypeVar
 
 from .._model.errors import LaggedError
+from .._model.wakeup import bells
 from .._model.words import counted
 from .channel import Channel
 
@@ -36,15 +38,23 @@ class Cursor(Generic[T]):
     has come: `position` is where the walk began, and `where` tells the truth.
 
     :param channel: what it reads
-    :param position: the number of the item that it reads first
+    :param position: the number of the item that it reads first; `None` stands for the next one
+    :param replay: how many of the last items it reads before that, if they are held
     :param is_guest: whether it ends when a scheduler has handled what was published, in its stop
     """
 
     __slots__ = ("_slot_0", "channel", "closed", "halted", "is_guest", "missed", "position", "walk")
 
-    def __init__(self, channel: Channel[T], position: int, *, is_guest: bool = False) -> None:
+    def __init__(
+        self,
+        channel: Channel[T],
+        position: int | None = None,
+        *,
+        replay: int = 0,
+        is_guest: bool = False,
+    ) -> None:
         self.channel: Channel[T] = channel
-        self.position: int = position
+        self.position: int = 0 if position is None else position
         self.missed: int = 0
         self.closed: bool = False
         self.halted: bool = False  # whether there is nothing to read here: closed, or paused
@@ -52,7 +62,7 @@ class Cursor(Generic[T]):
         #: an iterator of the log, while it walks
         self.walk: Iterator[T] | None = None
         self._slot_0 = 0  # the number of the item in the log's slot 0, as the walk counts
-        channel.attach(self)
+        channel.attach(self, None if position is not None else replay)
 
     @property
     def where(self) -> int:
@@ -78,16 +88,31 @@ class Cursor(Generic[T]):
         """Whether everything was read, and nothing can come any more."""
         return self.closed or (self.channel.shut and not len(self))
 
+    async def wait(self) -> None:
+        """Wait for the next change, unless there is something to read or to report by now."""
+        changed = self.channel.changed
+        bell = changed.bell  # before the look: what comes after that rings it
+        if bell is None:
+            bell = changed.bell = bells()()
+        if self.must_wait:
+            waiter = bell.wait()
+            try:
+                await waiter
+            except BaseException:
+                bell.forget(waiter)
+                changed.left(bell)
+                raise
+
     def take(self, max_items: int) -> list[T]:
         """Copy out the next items, at least one, and move past them; one slice for the batch.
 
         This is the one place for the rule of what a reader gets.
         """
         channel = self.channel
-        position = self.position
-        if self.halted:
-            raise ClosedResourceError
         while True:
+            if self.halted:
+                raise ClosedResourceError
+            position = self.position
             tail = channel.tail
             count = tail - position
             if count == 0:
@@ -99,10 +124,11 @@ class Cursor(Generic[T]):
             count = min(count, max_items)
             start = (position - channel.origin) % channel.capacity
             stop = start + count
-            batch = channel.items[start:stop]  # the garbage collector may run in here
+            batch = channel.items[start:stop]
             if stop > channel.capacity:
                 batch += channel.items[: stop - channel.capacity]
-            if channel.tail == tail:  # or a finalizer has sent meanwhile, over what was copied
+            # The garbage collector may have run, and a finalizer have sent, read on or closed this.
+            if channel.tail == tail and self.position == position and not self.halted:
                 break
         self.position = position + count
         channel.leave(position)
@@ -164,6 +190,8 @@ class Cursor(Generic[T]):
 
     def skip(self, missed: int) -> None:
         """Count what was overwritten, and move past it."""
+        if not missed:
+            return
         position = self.position
         self.position = position + missed
         self.channel.leave(position)
@@ -184,8 +212,8 @@ class Cursor(Generic[T]):
     def close(self) -> None:
         """Stop reading: what was not read is let go, whoever waits here or for room is woken."""
         if not self.closed:
+            self.closed = self.halted = True  # first: what is let go may close this again
             self.stand()
-            self.closed = self.halted = True
             self.channel.detach(self)
 
     def pause(self) -> None:

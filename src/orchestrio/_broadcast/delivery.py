@@ -138,6 +138,7 @@ class Delivery(Generic[T]):
                     if channel.tail > limit:
                         if (number := cursor.look_back()) < 0:
                             items = nothing  # where it lies is something else now
+                            item = None
                             break
                         limit = number + capacity
                     await handle(item)
@@ -153,9 +154,10 @@ class Delivery(Generic[T]):
                     while (
                         position == (tail := channel.tail) and channel.senders and not cursor.halted
                     ):
-                        # What `changed.wait()` does, with a frame less to wake up through.
+                        # What `Cursor.wait` does, with a frame less to wake up through.
                         if (bell := changed.bell) is None:
-                            bell = changed.bell = make_bell()
+                            changed.bell = make_bell()
+                            continue  # what is garbage by now may have sent something
                         waiter = bell.wait()
                         try:
                             await waiter
@@ -180,7 +182,7 @@ class Delivery(Generic[T]):
                     start = (position - channel.origin) % capacity
                     count = min(count, BUDGET - since_yield, capacity - start)
                     end = position + count
-                    limit = position + capacity
+                    limit = position + capacity - 1  # as if `look_back` had seen the item before
                     since_yield += count
                     items = cursor.walk_on(count)
                     self.in_hand = True
@@ -205,9 +207,9 @@ class Pool(Generic[T]):
         "_count",
         "_cut",
         "_delivery",
-        "_end",
         "_ended",
         "_failures",
+        "_is_over",
         "_is_watched",
         "_name",
         "_parked",
@@ -234,7 +236,7 @@ class Pool(Generic[T]):
         self._failures: list[BaseException] = []
         self._scope = CancelScope()
         self._cut = 0  # items whose handler was cancelled
-        self._end: EndOfStream | ClosedResourceError | None = None  # why no item is taken any more
+        self._is_over = False  # whether no item is taken any more
         self._ended = Wakeup()  # of that
         self._is_watched = False  # whether a worker waits for the channel
         self._parked: deque[Wakeup] = deque()  # what the others wait for
@@ -258,7 +260,7 @@ class Pool(Generic[T]):
         failed: Callable[[BaseException, T], None],
         lagged: Callable[[LaggedError], Awaitable[object]],
     ) -> None:
-        """Handle item by item until the event ends, as `Delivery.run` does.
+        """Handle item by item until nothing comes any more, or the delivery is paused or abandoned.
 
         When `failed` raises, nothing is handed over any more, and the others finish what they have.
         So it is when a worker is cancelled by something other than a scope around this.
@@ -266,11 +268,11 @@ class Pool(Generic[T]):
         :param handle: awaited with each item and its number
         :param failed: called with what `handle` raised, and the item; returns to go on
         :param lagged: awaited when items were overwritten; others are handled meanwhile
-        :raises BaseException: what `failed` or `lagged` raised, in a group if several did, or else
-            `~anyio.EndOfStream` or `~anyio.ClosedResourceError`, once all have finished
+        :raises BaseException: what `failed` or `lagged` raised, in a group if several did, once all
+            have finished
         """
         self._failures = []
-        self._end = None
+        self._is_over = False
         self._is_watched = False
         self._parked.clear()
         try:
@@ -284,7 +286,7 @@ class Pool(Generic[T]):
                         for number in range(1, self._count + 1)
                     ]
                     try:
-                        while self._end is None:
+                        while not self._is_over:
                             await self._ended.wait()
                     except get_cancelled_exc_class() as error:
                         self._cancelled(error)
@@ -297,7 +299,8 @@ class Pool(Generic[T]):
             self.workers = []
         if len(self._failures) > 1:
             raise BaseExceptionGroup("several handlers failed", self._failures)
-        raise self._failures[0] if self._failures else self._end or ClosedResourceError()
+        for failure in self._failures:
+            raise failure
 
     # What is repeated here of `Cursor.take` is the common case, see `Delivery.run`.
     async def _work(
@@ -312,16 +315,17 @@ class Pool(Generic[T]):
         capacity = channel.capacity
         drained = delivery.drained
         in_hand = self.in_hand
+        budget = max(1, BUDGET // self._count)  # all of them together yield as one does
         since_yield = 0
         try:
-            while self._end is None:
+            while not self._is_over:
                 number = cursor.position
                 unread = channel.tail - number
                 if not unread and cursor.must_wait:
                     await self._wait()
                     since_yield = 0
                     continue
-                if since_yield >= BUDGET:
+                if since_yield >= budget:
                     since_yield = 0
                     await checkpoint()
                     continue
@@ -331,10 +335,11 @@ class Pool(Generic[T]):
                 else:
                     try:
                         [item] = cursor.take(1)
-                    except (EndOfStream, ClosedResourceError) as end:
-                        self._hand_over_no_more(end)
+                    except (EndOfStream, ClosedResourceError):
+                        self._hand_over_no_more()
                         return
                     except LaggedError as lag:
+                        self._wake_one()  # the others go on meanwhile
                         await lagged(lag)
                         continue
                 in_hand.add(number)
@@ -350,7 +355,7 @@ class Pool(Generic[T]):
                     except get_cancelled_exc_class():
                         self._cut += 1
                         raise
-                    since_yield = BUDGET  # or one that always fails would let nobody run
+                    since_yield = budget  # or one that always fails would let nobody run
                     self.finished += 1
                 finally:
                     del item  # or this frame would keep it while it waits
@@ -379,7 +384,7 @@ class Pool(Generic[T]):
             return
         self._is_watched = True
         try:
-            await self._delivery.cursor.channel.changed.wait()
+            await self._delivery.cursor.wait()
         except BaseException:
             self._is_watched = False
             self._wake_one()
@@ -396,9 +401,9 @@ class Pool(Generic[T]):
             raise error
         self._stop_after(error)
 
-    def _hand_over_no_more(self, end: EndOfStream | ClosedResourceError) -> None:
+    def _hand_over_no_more(self) -> None:
         """Let all workers end, when they have finished what they have in hand."""
-        self._end = end
+        self._is_over = True
         self._ended.notify_all()
         while self._parked:
             self._wake_one()
@@ -410,4 +415,4 @@ class Pool(Generic[T]):
         if not self._failures:
             self._scope.deadline = current_time() + self._stop_timeout
         self._failures.append(error)
-        self._hand_over_no_more(ClosedResourceError())
+        self._hand_over_no_more()

@@ -61,12 +61,12 @@ class Relay(Generic[T, U]):
             owned=True,
         )
         outbox.senders = 1
-        self.outgoing: Cursor[U] = Cursor(outbox, 0)
+        self.outgoing: Cursor[U] = Cursor(outbox)
         self._front = front
         self._lossless = False
         front.senders += 1  # the bridge is one, so receivers do not end with the last local sender
         front.relayed_to = outbox
-        front.look_closer()
+        front.set_limits()
         front.wake_everybody()  # those who wait for room do so in the outgoing channel from now on
 
     def acknowledge(self, acknowledgements: Acknowledgements, *, lossless: bool) -> None:

@@ -172,8 +172,10 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
                 channel.send(item)
                 return
             item = channel.check(item)
+            if self._closed:
+                raise ClosedResourceError
             tail = channel.tail
-            if tail >= channel.valid_until:  # by what it published as it was checked
+            if tail >= channel.valid_until:  # by what was done as it was checked
                 channel.put(item)
                 return
         # From here on nothing is called, or a finalizer could send in between.
@@ -213,9 +215,12 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
                 raise ClosedResourceError
             self._budget -= 1
             channel = self._channel.destination
+            admitted = channel.admit(item)
+            if self._closed or channel is not self._channel.destination:
+                continue
             if not channel.is_to_wait():
-                receivers = channel.send(item)
-            elif await self._send_in_turn(channel, channel.admit(item)):
+                receivers = channel.put(admitted)
+            elif await self._send_in_turn(channel, admitted):
                 receivers = channel.receivers
             else:
                 continue  # to the bridge that has come in between
@@ -231,7 +236,7 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
                 raise ClosedResourceError
             if channel.relayed_to is not None:
                 return False
-            channel.demand_receivers()
+            channel.require_open()
             return True
 
         sent = await append_in_turn(channel, item, is_wanted)
@@ -260,12 +265,7 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
         if channel.check is not None or channel.keeps or channel.clear_until < 0:
             channel = channel.destination
             batch = [channel.admit(item) for item in batch]
-            if channel.keeps and channel.receivers:
-                room = 0 if channel.blocked else channel.room()
-                for _ in batch[room:]:
-                    channel.refuse()
-                del batch[room:]
-        channel.append_many(batch)
+        channel.put_many(batch)
 
     def send_from_thread(self, item: T) -> None:
         """Send one item from any other thread, and return when it has been sent.
@@ -337,7 +337,7 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
         channel = self._channel
         if self._closed or channel.has_ended:
             raise ClosedResourceError
-        return BroadcastReceiveStream(Cursor(channel, channel.first_position(), is_guest=True))
+        return BroadcastReceiveStream(Cursor(channel, replay=channel.replay, is_guest=True))
 
     async def wait_no_receivers(self) -> None:
         """Wait until the last receiver is closed; return at once if there is none.
@@ -482,7 +482,7 @@ class BroadcastReceiveStream(_BroadcastStream, ObjectReceiveStream[T_co]):
             cursor.channel.arrive()
         await checkpoint_if_cancelled()  # asyncio would not say so if an item comes at once
         while cursor.must_wait:
-            await cursor.channel.changed.wait()
+            await cursor.wait()
         items = cursor.take(max_items)
         self._yield_at = cursor.position + BUDGET
         return items
@@ -501,9 +501,9 @@ class BroadcastReceiveStream(_BroadcastStream, ObjectReceiveStream[T_co]):
         :return: the new receiver
         :raises ~anyio.ClosedResourceError: if this stream has been closed
         """
-        return self._sibling(self._channel.tail)
+        return self._sibling(None)
 
-    def _sibling(self, position: int) -> BroadcastReceiveStream[T_co]:
+    def _sibling(self, position: int | None) -> BroadcastReceiveStream[T_co]:
         if self._closed:
             raise ClosedResourceError
         cursor = self._cursor
@@ -620,7 +620,7 @@ def create_sender(
 def subscribe_for_good(sender: BroadcastSendStream[T]) -> BroadcastReceiveStream[T]:
     """Make a receiver that ends with its channel, as no guest does; see `end_guests`."""
     channel = sender._channel  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
-    return BroadcastReceiveStream(Cursor(channel, channel.first_position()))
+    return BroadcastReceiveStream(Cursor(channel, replay=channel.replay))
 
 
 def send_and_count(sender: BroadcastSendStream[T], item: T) -> int:
@@ -649,8 +649,12 @@ def send_at_once(sender: BroadcastSendStream[T], item: T) -> int | None:
         channel.home.require_thread(channel)
     tail = channel.tail
     if tail >= channel.clear_until:
-        if channel.shut or channel.relayed_to is not None or channel.is_to_wait():
-            return None  # or its error is that of the bus, or this is for a bridge to confirm
+        if (
+            channel.shut  # its error is that of the bus
+            or channel.relayed_to is not None  # where there may be something to confirm
+            or (channel.overflow == "block" and (channel.check is not None or channel.is_to_wait()))
+        ):
+            return None
         sender._budget = budget - 1  # pyright: ignore[reportPrivateUsage]
         return channel.send(item)
     sender._budget = budget - 1  # pyright: ignore[reportPrivateUsage]

@@ -120,8 +120,10 @@ class ThreadTurn(Generic[T]):
                 self._sender = None
             channel.wait_in_turn(self)
         while self._admitted and channel.blocked[0] is self and not channel.is_full():
+            tail = channel.tail
             part = self._admitted[: channel.room()]
-            channel.append_many(part)
+            if not channel.append_many(part, tail):
+                continue
             self._sent += len(part)
             del self._admitted[: len(part)]
         return not self._admitted

@@ -17,11 +17,12 @@ __all__ = ["AsyncioBell", "asyncio_bells"]
 class AsyncioBell:
     """Wakes those that wait, once. A wait is one future: no frame to wake up through."""
 
-    __slots__ = ("_create_future", "_waiters")
+    __slots__ = ("_create_future", "_has_rung", "_waiters")
 
     def __init__(self, create_future: Callable[[], Future[Any]]) -> None:
         self._create_future = create_future
         self._waiters: dict[Future[Any], None] = {}
+        self._has_rung = False
 
     @property
     def waiting(self) -> int:
@@ -31,7 +32,10 @@ class AsyncioBell:
     def wait(self) -> Future[Any]:
         """Return what to await; `forget` it if that was cancelled."""
         waiter = self._create_future()
-        self._waiters[waiter] = None
+        if self._has_rung:  # also since it was asked for this, by what is garbage
+            waiter.set_result(None)
+        else:
+            self._waiters[waiter] = None
         return waiter
 
     def forget(self, waiter: Any) -> None:
@@ -40,6 +44,7 @@ class AsyncioBell:
 
     def set(self) -> None:
         """Wake all that wait."""
+        self._has_rung = True
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)

@@ -239,7 +239,7 @@ class EventWorker(Worker, Generic[T]):
         if acknowledgements is not None and self._reader is None:
             self._reader = acknowledgements.join()
         if self._pool is not None:
-            return self._work_in_pool(self._pool)
+            return self._pool.run(self._begin_in_pool, self._failed_in_pool, self._go_on_after_lag)
         handle = self._handle if self._reader is None else self._handle_and_acknowledge
         return delivery.run(handle, self._go_on_after)
 
@@ -264,21 +264,11 @@ class EventWorker(Worker, Generic[T]):
             raise
         acknowledgements.settle(reader, number, None)
 
-    async def _work_in_pool(self, pool: Pool[T]) -> None:
-        while True:
-            try:
-                await pool.run(self._begin_in_pool, self._failed_in_pool, self._go_on_after_lag)
-            except Exception as error:
-                if self._handler_failed:
-                    raise  # one of the handlers did
-                if not await self._go_on_after(error, None):
-                    return
-
     async def _go_on_after(self, error: BaseException, item: T | None) -> bool:
         """Find out what an error of the delivery or of the handler means: go on, end, or raise."""
         delivery = self._delivery
         assert delivery is not None
-        if self._pool is None and delivery.in_hand:
+        if delivery.in_hand:
             failure = failure_in(error)
             if failure is None:
                 raise error

@@ -66,9 +66,8 @@ class Outbox(ABC):
         :raises ~anyio.EndOfStream: if nothing is published any more
         """
         while True:
-            channel = self._outgoing.channel
             while self._outgoing.must_wait:
-                await channel.changed.wait()
+                await self._outgoing.wait()
             try:
                 return self._outgoing.take(BATCH)
             except LaggedError as lag:

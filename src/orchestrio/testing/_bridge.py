@@ -259,7 +259,7 @@ class _Carrier(Generic[T]):
         cursor = self._relay.outgoing
         while True:
             while cursor.must_wait:
-                await cursor.channel.changed.wait()
+                await cursor.wait()
             await self._hub.wait_up()
             try:
                 self._send_all()
