@@ -172,6 +172,7 @@ async def test_attempts_at_messages_that_fail_by_the_hundred_are_counted(
     told = retries(caplog)
     assert told[0] == first
     assert told[5:] == ["task 'shaky': 595 attempts more failed and were tried again"]
+    assert [getattr(one, "retried", 0) for one in caplog.records if "more" in one.msg] == [595]
 
 
 async def test_attempts_at_ticks_that_fail_by_the_hundred_are_counted(

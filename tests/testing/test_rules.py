@@ -34,6 +34,7 @@ from orchestrio import (
 from orchestrio._supervision.dependencies import Dependencies
 from orchestrio._supervision.supervisor import Supervisor
 from orchestrio._tasks.events import Publisher
+from orchestrio._tasks.tally import Tally
 from orchestrio.testing import Faults, Harness, SimulationFailure, simulate
 from orchestrio.testing._rules.ledger import Ledger
 from orchestrio.testing._rules.promises import see_that_they_are_down
@@ -191,6 +192,37 @@ def test_messages_that_are_skipped_and_only_counted_are_told(backend: Backend) -
 
     crashes = Faults(strays=0, delays=0, cancellations=0, commands=0)
     simulate(make, backends=[backend], seeds=range(20), faults=crashes)
+
+
+def test_attempts_that_are_repeated_and_only_counted_are_told(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make() -> Scheduler:
+        scheduler = Scheduler()
+        scheduler.add_channel(NUMBERS)
+        calls = 0
+
+        @scheduler.on(NUMBERS, name="listener", retries=20)
+        async def listener(number: int) -> None:
+            nonlocal calls
+            calls += 1
+            await checkpoint()
+            if calls < 12:  # enough of them that the faults are only counted
+                raise ValueError(f"no {number}")
+
+        @scheduler.background(restart=RestartPolicy(max_restarts=None))
+        async def source() -> None:
+            await scheduler.publish(NUMBERS, 1)
+
+        return scheduler
+
+    crashes = Faults(strays=0, delays=0, cancellations=0, commands=0)
+    simulate(make, backends=[backend], seeds=range(20), faults=crashes)
+    monkeypatch.setattr(Tally, "settle", lambda self: None)
+    failure = find(make, backend, seeds=range(20), faults=crashes)
+    assert failure.kind == "errors_told_once"
+    assert "of listener.handle_event()" in failure.what
+    assert "was told 0 times" in failure.what
 
 
 def test_a_task_that_never_ends_is_found(backend: Backend) -> None:

@@ -33,7 +33,8 @@ def tally_of_retries(
     def tell(times: int, _: int) -> None:
         about = extra()
         what = "task %r: %s more failed and were tried again"
-        logger.info(what, about.get("task_name"), counted(times, "attempts"), extra=about)
+        how_often = counted(times, "attempts")
+        logger.info(what, about.get("task_name"), how_often, extra=about | {"retried": times})
 
     return Tally(AT_ONCE, tell) if metadata.retries else None
 

@@ -36,15 +36,16 @@ def errors_told_once(ledger: Ledger) -> Iterator[str]:
     """Each error that a hook was made to raise is logged or raised, and once.
 
     So is each cancellation that nobody asked for: it is a failure, and no end. Of many messages
-    that one task skips, some are only counted.
+    that one task skips, some are only counted, and so are attempts that are repeated.
     """
-    counted: dict[str, int] = {}
+    counted: dict[tuple[str, str], int] = {}  # by task, and what it did after it
     told: dict[int, list[str]] = {}
     noted: dict[str, str] = {}
     for record in ledger.records:
-        if skipped := getattr(record, "skipped", 0):
-            name = getattr(record, "task_name", "")
-            counted[name] = counted.get(name, 0) + skipped
+        for done in ("skipped", "retried"):
+            if times := getattr(record, done, 0):
+                key = getattr(record, "task_name", ""), done
+                counted[key] = counted.get(key, 0) + times
         for error in _told_by(record):
             owner = getattr(error, "task_name", None)
             if owner is not None and getattr(record, "task_name", owner) != owner:
@@ -56,21 +57,24 @@ def errors_told_once(ledger: Ledger) -> Iterator[str]:
         for cause in causes(raised):
             told.setdefault(id(cause), []).append(f"raised: {in_words(raised)}")
         noted |= dict.fromkeys(notes(raised), f"raised: {in_words(raised)}")
-    skipping = {
-        id(cause): visit.task
+    handled = {
+        id(cause): visit
         for visit in ledger.visits
         if visit.error is not None and visit.hook == "handle_event"
         for cause in causes(visit.error)
     }
     for error in ledger.injected:
-        times = told.get(id(error), [])
-        times += [where for note, where in noted.items() if in_words(error) in note]
-        skipped_by = skipping.get(id(error))
-        if not times and skipped_by is not None and counted.get(skipped_by, 0):
-            counted[skipped_by] -= 1
-        elif len(times) != 1:
-            where = "".join(f"\n    {one}" for one in times)
-            yield f"{error} was told {len(times)} times{where}"
+        places = told.get(id(error), [])
+        places += [where for note, where in noted.items() if in_words(error) in note]
+        visit = None if places else handled.get(id(error))
+        may_be = [] if visit is None else [(visit.task, "skipped")]
+        if visit is not None and visit not in ledger.failed:
+            may_be.append((visit.task, "retried"))
+        if known := next((key for key in may_be if counted.get(key, 0)), None):
+            counted[known] -= 1
+        elif len(places) != 1:
+            where = "".join(f"\n    {one}" for one in places)
+            yield f"{error} was told {len(places)} times{where}"
 
 
 def _told_by(record: LogRecord) -> set[BaseException]:
