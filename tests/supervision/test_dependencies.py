@@ -751,6 +751,27 @@ async def test_a_restarted_task_waits_for_a_dependency_in_back_off(
         assert diary.when("work", "web") == [0, 11]
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["task", "group"])
+async def test_a_restart_by_hand_ends_when_a_dependency_backs_off_for_too_long(
+    whole: bool, scheduler: Scheduler, diary: Diary
+) -> None:
+    seldom = RestartPolicy(initial_delay=100, max_delay=100, jitter=0)
+    add(scheduler, diary, "database", 1, restart=seldom)
+    front = scheduler.group("front")
+    never = RestartPolicy(mode="never")
+    web = add(front, diary, "web", depends_on=["database"], start_timeout=5, restart=never)
+    async with scheduler:
+        await scheduler.start()
+        await anyio.sleep(2)
+        diary.turn_the_page()
+        await (front.restart() if whole else scheduler.restart_task(web))
+        assert current_time() == 7
+        shot = scheduler.status(web)
+        assert shot.state is TaskState.FAILED
+        assert "task 'database', on which it depends, was not ready" in str(shot.error)
+        assert diary.hooks == ["down web"]
+
+
 async def test_a_task_called_scheduler_is_a_task_like_any_other() -> None:
     scheduler = Scheduler()
     runs: list[int] = []

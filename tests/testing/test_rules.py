@@ -751,6 +751,40 @@ async def test_a_restart_of_a_group_may_leave_out_whom_somebody_removes() -> Non
     assert not ledger.violations
 
 
+def awaiting() -> Scheduler:
+    """Return a scheduler with a task that backs off for longer than another may wait for it."""
+    scheduler = Scheduler()
+    often = RestartPolicy(mode="always", max_restarts=None, initial_delay=9, jitter=0)
+
+    @scheduler.background(name="database", restart=often)
+    async def database() -> None:
+        await sleep(1)
+
+    storefront = scheduler.group("storefront")
+    storefront.register_background_task(
+        Slow(),
+        name="web",
+        depends_on=["database"],
+        start_timeout=2,
+        restart=RestartPolicy(mode="never"),
+    )
+    return scheduler
+
+
+def test_a_task_that_was_restarted_and_has_failed_to_start_breaks_no_rule(backend: Backend) -> None:
+    simulate(awaiting, seeds=range(60), backends=[backend], faults=COMMANDS, limit=60)
+
+
+@pytest.mark.parametrize(("whose", "command"), [(Scheduler, "restart_task"), (Group, "restart")])
+def test_a_failure_to_start_does_not_hide_that_a_task_was_not_restarted(
+    whose: type, command: str, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whose, command, do_nothing)
+    failure = find(awaiting, backend, seeds=range(200), faults=COMMANDS)
+    assert failure.kind == "done_as_told"
+    assert "was restarted, and has not begun again: it is " in failure.what
+
+
 def test_a_task_that_a_removed_group_leaves_behind_is_found(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:

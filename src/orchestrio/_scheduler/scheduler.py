@@ -493,7 +493,8 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
 
         An event task handles what was published, and what is published meanwhile waits for it. A
         task that restarts itself is not waited for, as by `stop_task`. If this is cancelled, the
-        restart goes on.
+        restart goes on. A task that does not come so far, because what it depends on is not there
+        in time or ``initialize()`` fails, has failed like any other, and this does not raise that.
 
         :param task_id: the identity
         :raises TaskNotFoundError: if there is no such task, or it is being removed

@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from orchestrio import RestartScheduled, Scheduler, StateChanged, TaskId, TaskSnapshot, TaskState
+from orchestrio import (
+    RestartScheduled,
+    Scheduler,
+    StateChanged,
+    TaskFailed,
+    TaskId,
+    TaskInitializationError,
+    TaskSnapshot,
+    TaskState,
+)
 
 from ..._workers.wanted import Wanted
 from ..._workers.worker import Worker
@@ -43,14 +52,19 @@ def see_that_they_are_gone(ledger: Ledger, tasks: Iterable[TaskSnapshot]) -> Non
 
 
 def see_that_they_are_back(ledger: Ledger, tasks: Iterable[TaskSnapshot], since: int) -> None:
-    """See that tasks have begun again that were restarted.
+    """See that tasks have begun again that were restarted, or have failed before they could.
+
+    The wait for what a task depends on is part of its start: where that takes too long, or comes to
+    nothing, its failure is told, as any other is, and ends the command.
 
     :param ledger: what was seen so far
     :param tasks: how those that were restarted stand now
     :param since: the place at which that was asked for
     """
     for task in tasks:
-        if not _is_back(ledger, task.task_id, since):
+        if not (
+            _is_back(ledger, task.task_id, since) or _has_failed_to(ledger, task.task_id, since)
+        ):
             what = f"{task.name} was restarted, and has not begun again: it is {task.state.value}"
             ledger.violate("done_as_told", what)
 
@@ -70,6 +84,18 @@ def _is_back(ledger: Ledger, task_id: TaskId, since: int, *, announced: bool = F
                 return True
             if announced and isinstance(event, RestartScheduled):
                 return True
+    return False
+
+
+def _has_failed_to(ledger: Ledger, task_id: TaskId, since: int) -> bool:
+    """Whether a task was told to begin after some place, by hand, and then could not start."""
+    announced = False
+    for place, event in ledger.events:
+        if place > since and event.task_id == task_id:
+            if isinstance(event, RestartScheduled) and event.cause is None:
+                announced = True
+            elif isinstance(event, TaskFailed) and announced:
+                return isinstance(event.error, TaskInitializationError)
     return False
 
 
