@@ -469,6 +469,41 @@ async def test_a_thread_in_the_middle_of_many_hears_that_its_readers_have_left_i
         sender.send_from_thread(1)
 
 
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("overflow", ["drop_oldest", "block"])
+async def test_a_handler_that_sends_from_a_thread_finishes_its_message_as_one_that_publishes(
+    overflow: Overflow, many: bool
+) -> None:
+    """In its last one, it is itself no reader any more."""
+    scheduler = Scheduler()
+    scheduler.add_channel(NUMBERS, ChannelConfig(capacity=4, overflow=overflow))
+    sender = scheduler.clone_sender(NUMBERS)
+    finished: list[int] = []
+    begun = anyio.Event()
+
+    @scheduler.on(NUMBERS)
+    async def crawl(number: int) -> None:
+        begun.set()
+        await scheduler.stopping.wait()
+        await settle()
+        if number == 1:
+            await scheduler.publish(NUMBERS, 2)
+        elif many:
+            await to_thread.run_sync(sender.send_many_from_thread, [3, 4])
+        else:
+            await to_thread.run_sync(sender.send_from_thread, 3)
+        finished.append(number)
+
+    with fail_after(IN_TIME):
+        async with scheduler:
+            await scheduler.start()
+            await scheduler.publish(NUMBERS, 1)
+            await begun.wait()
+            await scheduler.shutdown()
+    assert finished[:2] == [1, 2]  # and it goes round until the drain is found to be over
+    assert scheduler.status()[0].error is None
+
+
 # -- what is for the event loop's own thread ---------------------------------------------------
 
 

@@ -33,6 +33,7 @@ class ThreadTurn(Generic[T]):
         "_admitted",
         "_channel",
         "_is_called",
+        "_is_of_task",
         "_items",
         "_queue",
         "_result",
@@ -54,6 +55,7 @@ class ThreadTurn(Generic[T]):
         self._result: Future[int] = Future()
         # The context of a thread that AnyIO runs is that of the task.
         self._sender: Sender | None = current_sender.get()
+        self._is_of_task = self._sender is not None
 
     def take(self) -> int:
         """Send, in the thread that waits for it.
@@ -105,7 +107,7 @@ class ThreadTurn(Generic[T]):
         """Return whether all has been sent."""
         self._demand_life()
         channel = self._channel.destination
-        if not channel.receivers and channel.home.is_stopping:
+        if self._has_lost_its_readers(channel):
             raise ClosedResourceError(f"{self._channel} has no reader left: its scheduler stops")
         if channel.overflow != "block" or not channel.receivers:
             self._send(self._items[self._sent :])
@@ -127,6 +129,15 @@ class ThreadTurn(Generic[T]):
             self._sent += len(part)
             del self._admitted[: len(part)]
         return not self._admitted
+
+    def _has_lost_its_readers(self, channel: Channel[T]) -> bool:
+        """Return whether a stop has left it without a reader in the middle of what it sends.
+
+        The thread of a task, such as a handler with its last message, ends with that: it sends to
+        nobody, as `publish()` does. So does any other that begins before draining is over.
+        """
+        is_under_way = self._queue is not None and not self._is_of_task
+        return is_under_way and not channel.receivers and channel.home.is_stopping
 
     def _leave(self) -> None:
         """Let those behind look for room."""
