@@ -32,6 +32,7 @@ from orchestrio import (
     TaskNotFoundError,
     TaskShutdownError,
     TaskState,
+    current_task_context,
 )
 
 PATIENT: Final = RestartPolicy(initial_delay=50, max_delay=50, jitter=0)
@@ -542,3 +543,77 @@ async def test_two_commands_cross_at_an_event_task_with_several_workers(command:
                 assert receivers == (1 if became == "up" else 0)
                 if became == "up" and "stop" not in (command, second):
                     assert sorted(handled) == list(range(8)), "nothing is lost over a restart"
+
+
+@pytest.mark.parametrize("what", ["task", "group"])
+@pytest.mark.parametrize("end", ["shutdown", "stop of the group around"])
+@pytest.mark.parametrize("slow", [False, True])
+async def test_a_restart_that_a_stop_overtakes_is_no_failure_of_the_task_that_asked_for_it(
+    what: str, end: str, slow: bool
+) -> None:
+    scheduler = new_scheduler()
+    around = scheduler.group("around")
+    inner = around.group("inner")
+    account = Account()
+    scheduler.background(name="neighbour")(anyio.sleep_forever)
+    async with scheduler:
+        await scheduler.start()
+        around.register_background_task(Witness(Account(), begin=1000 if slow else 1), name="gate")
+        watched = inner.register_background_task(
+            Witness(account), name="watched", depends_on=["gate"]
+        )
+
+        @around.background()
+        async def keeper() -> None:
+            if what == "task":
+                await scheduler.restart_task(watched)
+            else:
+                await inner.restart()
+            await anyio.sleep_forever()
+
+        await anyio.sleep(1)
+        await (scheduler.shutdown() if end == "shutdown" else around.stop())
+        (shot,) = [task for task in scheduler.status() if task.name == "keeper"]
+        assert (shot.state, shot.error) == (TaskState.STOPPED, None)
+    assert account.wrong == []
+    assert not account.is_up
+
+
+@pytest.mark.parametrize("shielded", [False, True])
+async def test_a_restart_that_comes_after_the_stop_has_begun_ends_with_the_task(
+    caplog: pytest.LogCaptureFixture, shielded: bool
+) -> None:
+    scheduler = new_scheduler()
+    watched = scheduler.register_background_task(Witness(Account()), name="watched")
+
+    @scheduler.background()
+    async def keeper() -> None:
+        await scheduler.stopping.wait()
+        with CancelScope(shield=shielded):
+            await scheduler.restart_task(watched)
+
+    async with scheduler:
+        await scheduler.start()
+        await settle()
+        with fail_after(1):
+            await scheduler.shutdown()
+    (shot,) = [task for task in scheduler.status() if task.name == "keeper"]
+    assert shot.state is (TaskState.FAILED if shielded else TaskState.STOPPED)
+    assert ("only a running scheduler" in caplog.text) is shielded
+
+
+async def test_a_task_that_hears_of_the_stop_and_commands_all_the_same_fails_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scheduler = new_scheduler()
+
+    @scheduler.background(stop_timeout=5)
+    async def listening() -> None:
+        await current_task_context().stopping.wait()
+        scheduler.background(name="more")(anyio.sleep_forever)
+
+    async with scheduler:
+        await scheduler.start()
+        await settle()
+        await scheduler.shutdown()
+    assert "takes no new tasks, while it was stopping" in caplog.text

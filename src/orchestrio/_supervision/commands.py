@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Generator, Hashable, Iterable, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Generic, final
 
 from anyio import create_task_group
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from typing_extensions import TypeVar
 
 from .._model.errors import LifecycleError, TaskNotFoundError, TaskShutdownError
@@ -84,11 +84,11 @@ class Commands(Generic[E]):
                 worker.parent.see_that_it_runs(f"{worker.title} cannot be restarted")
             _see_that_it_ends(worker)
 
-        see_that_it_may_run()
-        own = self._supervisor.own_worker()
-        await checkpoint()
-        see_that_it_may_run()
-        await self._restart([worker], None, own)
+        async with self._as_a_task() as own:
+            see_that_it_may_run()
+            await checkpoint()
+            see_that_it_may_run()
+            await self._restart([worker], None, own)
 
     async def restart_group(self, branch: Branch) -> None:
         """Stop a group and start all of it again; see `Group.restart`."""
@@ -103,12 +103,33 @@ class Commands(Generic[E]):
             for worker in workers_below(branch):
                 _see_that_it_ends(worker)
 
-        see_that_it_may_run()
+        async with self._as_a_task() as own:
+            see_that_it_may_run()
+            await checkpoint()
+            see_that_it_may_run()
+            workers = [one for one in workers_below(branch) if one.wanted is not Wanted.REMOVE]
+            await self._restart(workers, branch, own)
+
+    @asynccontextmanager
+    async def _as_a_task(self) -> AsyncGenerator[Worker | None]:
+        """Have the end of the task that gives a command come before the error that this end makes.
+
+        A stop takes tasks down one after the other: it may well refuse or overtake the command just
+        before it cancels the task that gave it. A handler that finishes its message is not cancelled.
+
+        :return: the task, if it is one of ours
+        """
         own = self._supervisor.own_worker()
-        await checkpoint()
-        see_that_it_may_run()
-        workers = [one for one in workers_below(branch) if one.wanted is not Wanted.REMOVE]
-        await self._restart(workers, branch, own)
+        try:
+            yield own
+        except (LifecycleError, TaskNotFoundError):
+            run = None if own is None or own.wanted is Wanted.RUN else own.run
+            if own is not None and run is not None:
+                handles = own.kind == "event" and run.is_working
+                while not (handles or run.is_over or run.cancel_asked or run.listens):
+                    await own.changed.wait()
+                await checkpoint_if_cancelled()
+            raise
 
     def _see_that_scheduler_runs(self) -> None:
         if self._supervisor.stage is not Stage.RUNNING:

@@ -10,7 +10,7 @@ from typing import Protocol, cast, final
 
 from anyio import current_time
 
-from .._model.errors import TaskExecutionError
+from .._model.errors import LifecycleError, TaskExecutionError
 from .._model.log import logger
 from .._workers.phases import Outcome
 from .._workers.run import Run
@@ -81,7 +81,8 @@ class Escalation:
     def failed_while_stopping(self, worker: Worker, run: Run, failure: Exception) -> None:
         """Log the failure of a task that was to end anyway, or raise it if nothing mends it.
 
-        A policy does not mend it either where messages are left that no other run will handle.
+        A policy does not mend it either where messages are left that no other run will handle. That
+        the stop refuses a command of a background task which hears of it needs no mending.
         """
         node: Node | None = worker
         while node is not None and node.policy is None:
@@ -91,8 +92,10 @@ class Escalation:
             and node.policy is not None
             and (node.policy.mode == "never" or worker.is_drained or not self._measures.is_stopping)
         )
+        is_refused = worker.kind == "background" and isinstance(failure.__cause__, LifecycleError)
         if (
             mends
+            or is_refused
             or worker.wanted is Wanted.RESTART
             or run.outcome is Outcome.ABANDONED
             or run.spares_others
