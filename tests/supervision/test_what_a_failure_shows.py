@@ -436,6 +436,45 @@ async def test_the_same_failure_is_counted_and_another_is_shown(
     assert ends == ["", "2 times by now)", "", "3 times by now)"]
 
 
+async def test_an_error_that_is_kept_and_raised_again_is_the_same_failure(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a client library does; its traceback grows each time."""
+    lost = ConnectionError("connection is closed")
+
+    async def ask() -> None:
+        raise lost
+
+    @scheduler.background(restart=SOON)
+    async def work() -> None:
+        if current_task_context().run < 6:
+            await ask()
+
+    await scheduler.run()
+    assert [record.exc_info is not None for record in restarts(caplog)] == [True] + [False] * 4
+    assert restarts(caplog)[-1].getMessage().endswith("(the same as before, 5 times by now)")
+
+
+async def test_of_failures_at_one_line_that_read_differently_the_first_few_are_shown(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    @scheduler.background(restart=SOON)
+    async def work() -> None:
+        run = current_task_context().run
+        if run == 30:
+            await divide(0)
+        if run < 32:
+            raise ConnectionError(f"lost connection {run}")
+
+    await scheduler.run()
+    shown = [record.exc_info is not None for record in restarts(caplog)]
+    assert shown == [True] * 5 + [False] * 24 + [True, False], "another line is shown"
+    messages = [record.getMessage() for record in restarts(caplog)]
+    assert messages[4].endswith("lost connection 5")
+    assert messages[5].endswith("lost connection 6 (at the same line as before, 6 times by now)")
+    assert messages[-1].endswith("lost connection 31 (at the same line as before, 30 times by now)")
+
+
 async def test_after_a_long_time_the_same_failure_is_shown_again(
     scheduler: Scheduler, caplog: pytest.LogCaptureFixture
 ) -> None:

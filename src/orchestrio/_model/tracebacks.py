@@ -218,7 +218,16 @@ class Repeats:
 
     def count(self, error: BaseException) -> int:
         """Return how often an error has come by now, this time included."""
-        kind = hash(tuple(map(_looks, leaves_of(error))))  # the words may be long
+        return self._note(hash(tuple(map(_looks, leaves_of(error)))))  # the words may be long
+
+    def count_lines(self, error: BaseException) -> int:
+        """Return how often one has come by now that is the same but for its words.
+
+        These may have a time, a port or an identity in them.
+        """
+        return self._note(hash(tuple((type(one), _lines(one)) for one in leaves_of(error))))
+
+    def _note(self, kind: int) -> int:
         times = self._times.pop(kind, 0) + 1
         self._times[kind] = times
         if len(self._times) > _KINDS:
@@ -231,8 +240,11 @@ class Repeats:
 
 
 def _looks(error: BaseException) -> object:
-    lines = tuple(
-        (entry.tb_frame.f_code.co_filename, entry.tb_lineno)
-        for entry in _entries(error.__traceback__)
-    )
-    return type(error), in_words(error), lines
+    return type(error), in_words(error), _lines(error)
+
+
+def _lines(error: BaseException) -> tuple[object, ...]:
+    """Return the lines of a traceback, each once: that of an error raised again has them again."""
+    entries = _entries(error.__traceback__)
+    lines = ((entry.tb_frame.f_code.co_filename, entry.tb_lineno) for entry in entries)
+    return tuple(dict.fromkeys(lines))

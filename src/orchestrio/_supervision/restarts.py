@@ -18,6 +18,7 @@ from .._model.log import logger
 from .._model.words import in_seconds
 from .._tasks.events import RestartScheduled
 from .._tasks.failures import to_show
+from .._tasks.tally import AT_ONCE
 from .._workers.tree import Branch, Failure, Node
 from .._workers.wanted import Wanted
 from .._workers.worker import Worker
@@ -235,9 +236,13 @@ def _tell(workers: list[Worker], delay: float, failure: Failure, settled: float)
             worker.repeats.forget()
         shown = to_show(failure)
         times = worker.repeats.count(shown or failure)
+        at_line = 0 if shown is None else worker.repeats.count_lines(shown)
         what = "%s restarts in %s: %s"
-        if times == 1:
-            log(what, worker.title, in_seconds(delay), failure, exc_info=shown, extra=extra)
-        else:
+        if times > 1:
             what += " (the same as before, %d times by now)"
             log(what, worker.title, in_seconds(delay), failure, times, extra=extra)
+        elif at_line > AT_ONCE:
+            what += " (at the same line as before, %d times by now)"
+            log(what, worker.title, in_seconds(delay), failure, at_line, extra=extra)
+        else:
+            log(what, worker.title, in_seconds(delay), failure, exc_info=shown, extra=extra)

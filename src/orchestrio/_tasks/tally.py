@@ -8,7 +8,7 @@ from typing import Final, final
 __all__ = ["AT_ONCE", "Tally"]
 
 #: How many failures of each window are in the log by themselves: messages or ticks that were
-#: skipped, or are tried again.
+#: skipped, or are tried again. So many tracebacks of restarts end at one line.
 AT_ONCE: Final = 5
 
 #: How long a window is, in seconds: the first one, and the longest.
