@@ -12,7 +12,7 @@ from anyio import CancelScope, create_task_group
 from support import NUMBERS, ONCE, SOON, TroubleError, posix_signals, settle
 from support.hooks import Broken, Failing, Forever, Messy, SlowToStop
 
-from orchestrio import BackgroundTask, Scheduler, current_task_context
+from orchestrio import BackgroundTask, RestartPolicy, Scheduler, current_task_context
 
 
 class Slow(BackgroundTask):
@@ -196,15 +196,123 @@ async def test_a_command_that_takes_long_says_what_it_waits_for(
             "still waiting for db.shutdown(): 4 s of 9 s",
         ]
         if command == "restart_task":
-            expected += [
-                "still waiting for db.initialize(): 1 s",
-                "still waiting for db.initialize(): 3 s",
-            ]
+            expected.append("still waiting for db.initialize(): 2 s")
         assert told == expected[: len(told)]
         assert len(told) >= 2 + (command == "restart_task")
         caplog.clear()
         await anyio.sleep(60)
         assert not caplog.records, "nothing is left of what tells it"
+
+
+class SlowAgain(BackgroundTask):
+    """Is lost once, and takes some seconds to begin again."""
+
+    def __init__(self, begin: float) -> None:
+        self.begin = begin
+
+    async def initialize(self) -> None:
+        if current_task_context().run > 1:
+            await anyio.sleep(self.begin)
+
+    async def execute(self) -> None:
+        if current_task_context().run == 1:
+            await anyio.sleep(60)
+            raise TroubleError("lost")
+        await anyio.sleep_forever()
+
+
+async def test_a_restart_that_takes_long_says_what_it_waits_for(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    patient = RestartPolicy(initial_delay=30, jitter=0)
+    scheduler.register_background_task(SlowAgain(7), name="db", restart=patient, start_timeout=9)
+    async with scheduler:
+        await scheduler.start()
+        caplog.clear()
+        await anyio.sleep(600)
+        _, *told = lines(caplog)
+        await scheduler.shutdown()
+    assert told == [
+        "still waiting for db.initialize(): 2 s of 9 s",
+        "still waiting for db.initialize(): 4 s of 9 s",
+        "still waiting for db.initialize(): 6 s of 9 s",
+        "task 'db' is ready again, after 7 s",
+    ]
+
+
+async def test_a_restart_that_is_quick_says_nothing_of_it(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduler.register_background_task(SlowAgain(1), name="db", restart=SOON)
+    async with scheduler:
+        await scheduler.start()
+        caplog.clear()
+        await anyio.sleep(600)
+        assert len(lines(caplog)) == 1
+
+
+async def test_a_command_that_waits_for_a_back_off_says_so(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Lost(BackgroundTask):
+        async def initialize(self) -> None:
+            if current_task_context().run == 2:
+                raise TroubleError("lost")
+
+        async def execute(self) -> None:
+            await anyio.sleep_forever()
+
+    patient = RestartPolicy(initial_delay=5, jitter=0)
+    group = scheduler.group("storage")
+    group.register_background_task(Lost(), name="db", restart=patient)
+    async with scheduler:
+        await scheduler.start()
+        caplog.clear()
+        await group.restart()
+        told = [line for line in lines(caplog) if line.startswith("still")]
+    assert told == ["still waiting for db, which backs off after a failure"] * 2
+
+
+async def test_a_late_task_that_takes_long_says_what_it_waits_for(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with scheduler:
+        await scheduler.start()
+        caplog.clear()
+        scheduler.register_background_task(Slow(begin=4.5), name="db")
+        await anyio.sleep(1)
+        scheduler.register_background_task(Slow(begin=1.5), name="quick")
+        scheduler.register_background_task(Slow(), name="web", depends_on=["db"])
+        await anyio.sleep(600)
+        web = "web, which waits for task 'db': "
+        assert lines(caplog) == [
+            "still waiting for db.initialize(): 2 s; quick.initialize(): 1 s; " + web + "1 s",
+            "still waiting for db.initialize(): 3 s; " + web + "2 s",
+            "still waiting for db.initialize(): 4 s; " + web + "3 s",
+            "task 'db' is ready, after 4.5 s",
+            "task 'web' is ready, after 3.5 s",
+        ]
+
+
+async def test_many_restarts_that_wait_are_told_together_and_less_and_less_often(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(20):
+        scheduler.register_background_task(SlowAgain(1e9), name=f"db {number}", restart=SOON)
+    async with scheduler:
+        await scheduler.start()
+        await anyio.sleep(62)
+        caplog.clear()
+        await anyio.sleep(3600)
+        told = lines(caplog)
+        assert 10 < len(told) < 40
+        assert told[0].endswith("and 17 more")
+        for _ in range(100):
+            await anyio.sleep(80_000)
+        assert len(lines(caplog)) < 100, "and a clock that jumps comes to rest"
+        caplog.clear()
+        await scheduler.shutdown()
+    assert not [line for line in lines(caplog) if line.startswith("still")]
 
 
 async def test_a_command_that_a_stop_overtakes_is_told_of_once(

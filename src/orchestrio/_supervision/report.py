@@ -1,7 +1,7 @@
 """`Report`: what the log says of the life of a scheduler, from its start to its end.
 
 A line when all is started, one when a stop begins, and why, one when all has stopped; and every few
-seconds of a start or a stop, what it waits for. With nobody who reads `logging.INFO`, nothing of it
+seconds of a start, a stop or a restart, what it waits for. With nobody who reads `logging.INFO`, nothing of it
 is even looked at.
 """
 
@@ -10,11 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from itertools import islice
 from math import inf
 from typing import Any, Final, final
 
-from anyio import current_time, sleep
+from anyio import TaskHandle, current_time, sleep, sleep_until
 from anyio.abc import TaskGroup
 
 from .._model.errors import SchedulerError
@@ -22,7 +21,7 @@ from .._model.log import logger
 from .._model.words import counted, in_seconds
 from .._tasks.failures import undisturbed
 from .._workers.worker import Worker
-from .waits import Wait
+from .waits import Wait, waits_of_start
 
 __all__ = ["Report", "what_ends_the_run"]
 
@@ -43,13 +42,18 @@ _TOTALS: Final[tuple[str, ...]] = ("handled", "failed", "missed", "restarts")
 class Report:
     """Tells of one scheduler."""
 
-    __slots__ = ("_gone", "_since", "_totals", "_was_started")
+    __slots__ = ("_beginning", "_gone", "_look_at", "_since", "_teller", "_totals", "_was_started")
 
     def __init__(self) -> None:
         self._since = inf  # when the start or the stop began, in seconds of the event loop's clock
         self._was_started = False
         self._gone = 0  # tasks that were removed
         self._totals: dict[str, int] = dict.fromkeys(_TOTALS, 0)  # of those that were
+        # Those that begin by themselves, on the event loop's clock: since when, and when that is to
+        # be told next.
+        self._beginning: dict[Worker, tuple[float, float]] = {}
+        self._look_at = inf  # when the first of them is to be told
+        self._teller: TaskHandle[None] | None = None  # who does so
 
     def starting(self) -> None:
         """Note that the start begins."""
@@ -72,9 +76,62 @@ class Report:
 
         :param why: the reason, to be read after "because"
         """
+        self._beginning.clear()
+        self._rest()
         if self._was_started and logger.isEnabledFor(logging.INFO):
             self._since = current_time()
             logger.info("stopping because %s", why)
+
+    def begins(self, group: TaskGroup, worker: Worker, not_before: float) -> None:
+        """Tell every few seconds what a task waits for that begins by itself, until it is ready.
+
+        :param group: what owns the task that does so for all of them
+        :param worker: the task, that of a restart or a late one
+        :param not_before: when it may begin, in seconds on the event loop's clock
+        """
+        if logger.isEnabledFor(logging.INFO):
+            since = max(not_before, current_time())
+            self._beginning[worker] = since, since + _EVERY
+            if since + _EVERY < self._look_at:
+                self._rest()
+                self._look_at = since + _EVERY
+                name = "orchestrio tells of restarts"
+                self._teller = group.create_task(undisturbed(self._tell_beginning), name=name)
+
+    def is_ready(self, worker: Worker) -> None:
+        """Tell that a task is ready that took long for it."""
+        if worker in self._beginning:
+            took = current_time() - self._beginning[worker][0]
+            self.ended(worker)
+            if took >= _EVERY:
+                again = " again" if worker.runs > 1 else ""
+                what = "%s is ready%s, after %s"
+                logger.info(what, worker.title, again, in_seconds(took), extra=worker.extra())
+
+    def ended(self, worker: Worker) -> None:
+        """Tell no more what a task waits for."""
+        if self._beginning.pop(worker, None) is not None and not self._beginning:
+            self._rest()
+
+    def _rest(self) -> None:
+        teller, self._teller = self._teller, None
+        self._look_at = inf
+        if teller is not None:
+            teller.cancel()
+
+    async def _tell_beginning(self) -> None:
+        while self._beginning:
+            self._look_at = min(look_at for _, look_at in self._beginning.values())
+            await sleep_until(self._look_at)
+            now = current_time()
+            for worker, (since, look_at) in list(self._beginning.items()):
+                if now - since > _AT_MOST:
+                    del self._beginning[worker]
+                elif look_at <= now:
+                    self._beginning[worker] = since, now + max(_EVERY, (now - since) / 4)
+            begun = [worker for worker, (since, _) in self._beginning.items() if since < now]
+            _tell(list(waits_of_start(begun)))
+        self._teller, self._look_at = None, inf
 
     def gone(self, worker: Worker) -> None:
         """Count what a task has done that is removed."""
@@ -130,15 +187,18 @@ async def _tell_again_and_again(waits: Callable[[], Iterable[Wait]]) -> None:
         pause = max(_EVERY, passed / 4)
         await sleep(pause)
         passed += pause
-        found = list(waits())
-        if found:
-            now = current_time()
-            words = [wait.in_words(now) for wait in islice(found, _MOST)]
-            if len(found) > _MOST:
-                words.append(f"and {len(found) - _MOST} more")
-            extra = found[0].worker.extra() if len(found) == 1 else {}
-            extra["waits"] = len(found)
-            logger.info("still waiting for %s", "; ".join(words), extra=extra)
+        _tell(list(waits()))
+
+
+def _tell(found: list[Wait]) -> None:
+    if found:
+        now = current_time()
+        words = [wait.in_words(now) for wait in found[:_MOST]]
+        if len(found) > _MOST:
+            words.append(f"and {len(found) - _MOST} more")
+        extra = found[0].worker.extra() if len(found) == 1 else {}
+        extra["waits"] = len(found)
+        logger.info("still waiting for %s", "; ".join(words), extra=extra)
 
 
 def _add(totals: dict[str, int], worker: Worker) -> None:

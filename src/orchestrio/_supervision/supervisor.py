@@ -14,7 +14,8 @@ Who owns what, from the outside in:
              │                        then it waits for those that ignore their cancellation
              └─ watch group           Turns.watch, Deadlocks.watch and what `watch` starts, such as
                  │                    for signals; cancelled when the group below has ended
-                 ├─ Report.telling    while a start or a stop waits, which cancels it at its end
+                 ├─ Report            tells what a start, a stop, a command or restarts wait for,
+                 │                    which cancel it at their end
                  └─ task group        never cancelled as a whole: no exception leaves what is in it
                      ├─ Run           one task for each, in a cancel scope of its own, which `Run`
                      │   │            alone cancels: to end the work
@@ -62,7 +63,7 @@ from .report import Report, what_ends_the_run
 from .restarts import Restarts
 from .starting import Start
 from .stopping import Turns, ask_to_end, end, enough_rounds, runs_of, wait_down
-from .waits import Wait, waits_for_stuck, waits_of_start, waits_of_stop
+from .waits import Wait, waits_for_stuck, waits_of_back_off, waits_of_start, waits_of_stop
 from .watchdog import needs_watching, watch
 from .workload import Workload
 
@@ -281,7 +282,7 @@ class Supervisor(Generic[E]):
         def waits() -> Iterator[Wait]:
             if not self.is_stopping:
                 yield from waits_of_stop(workers)
-                yield from waits_of_start(workers)
+                yield from waits_of_back_off(workers)
 
         return self._report.telling(self._watching, waits)
 
@@ -495,6 +496,8 @@ class Supervisor(Generic[E]):
             worker.want(Wanted.RUN)
         run.start(self._tasks, worker.context)
         self._workload.note(worker)
+        if self.stage is Stage.RUNNING and self._watching is not None:
+            self._report.begins(self._watching, worker, not_before)
         if broken is not None:
             run.fail(broken)
         return True
@@ -520,6 +523,7 @@ class Supervisor(Generic[E]):
 
     def became_ready(self, worker: Worker) -> None:
         """Tell those that depend on a task that was restarted, unless they begin anew as well."""
+        self._report.is_ready(worker)
         if worker.runs > 1:
             for dependant in self._dependencies.dependants_of(worker):
                 if dependant.run is not None and dependant.run.is_working:
@@ -531,6 +535,7 @@ class Supervisor(Generic[E]):
 
     def work_ended(self, worker: Worker, run: Run) -> None:
         """Decide what the end of one task's work means for it and for the others."""
+        self._report.ended(worker)
         failure = run.failure
         if failure is not None and self.task_events.wanted:
             self.task_events.publish(TaskFailed(error=failure, **worker.identity()))

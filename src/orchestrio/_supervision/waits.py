@@ -13,7 +13,7 @@ from .._workers.run import Run
 from .._workers.waiting import what_holds_up
 from .._workers.worker import Worker
 
-__all__ = ["Wait", "waits_for_stuck", "waits_of_start", "waits_of_stop"]
+__all__ = ["Wait", "waits_for_stuck", "waits_of_back_off", "waits_of_start", "waits_of_stop"]
 
 
 class Wait(NamedTuple):
@@ -66,6 +66,18 @@ def _holds_up(worker: Worker, run: Run) -> str | None:
         return None
     waits_for = what_holds_up(run, worker.supervision.dependencies_of(worker))
     return None if waits_for is None else f"{name}, which waits for {waits_for}"
+
+
+def waits_of_back_off(workers: Iterable[Worker]) -> Iterator[Wait]:
+    """Iterate over tasks that begin again after a delay.
+
+    :param workers: the tasks, in order
+    """
+    for worker in workers:
+        run = worker.run
+        if run is not None and run.retry_at is not None and not run.stop_asked:
+            what = f"{worker.entry.name}, which backs off after a failure"
+            yield Wait(worker, what, None, inf)
 
 
 def waits_of_stop(workers: Iterable[Worker]) -> Iterator[Wait]:
