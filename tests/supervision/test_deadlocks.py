@@ -438,8 +438,9 @@ async def test_one_that_another_holds_up_first_may_be_in_a_deadlock_later(
         outside.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("order", ["reader first", "reader last", "reader depends on it"])
 async def test_a_start_in_which_the_room_comes_after_the_start_is_told(
-    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture, order: str
 ) -> None:
     class Seed(BackgroundTask):
         async def initialize(self) -> None:
@@ -447,16 +448,54 @@ async def test_a_start_in_which_the_room_comes_after_the_start_is_told(
 
         async def execute(self) -> None: ...
 
-    @scheduler.on(PAGES)
+    if order == "reader last":
+        scheduler.register_background_task(Seed())
+
+    @scheduler.on(PAGES, depends_on=["Seed"] if order == "reader depends on it" else [])
     async def reader(number: int) -> None: ...
 
-    scheduler.register_background_task(Seed())
+    if order != "reader last":
+        scheduler.register_background_task(Seed())
     async with scheduler:
         with anyio.move_on_after(10):
             await scheduler.start()
         (told,) = warnings(caplog)
-        for word in ("'Seed'", "'reader'", "pages", "start"):
+        for word in ("'Seed'", "'reader'", "pages", "start", "publish in execute()"):
             assert word in told
+        assert "does not read there" not in told, "the cure for a handler"
+        assert not any(task.ready for task in scheduler.status())
+
+
+async def test_one_that_is_slow_to_begin_is_in_no_deadlock(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Meanwhile another waits for room, but what it has started is beside its start."""
+
+    class Crawler(EventTask[int]):
+        @property
+        def subscribed_event(self) -> Topic[int]:
+            return PAGES
+
+        async def initialize(self) -> None:
+            outside.start_soon(publish_thrice, scheduler)
+
+        async def handle_event(self, number: int) -> None: ...
+
+    class Slow(EventTask[int]):
+        @property
+        def subscribed_event(self) -> Topic[int]:
+            return LINKS
+
+        async def initialize(self) -> None:
+            await anyio.sleep(10)
+
+        async def handle_event(self, number: int) -> None: ...
+
+    scheduler.register_event_task(Crawler())
+    scheduler.register_event_task(Slow())
+    async with anyio.create_task_group() as outside, scheduler:
+        await scheduler.start()
+        assert not warnings(caplog)
 
 
 async def test_an_event_task_that_fills_its_own_channel_when_it_begins_is_told(
@@ -478,6 +517,7 @@ async def test_an_event_task_that_fills_its_own_channel_when_it_begins_is_told(
         await anyio.sleep(5)
         (told,) = warnings(caplog)
         assert "'Crawler'" in told
+        assert "publish in execute()" in told
         assert scheduler.status(task).state is TaskState.INITIALIZING
         await scheduler.remove_task(task)
 

@@ -64,6 +64,11 @@ _CURE: Final = (
     ' "block", or leave the publishing to a task that does not read there.'
 )
 
+_CURE_OF_START: Final = (
+    "No message is handled before initialize() is over: publish in execute() of a background task,"
+    " or give the channel room for all that is published before (capacity)."
+)
+
 
 class Tasks(Protocol):
     """Whose deadlocks are looked for."""
@@ -148,7 +153,7 @@ class Deadlocks:
             waiting[worker].until = min(waits.until.get(waiter, inf) for waiter in waiters)
         if self._tasks.is_starting:
             for worker in workers.values():
-                if worker.kind == "event" and worker not in waiting:
+                if worker.kind == "event" and worker not in waiting and not _initializes(worker):
                     waiting[worker] = _Waiting([], 1)
         return waiting
 
@@ -221,7 +226,7 @@ def _leave_out_who_goes_on(waiting: dict[Worker, _Waiting]) -> None:
         for worker in waiting:
             if (channel := worker.holds_back) is not None:
                 last[channel] = worker
-            if worker.run is not None and worker.run.phase is Phase.INITIALIZING:
+            if _initializes(worker):
                 starter = worker
         free: list[Worker] = []
         for worker, what in waiting.items():
@@ -239,11 +244,15 @@ def _leave_out_who_goes_on(waiting: dict[Worker, _Waiting]) -> None:
             del waiting[worker]
 
 
+def _initializes(worker: Worker) -> bool:
+    return worker.run is not None and worker.run.phase is Phase.INITIALIZING
+
+
 def _is_seen_to_wait(worker: Worker, what: _Waiting) -> bool:
     """Whether each handler of a task stands where it waits for room, or for those who do."""
-    assert worker.run is not None
     if not what.channels:
-        return True  # it has not begun
+        return True  # it has not begun, or has not even a run: its turn to start comes later
+    assert worker.run is not None
     if worker.pool is None or worker.run.phase is not Phase.WORKING:
         return _stands_in_wait(worker.run.coroutine, what)
     return sum(_stands_in_wait(one.coro, what) for one in worker.pool.workers) >= what.handlers
@@ -290,6 +299,6 @@ def _tell(circle: _Circle) -> None:
         "%s: %s. %s",
         "only a time-out ends this" if circle.ends else "deadlock",
         "; ".join(ways),
-        _CURE,
+        _CURE_OF_START if any(map(_initializes, members)) else _CURE,
         extra=members[0].extra(tasks=[worker.entry.name for worker in members]),
     )
