@@ -192,6 +192,72 @@ async def test_a_scheduler_lives_once(scheduler: Scheduler) -> None:
         await scheduler.run()
 
 
+async def test_of_two_runs_begun_at_once_the_second_is_a_lifecycle_error(
+    scheduler: Scheduler,
+) -> None:
+    scheduler.background(anyio.sleep_forever)
+    errors: list[LifecycleError] = []
+
+    async def run() -> None:
+        try:
+            await scheduler.run()
+        except LifecycleError as error:
+            errors.append(error)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        group.start_soon(run)
+        await anyio.wait_all_tasks_blocked()
+        assert scheduler.health().ready
+        await scheduler.shutdown()
+    assert [str(error).partition(":")[0] for error in errors] == [
+        "the scheduler has been entered already"
+    ]
+
+
+async def test_a_shutdown_while_the_scheduler_is_entered_is_not_lost(scheduler: Scheduler) -> None:
+    scheduler.background(anyio.sleep_forever)
+    entering = anyio.Event()
+
+    async def run() -> None:
+        entering.set()
+        await scheduler.run()
+
+    async with anyio.create_task_group() as group:
+
+        async def stop() -> None:
+            await entering.wait()
+            await scheduler.shutdown()
+            stopped.set()
+
+        stopped = anyio.Event()
+        group.start_soon(stop)
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(run)
+        with anyio.move_on_after(5):
+            await stopped.wait()
+        await anyio.wait_all_tasks_blocked()
+        assert all(task.state is not TaskState.RUNNING for task in scheduler.status())
+        group.cancel_scope.cancel()
+
+
+async def test_to_enter_a_scheduler_in_its_own_block_is_a_lifecycle_error(
+    scheduler: Scheduler,
+) -> None:
+    async with scheduler:
+        await scheduler.start()
+        with pytest.raises(LifecycleError, match="entered already"):
+            async with scheduler:
+                pass
+        assert scheduler.health().ready, "it does not mind"
+
+
+async def test_run_sync_in_an_event_loop_says_what_to_await(scheduler: Scheduler) -> None:
+    with pytest.raises(LifecycleError, match=r"await scheduler\.run\(\)"):
+        scheduler.run_sync()
+    await scheduler.run()
+
+
 # -- rule 2: a failing start -----------------------------------------------------------------------
 
 

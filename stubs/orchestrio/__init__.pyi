@@ -1,6 +1,5 @@
 from abc import ABC, abstractmethod
 from collections.abc import (
-    AsyncGenerator,
     Awaitable,
     Callable,
     Hashable,
@@ -8,7 +7,6 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from enum import StrEnum
@@ -27,7 +25,7 @@ from typing import (
     overload,
 )
 
-from anyio import AsyncContextManagerMixin, Event
+from anyio import Event
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
 from pydantic_core import CoreSchema
@@ -601,7 +599,7 @@ class Group(Generic[_E]):
     ) -> Callable[[Callable[[str], _R]], Callable[[str], _R]]: ...
 
 @final
-class Scheduler(AsyncContextManagerMixin, Group[_E]):
+class Scheduler(Group[_E]):
     def __init__(
         self,
         *,
@@ -631,8 +629,13 @@ class Scheduler(AsyncContextManagerMixin, Group[_E]):
     async def publish(self, event: Topic[_T], item: _T) -> int: ...
     @overload
     async def publish(self, event: _E, item: str) -> int: ...
-    @asynccontextmanager
-    def __asynccontextmanager__(self) -> AsyncGenerator[Self]: ...
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None: ...
     async def start(self) -> None: ...
     async def run(self) -> None: ...
     def run_sync(

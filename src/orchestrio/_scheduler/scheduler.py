@@ -13,13 +13,13 @@ from collections.abc import (
     Hashable,
     Mapping,
 )
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from random import random as uniform
+from types import TracebackType
 from typing import Any, Final, Literal, Self, cast, final, overload
 
 import anyio
 from anyio import (
-    AsyncContextManagerMixin,
     CancelScope,
     Event,
     create_task_group,
@@ -27,7 +27,7 @@ from anyio import (
     get_current_task,
 )
 from anyio.abc import TaskGroup
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, current_token
 from typing_extensions import TypeVar, override
 
 from .._broadcast.bus import EventBus, senders_of
@@ -62,6 +62,10 @@ T = TypeVar("T")
 #: Tasks that are no less ready for not working.
 _SETTLED: Final = (TaskState.COMPLETED, TaskState.STOPPED)
 
+_LIVES_ONCE: Final = "a scheduler lives once: make a new one to run again"
+
+_ENTER_FIRST: Final = "enter the scheduler first: 'async with Scheduler() as scheduler', or run()"
+
 _LEFT_ELSEWHERE: Final = (
     "the scheduler was entered in one task of the event loop and left in another, as setUp and tearDown"
     " of IsolatedAsyncioTestCase and the fixtures of pytest-asyncio are; its own tasks have been"
@@ -70,7 +74,7 @@ _LEFT_ELSEWHERE: Final = (
 
 
 @final
-class Scheduler(AsyncContextManagerMixin, Group[E]):
+class Scheduler(Group[E]):
     """Owns tasks and an event bus, and runs them through one lifecycle.
 
     Use it as an async context manager, or call `run`. `E` narrows the plain event keys, as in
@@ -125,6 +129,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         )  # looked up here, or each message would take a coroutine more
         self._listeners = 0  # calls that will raise a failure, so that the body need not be told
         self._block: TaskGroup | None = None  # around the body of the `async with` block
+        self._lifetime: AbstractAsyncContextManager[None, bool | None] | None = None  # that block
 
     @override
     def __repr__(self) -> str:
@@ -234,28 +239,55 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
 
     # -- lifecycle -----------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
+    async def __aenter__(self) -> Self:
         """Own the tasks while the ``async with`` block runs; leaving it stops them gracefully.
 
-        :raises LifecycleError: if the scheduler was entered before, or is left in another task of the
-            event loop than it was entered in; then its tasks have been stopped all the same
+        :raises LifecycleError: if the scheduler was entered before
+        """
+        lifetime = self._live()
+        await lifetime.__aenter__()
+        self._lifetime = lifetime
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        """Stop the tasks gracefully, and raise what went wrong.
+
+        :raises LifecycleError: if it is left in another task of the event loop than it was entered in;
+            then its tasks have been stopped all the same
         :raises TaskExecutionError: if a task failed and nobody was told yet
         :raises ExceptionGroup: of the `TaskShutdownError` of each ``shutdown()`` that failed
         """
-        if self._supervisor.stage is not Stage.NEW:
-            raise LifecycleError("a scheduler lives once: make a new one to run again")
+        lifetime, self._lifetime = self._lifetime, None  # it would be part of a reference cycle
+        if lifetime is None:
+            raise LifecycleError(_ENTER_FIRST)
+        return await lifetime.__aexit__(exc_type, exc_value, traceback)
+
+    @asynccontextmanager
+    async def _live(self) -> AsyncGenerator[None]:
+        if self._supervisor.stage is Stage.STOPPED:
+            raise LifecycleError(_LIVES_ONCE)
+        if self._block is not None:  # also of one that is about to: it has not begun to run
+            raise LifecycleError(
+                "the scheduler has been entered already: it lives once, in one 'async with' block or"
+                " one run()"
+            )
+        self._block = create_task_group()
         error: BaseException | None = None
         entered_in = get_current_task().id
         why = "its block was left"
         try:
-            async with create_task_group() as self._block:
+            async with self._block:
                 try:
                     # AnyIO's `start()` would wait for its end if a native cancellation came here.
                     self._block.start_soon(self._supervisor.run)
                     with CancelScope(shield=True):  # one half started could not be stopped
                         await self._supervisor.opened.wait()
-                    yield self
+                    yield
                 except get_cancelled_exc_class():
                     why = "it was cancelled"
                     raise
@@ -292,7 +324,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
             raise LifecycleError(
                 "the scheduler has been started before"
                 if self._supervisor.stage is not Stage.NEW
-                else "enter the scheduler first: 'async with Scheduler() as scheduler', or run()"
+                else _ENTER_FIRST
             )
         with UsersFrames(), self._listening():
             await self._supervisor.start()
@@ -326,7 +358,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
                     await self._run()
             return
         if self._supervisor.stage is Stage.STOPPED or self._block is None:
-            raise LifecycleError("a scheduler lives once: make a new one to run again")
+            raise LifecycleError(_LIVES_ONCE)
         if self._supervisor.own_worker() is not None:
             raise LifecycleError("run() would wait for the very task that calls it")
         with UsersFrames(), SIGNALS.caught():
@@ -369,10 +401,15 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         :param backend_options: passed to `anyio.run`, such as ``{"use_uvloop": True}``
         :raises ~pydantic.ValidationError: if `backend` is none of them, or `backend_options` is no
             mapping
-        :raises RuntimeError: if an event loop runs in this thread already
+        :raises LifecycleError: if an event loop runs in this thread already
         :raises BaseException: as `run` does
         """
         RunArguments.model_validate({"backend": backend, "backend_options": backend_options})
+        if _is_in_an_event_loop():
+            raise LifecycleError(
+                "run_sync() begins an event loop, and one runs in this thread already: call"
+                " 'await scheduler.run()' there"
+            )
         options = None if backend_options is None else dict(backend_options)
         with UsersFrames():
             anyio.run(self.run, backend=backend, backend_options=options)
@@ -390,7 +427,7 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         :raises TaskExecutionError: if a task failed and nobody was told yet
         :raises ExceptionGroup: of the `TaskShutdownError` of each ``shutdown()`` that failed
         """
-        if self._supervisor.stage is Stage.NEW:
+        if self._block is None:  # not entered
             return
         own = self._supervisor.own_worker()
         await checkpoint()
@@ -531,6 +568,14 @@ class Scheduler(AsyncContextManagerMixin, Group[E]):
         """Cancel the body of the block if a task failed and nobody else will say so."""
         if self._supervisor.outcome.failures and not self._listeners and self._block is not None:
             self._block.cancel_scope.cancel()
+
+
+def _is_in_an_event_loop() -> bool:
+    try:
+        current_token()
+    except RuntimeError:  # also that of asyncio or trio, where a context says that one ran
+        return False
+    return True
 
 
 def _snapshot(branch: Branch) -> GroupSnapshot:
