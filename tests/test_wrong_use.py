@@ -540,12 +540,35 @@ async def test_one_task_is_at_work_in_one_scheduler() -> None:
         (lambda: TaskMetadata(retry_backoff=0.5), "retry_backoff", r"Backoff\(initial_delay=0.5\)"),  # type: ignore[arg-type]
         (lambda: Scheduler(defaults=TaskMetadata()), "defaults", "a dictionary of options"),  # type: ignore[arg-type]
         (lambda: TaskMetadata(stop_timeout=None), "stop_timeout", "math.inf for no limit"),  # type: ignore[arg-type]
+        (lambda: Backoff(initial_delay=5, max_delay=1), "initial_delay", "max_delay, which is 1 s"),
+        (lambda: RestartPolicy(initial_delay=90), "initial_delay", "max_delay, which is 60 s"),
+        (lambda: Scheduler().every(1e-300), "seconds", "microsecond"),
+        (lambda: Scheduler().every(timedelta(0)), "seconds", "above 0"),
     ],
 )
 def test_a_wrong_value_is_named(call: Callable[[], object], field: str, words: str) -> None:
     with pytest.raises(ValidationError, match=words) as caught:
         call()
     assert {error["loc"][0] for error in caught.value.errors()} == {field}
+
+
+def test_a_cap_below_the_default_delay_is_a_cap() -> None:
+    brief = Backoff(max_delay=0.5)
+    assert brief.delay(1, 0) == 0.5
+    assert Backoff.model_validate_json(brief.model_dump_json()) == brief
+    assert Backoff(initial_delay=5, max_delay=5).delay(3, 0) == 5
+
+
+@pytest.mark.parametrize("text", ["abc", b"abc", bytearray(b"abc")], ids=repr)
+async def test_a_text_is_one_item(text: Any) -> None:
+    send, receive = create_broadcast_stream[Any]()
+    with send, receive:
+        with pytest.raises(ValidationError, match=r"send_many_nowait\(\)\nitems.*\n.*list of them"):
+            send.send_many_nowait(text)
+        with pytest.raises(ValidationError, match=r"send_many_from_thread\(\)\nitems"):
+            await to_thread.run_sync(send.send_many_from_thread, text)
+        send.send_many_nowait([text])
+        assert receive.receive_nowait() == text
 
 
 @pytest.mark.parametrize("max_items", [1.5, 1.0, True, 0, -1, "1", None], ids=repr)

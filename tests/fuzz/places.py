@@ -81,7 +81,7 @@ async def a_receiver_with_items() -> AsyncGenerator[BroadcastReceiveStream[str]]
     """Afterwards they are all still to be read."""
     send, receive = create_broadcast_stream[str](capacity=4)
     with send, receive:
-        send.send_many_nowait("abc")
+        send.send_many_nowait(["a", "b", "c"])
         yield receive
         assert receive.receive_many_nowait(9) == ["a", "b", "c"]
 

@@ -586,12 +586,14 @@ class create_broadcast_stream(tuple[BroadcastSendStream[T], BroadcastReceiveStre
 
 def _list_of(items: Iterable[T], call: str) -> list[T]:
     """Read what is to be sent, and see that it can be iterated."""
+    is_text = isinstance(items, (str, bytes, bytearray))  # one item, and not its letters
     try:
-        return list(items)
+        if not is_text:
+            return list(items)
     except TypeError:
         if isinstance(cast("object", items), Iterable):
             raise  # it comes from what makes the items
-        raise invalid(call, "items", items, "it takes several items: a list of them, say") from None
+    raise invalid(call, "items", items, "it takes several items: a list of them, say")
 
 
 def _require_count(max_items: object, call: str) -> None:

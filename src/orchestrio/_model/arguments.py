@@ -126,8 +126,8 @@ class EveryArguments(Model, frozen=True):
     @field_validator("seconds")
     @classmethod
     def _is_some_time(cls, value: float, info: ValidationInfo) -> float:
-        if not value and info.data.get("fixed") == "rate":
-            raise ValueError("a fixed rate is a finite time above 0 seconds")
+        if value < 1e-6 and info.data.get("fixed") == "rate":
+            raise ValueError("a fixed rate is a finite time above 0 seconds: a microsecond or more")
         return value
 
 

@@ -258,6 +258,19 @@ class Backoff(Settings, frozen=True):
     jitter: Annotated[float, Field(strict=True, ge=0, le=1)] = 1.0
     """Which share of a wait is random, from 0 (none of it) to 1 (all of it)."""
 
+    @model_validator(mode="after")
+    def _first_wait_is_no_longer_than_the_longest(self) -> Self:
+        # The default gives way to a cap below it, also when it is read from JSON.
+        if self.max_delay < self.initial_delay != type(self).model_fields["initial_delay"].default:
+            why = PydanticCustomError(
+                "wrong_use",
+                "It must be at most max_delay, which is {longest} s: raise that too",
+                {"longest": f"{self.max_delay:g}"},
+            )
+            wrong = InitErrorDetails(type=why, loc=("initial_delay",), input=self.initial_delay)
+            raise ValidationError.from_exception_data(type(self).__name__, [wrong])
+        return self
+
     if TYPE_CHECKING:  # what is read is not all that may be given
 
         def __init__(
