@@ -8,7 +8,16 @@ import anyio
 import pytest
 from support import NUMBERS, TroubleError
 
-from orchestrio import TASK_EVENTS, Backoff, ChannelConfig, EventTask, Scheduler, TaskLagged, Topic
+from orchestrio import (
+    TASK_EVENTS,
+    Backoff,
+    ChannelConfig,
+    EventTask,
+    RestartPolicy,
+    Scheduler,
+    TaskLagged,
+    Topic,
+)
 
 
 @pytest.fixture
@@ -231,3 +240,40 @@ async def test_one_is_told_as_one(
     were = "1 message was overwritten before it read it" if count == 1 else "2 messages were"
     assert f"task 'it' lagged: {were}" in caplog.text
     assert "task 'it' ended with 1 message unhandled" in caplog.messages
+
+
+@pytest.mark.parametrize("how", ["returns", "fails", "by hand", "with another"])
+async def test_restarts_by_the_hundred_are_counted(
+    scheduler: Scheduler, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    caplog.set_level(logging.INFO, "orchestrio")
+    policy = RestartPolicy(mode="always", initial_delay=0.01, max_delay=0.01, max_restarts=None)
+    restart = None if how == "by hand" else policy
+    group = scheduler.group("group", strategy="one_for_all")
+
+    @group.background(restart=restart, name="busy")
+    async def work() -> None:
+        if how == "by hand":
+            await anyio.sleep_forever()
+        await anyio.sleep(0.001)
+        if how == "fails":
+            raise TroubleError("boom")
+
+    group.background(name="other")(anyio.sleep_forever)
+    async with scheduler:
+        await scheduler.start()
+        (task,) = [one for one in scheduler.status() if one.name == "busy"]
+        for _ in range(500):
+            await anyio.sleep(0.01)
+            if how == "by hand":
+                await scheduler.restart_task(task.task_id)
+        await scheduler.shutdown()
+    name = "other" if how == "with another" else "busy"
+    (task,) = [one for one in scheduler.status() if one.name == name]
+    about = [one for one in caplog.records if getattr(one, "task_name", None) == name]
+    told = [one for one in about if "restart" in one.getMessage()]
+    assert len(told) == 11
+    assert {one.levelno for one in told} == {logging.WARNING if how == "fails" else logging.INFO}
+    counted = getattr(told[-1], "restarts", 0)
+    assert f"restarted {counted} times more" in told[-1].getMessage()
+    assert 10 + counted in (task.restarts, task.restarts + 1), "the last one may not come to begin"

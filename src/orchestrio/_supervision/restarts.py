@@ -146,7 +146,8 @@ class Restarts:
             self._announce(worker, delay, failure)
         if failure is None:
             for worker in back:
-                logger.info("%s restarts: it was asked to", worker.title, extra=worker.extra())
+                if logger.isEnabledFor(logging.INFO) and worker.restarts_told.note(current_time()):
+                    logger.info("%s restarts: it was asked to", worker.title, extra=worker.extra())
         else:
             _tell(back, delay, failure, settled)
         for worker in concerned:
@@ -226,23 +227,25 @@ def _tell(workers: list[Worker], delay: float, failure: Failure, settled: float)
         return
     log = logger.info if level == logging.INFO else logger.warning
     mine = [worker for worker in workers if worker.entry.task_id == failure.task_id] or workers[:1]
+    now = current_time()
     for worker in workers:
+        is_told = worker.restarts_told.note(now)
         extra = worker.extra(delay=delay)
         if worker not in mine:
+            if not is_told:
+                continue
             what = "%s restarts in %s, with task %r"
             log(what, worker.title, in_seconds(delay), failure.task_name, extra=extra)
             continue
-        if current_time() - worker.up_since >= settled:
+        if now - worker.up_since >= settled:
             worker.repeats.forget()
         shown = to_show(failure)
         times = worker.repeats.count(shown or failure)
         at_line = 0 if shown is None else worker.repeats.count_lines(shown)
         what = "%s restarts in %s: %s"
-        if times > 1:
-            what += " (the same as before, %d times by now)"
-            log(what, worker.title, in_seconds(delay), failure, times, extra=extra)
-        elif at_line > AT_ONCE:
-            what += " (at the same line as before, %d times by now)"
-            log(what, worker.title, in_seconds(delay), failure, at_line, extra=extra)
-        else:
+        if times == 1 and at_line <= AT_ONCE:
             log(what, worker.title, in_seconds(delay), failure, exc_info=shown, extra=extra)
+        elif is_told:
+            same, times = ("the same", times) if times > 1 else ("at the same line", at_line)
+            what += " (%s as before, %d times by now)"
+            log(what, worker.title, in_seconds(delay), failure, same, times, extra=extra)

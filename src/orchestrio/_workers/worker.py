@@ -7,12 +7,13 @@ supervisor's to do.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context, copy_context
 from datetime import datetime
 from math import inf
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from anyio import CancelScope, Event, current_time, sleep_forever
 
@@ -20,13 +21,15 @@ from .._broadcast.backpressure import Waits
 from .._broadcast.channel import Channel
 from .._broadcast.delivery import Pool
 from .._model.errors import LifecycleError, SchedulerError, TaskExecutionError
+from .._model.log import logger
 from .._model.snapshots import TaskKind, TaskSnapshot, TaskState
 from .._model.tracebacks import Repeats
 from .._model.wakeup import Wakeup
-from .._model.words import in_seconds, in_words
+from .._model.words import counted, in_seconds, in_words
 from .._tasks.context import Services
 from .._tasks.events import DeadLetter, Publisher, StateChanged, TaskEvent
 from .._tasks.registry import RegisteredTask
+from .._tasks.tally import Tally
 from .phases import Outcome, Phase
 from .run import Run
 from .tree import Branch, Node
@@ -34,6 +37,9 @@ from .waiting import what_holds_up
 from .wanted import MAY_FOLLOW, WITHOUT_RUN, Wanted
 
 __all__ = ["Supervision", "Worker"]
+
+#: How many restarts of one task in each window are in the log by themselves; see `Tally`.
+_RESTARTS: Final = 10
 
 
 class Supervision(Protocol):
@@ -93,6 +99,7 @@ class Worker(Node, ABC):
     __slots__ = (
         "_changed",
         "_repeats",
+        "_restarts_told",
         "_told",
         "context",
         "entry",
@@ -130,6 +137,7 @@ class Worker(Node, ABC):
         #: what went wrong last, in words, and when, in UTC
         self.last_error: tuple[str, datetime] | None = None
         self._repeats: Repeats | None = None
+        self._restarts_told: Tally | None = None
         self._told = TaskState.REGISTERED  # how it stood when that was told last
 
     # -- what is wanted ------------------------------------------------------------------------
@@ -141,6 +149,8 @@ class Worker(Node, ABC):
         if comes_no_more and self.run is not None and self.run.phase is Phase.ENDED:
             self.run = None  # what ended it was to be mended by the run that will not come
         self.wanted = wanted
+        if self._restarts_told is not None and wanted in (Wanted.STOP, Wanted.REMOVE):
+            self._restarts_told.settle()
         self.update_subscription()
         self.tell()
 
@@ -271,6 +281,24 @@ class Worker(Node, ABC):
         if self._repeats is None:  # most never fail
             self._repeats = Repeats()
         return self._repeats
+
+    @property
+    def restarts_told(self) -> Tally:
+        """Which of its restarts are in the log by themselves."""
+        if self._restarts_told is None:
+            self._restarts_told = Tally(_RESTARTS, self._tell_restarts)
+        return self._restarts_told
+
+    def _tell_restarts(self, times: int, _: int) -> None:
+        failed = "" if self.last_error is None else f"; the last error: {self.last_error[0]}"
+        logger.log(
+            logging.WARNING if failed else logging.INFO,
+            "%s restarted %s more%s",
+            self.title,
+            counted(times, "times"),
+            failed,
+            extra=self.extra(restarts=times),
+        )
 
     @property
     def changed(self) -> Wakeup:
