@@ -347,18 +347,18 @@ class Channel(Generic[T]):
 
         :param items: the items
         :param tail: the number that the first of them is to have
-        :return: whether they were stored; not if something was sent meanwhile
+        :return: whether they were stored; not if something was sent or released meanwhile
         """
         count = len(items)
-        ring = self.items
-        grow = items[: max(0, self.capacity - (tail - self.origin))]
+        ring, origin = self.items, self.origin
+        grow = items[: max(0, self.capacity - (tail - origin))]
         rest = items[len(grow) :][-self.capacity :]
-        start = (tail + count - len(rest) - self.origin) % self.capacity
+        start = (tail + count - len(rest) - origin) % self.capacity
         first = rest[: self.capacity - start]
         there, here = slice(start, start + len(first)), slice(0, len(rest) - len(first))
         after = rest[len(first) :]
         gone = ring[there] + ring[here]  # goes last: it may send
-        if self.tail != tail:
+        if self.tail != tail or self.origin != origin:
             return False
         self.tail = tail + count
         self.caught_up = 0 if count else self.caught_up

@@ -125,8 +125,9 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
     """The sending half: each item goes to every receiver.
 
     Made by `create_broadcast_stream` or taken from a bus with ``clone_sender``. Use it from the
-    event loop's thread: elsewhere there are `send_from_thread`, `send_many_from_thread` and `close`,
-    and the others raise `LifecycleError` before they do anything.
+    event loop's thread: elsewhere there are `send_from_thread`, `send_many_from_thread` and `close`.
+    The others raise `LifecycleError` there before they do anything; but a send that nobody waits
+    for, since all have something left to read, is not looked at so closely.
     """
 
     __slots__ = ("_budget", "_channel", "_closed", "_slice")
