@@ -335,24 +335,6 @@ def test_the_event_of_an_event_task_can_be_a_key(event: object, scheduler: Sched
         scheduler.register_event_task(odd)
 
 
-@pytest.mark.parametrize("wrap", [lambda f: f, staticmethod, classmethod], ids=["", "s", "c"])
-@pytest.mark.parametrize("function", [lambda *_: NUMBERS, nothing], ids=["plain", "async"])
-def test_who_forgot_the_property_is_told_so(
-    wrap: Function, function: Function, scheduler: Scheduler
-) -> None:
-    odd = with_hook(Reader, "subscribed_event", wrap(function))
-    with pytest.raises(InvalidChannelError, match=r"subscribed_event of Odd.*@property"):
-        scheduler.register_event_task(odd)
-    assert len(scheduler.registry) == 0
-
-
-def test_handle_lag_is_called_with_a_count(scheduler: Scheduler) -> None:
-    async def handle_lag(_: object) -> None: ...
-
-    with pytest.raises(LifecycleError, match="called with one number, by position"):
-        scheduler.register_event_task(with_hook(Reader, "handle_lag", handle_lag))
-
-
 def test_an_event_task_says_which_event_it_subscribes_to() -> None:
     class Silent(EventTask[int]):
         async def handle_event(self, number: int) -> None: ...

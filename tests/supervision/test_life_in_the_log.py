@@ -123,20 +123,6 @@ async def test_a_slow_stop_says_what_it_waits_for(
     ]
 
 
-async def test_a_fault_of_the_scheduler_is_not_told_as_an_event_loop_that_closes(
-    scheduler: Scheduler, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def fail(_: object) -> None:
-        await anyio.sleep(1)
-        raise TroubleError
-
-    monkeypatch.setattr("orchestrio._supervision.deadlocks.Deadlocks.watch", fail)
-    scheduler.register_background_task(Forever())
-    with pytest.raises(ExceptionGroup):
-        await scheduler.run()
-    assert "stopping because of a fault of its own" in lines(caplog)
-
-
 async def test_who_was_cancelled_and_does_not_end_is_named(
     scheduler: Scheduler, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -204,9 +204,7 @@ class Supervisor(Generic[E]):
                             self.stage = Stage.OPEN
                         self.opened.set()
                         await self._until_stopping()
-                        telling = self._report.telling(self._watching, self._waits_of_stop)
-                        # A watcher that fails cancels this: who waits for its turn would for ever.
-                        with telling, CancelScope(shield=True):
+                        with self._report.telling(self._watching, self._waits_of_stop):
                             await undisturbed(self._stop_everything)
                             await undisturbed(self._wait_for_abandoned)
                     self._watching.cancel_scope.cancel()
@@ -224,10 +222,8 @@ class Supervisor(Generic[E]):
             try:
                 await self.stopping.wait()
             except get_cancelled_exc_class():
-                # No scope outside did that. asyncio does, to all that is left in a loop that closes.
-                assert self._watching is not None
-                failed = self._watching.cancel_scope.cancel_called
-                self.ask_to_stop("of a fault of its own" if failed else "its event loop closes")
+                # No scope did that. asyncio does, to all that is left in a loop that closes.
+                self.ask_to_stop("its event loop closes")
 
     def watch(
         self, watch: Callable[[Supervisor[E]], Coroutine[None, None, None]]

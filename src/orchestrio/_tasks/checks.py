@@ -12,7 +12,7 @@ from functools import partial
 from types import FunctionType, MethodType
 from typing import Any, Final, cast
 
-from .._model.errors import InvalidChannelError, LifecycleError
+from .._model.errors import LifecycleError
 from .._model.refusals import in_short
 from .._model.topics import require_event
 from .task import BackgroundTask, EventTask, Task, event_of
@@ -20,7 +20,7 @@ from .task import BackgroundTask, EventTask, Task, event_of
 __all__ = ["require_async", "require_hooks", "require_task"]
 
 
-def require_async(function: object, what: str, messages: int, called_with: str = "message") -> None:
+def require_async(function: object, what: str, messages: int) -> None:
     """See that something can be awaited when it is called, with so many messages.
 
     Async are ``async def``, a method or `functools.partial` of one, an object whose ``__call__`` is
@@ -30,7 +30,6 @@ def require_async(function: object, what: str, messages: int, called_with: str =
     :param function: what is to be called
     :param what: what messages call it, such as ``a handler``
     :param messages: how many positional arguments it is called with
-    :param called_with: what these are
     :raises LifecycleError: if it is something else
     """
     if _is_plainly_right(function, messages):
@@ -66,7 +65,7 @@ def require_async(function: object, what: str, messages: int, called_with: str =
     try:
         signature.bind(*range(given))
     except TypeError as error:
-        takes = f"one {called_with}, by position" if messages else "no arguments"
+        takes = "one message, by position" if messages else "no arguments"
         raise LifecycleError(
             f"{what} is called with {takes}, and {name}{signature} cannot be: {error}."
         ) from None
@@ -174,18 +173,9 @@ def require_hooks(task: Task) -> None:
         require_async(task.execute, f"execute() of {its_class}", 0)
     else:
         reader = cast("EventTask[Any]", task)
-        event = event_of(reader)
-        if inspect.isroutine(event) and not isinstance(
-            inspect.getattr_static(reader, "subscribed_event"), property
-        ):
-            raise InvalidChannelError(
-                f"subscribed_event of {its_class} is a method: make it a property, with @property above"
-                " it, or an attribute of the class, such as subscribed_event = ORDERS.",
-                event,
-            )
-        require_event(event)
+        require_event(event_of(reader))
         require_async(reader.handler, f"handle_event() of {its_class}", 1)
-        require_async(reader.handle_lag, f"handle_lag() of {its_class}", 1, "number")
+        require_async(reader.handle_lag, f"handle_lag() of {its_class}", 1)
 
 
 def _way_of(task: object) -> str:
