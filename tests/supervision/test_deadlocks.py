@@ -276,12 +276,13 @@ async def test_who_waits_for_a_deadlocked_task_is_not_part_of_it(
 
     @scheduler.on(LINKS, drain_timeout=0)
     async def tail(number: int) -> None:
-        await scheduler.publish(PAGES, number)
+        await publish_thrice(scheduler)
 
     @scheduler.background()
     async def producer() -> None:
         await publish_thrice(scheduler, LINKS)
-        await publish_thrice(scheduler, PAGES)
+        for _ in range(2):  # more than there can be room for
+            await publish_thrice(scheduler, PAGES)
 
     async with scheduler:
         await scheduler.start()
