@@ -15,7 +15,6 @@ from anyio import ClosedResourceError, EndOfStream, WouldBlock
 from typing_extensions import TypeVar
 
 from .._model.errors import LaggedError
-from .._model.wakeup import bells
 from .._model.words import counted
 from .channel import Channel
 
@@ -91,17 +90,9 @@ class Cursor(Generic[T]):
     async def wait(self) -> None:
         """Wait for the next change, unless there is something to read or to report by now."""
         changed = self.channel.changed
-        bell = changed.bell  # before the look: what comes after that rings it
-        if bell is None:
-            bell = changed.bell = bells()()
+        bell = changed.next_bell()  # before the look: what comes after that rings it
         if self.must_wait:
-            waiter = bell.wait()
-            try:
-                await waiter
-            except BaseException:
-                bell.forget(waiter)
-                changed.left(bell)
-                raise
+            await changed.wait(bell)
 
     def take(self, max_items: int) -> list[T]:
         """Copy out the next items, at least one, and move past them; one slice for the batch.

@@ -88,11 +88,19 @@ class Wakeup:
         """How many tasks wait."""
         return 0 if self.bell is None else self.bell.waiting
 
-    async def wait(self) -> None:
-        """Wait for the next notification. Cancelling this is safe: there is nothing to lose."""
+    def next_bell(self) -> Bell:
+        """Return what the next notification rings, for whoever looks after that and before a wait."""
         bell = self.bell
         if bell is None:
             bell = self.bell = bells()()
+        return bell
+
+    async def wait(self, bell: Bell | None = None) -> None:
+        """Wait for the next notification. Cancelling this is safe: there is nothing to lose.
+
+        :param bell: the `next_bell`, if that was asked for before; it may have rung since
+        """
+        bell = bell or self.next_bell()
         waiter = bell.wait()
         try:
             await waiter
