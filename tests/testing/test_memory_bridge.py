@@ -231,3 +231,43 @@ async def test_a_delivery_cancelled_as_its_turn_comes_lets_the_next_one_go() -> 
             with CancelScope(shield=True), fail_after(60):
                 assert await slow.receive() == Order(number=2)
                 assert await slow.receive() == Order(number=1)  # it was given back
+
+
+async def test_what_is_handled_during_a_drain_goes_out_at_once_and_nothing_comes_in() -> None:
+    news = Topic("news", int)
+    server = MemoryServer()
+    heard: list[tuple[float, int]] = []
+    begun: list[int] = []
+
+    def process() -> Scheduler:
+        scheduler = Scheduler()
+        for topic in (ORDERS, news):
+            scheduler.add_channel(topic)
+        scheduler.register_background_task(MemoryBridge(server, topics=[ORDERS, news]))
+        return scheduler
+
+    here, there = process(), process()
+
+    @here.on(ORDERS, drain_timeout=30)
+    async def handle(order: Order) -> None:
+        begun.append(order.number)
+        await sleep(5)
+        await here.publish(news, order.number)
+        await sleep(5)
+
+    @there.on(news)
+    async def hear(number: int) -> None:
+        heard.append((anyio.current_time(), number))
+
+    async with harness(there) as other:
+        async with harness(here):
+            await other.publish(ORDERS, Order(number=1))
+            await sleep(1)
+            asked = anyio.current_time()
+            async with create_task_group() as group:
+                group.start_soon(here.shutdown)
+                await sleep(1)
+                await other.publish(ORDERS, Order(number=2))
+        assert anyio.current_time() == pytest.approx(asked + 9)
+        assert begun == [1]
+        assert heard == [(pytest.approx(asked + 4), 1)]

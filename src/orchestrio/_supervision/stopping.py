@@ -36,9 +36,9 @@ _PART: Final = 0.1
 async def end(runs: Iterable[Run], rounds: float) -> None:
     """Bring the work of runs to its end, each within its own time-outs.
 
-    Producers end first, then event tasks handle what was published, then they end as well. Without
-    a drain all end at once, and event tasks finish the message in hand. To shut down is up to the
-    `Turns`.
+    Producers end first, then event tasks handle what was published, then they end as well, and
+    bridges after them. Without a drain all end at once, and event tasks finish the message in hand.
+    To shut down is up to the `Turns`.
 
     A drain goes by rounds: in the first one event tasks handle what was published before it, in the
     next one what that led to, and so on until nothing is left.
@@ -51,9 +51,12 @@ async def end(runs: Iterable[Run], rounds: float) -> None:
         await _end_all(runs, finish=frozenset(runs))
         return
     consumers = [run for run in runs if run.host.kind == "event"]
-    await _end_all([run for run in runs if run.host.kind == "background"])
+    bridges = [run for run in runs if run.host.receive_no_more()]
+    await _end_all([run for run in runs if run.host.kind == "background" and run not in bridges])
     if consumers:
         await _drain_and_end(consumers, rounds)
+    if bridges:
+        await _end_all(bridges)
 
 
 def enough_rounds(runs: Iterable[Run]) -> int:

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from .._model.errors import LifecycleError
 from .._model.log import logger
+from .._tasks.bridge import Bridge
 from .._tasks.periodic import PeriodicTask
 from .._tasks.registry import RegisteredTask
 from .._tasks.task import BackgroundTask
@@ -76,6 +77,30 @@ class BackgroundWorker(Worker):
             info.fencing_token = None
 
     @override
+    def receive_no_more(self) -> bool:
+        bridge = self._task
+        if not isinstance(bridge, Bridge):
+            return False
+        bridge.receive_no_more()
+        return True
+
+    @property
+    @override
+    def is_fit(self) -> bool:
+        return super().is_fit and self._cut_off is None
+
+    @property
+    def _cut_off(self) -> str | None:
+        """What it has waited for too long, if it is a bridge."""
+        return self._task.cut_off if isinstance(self._task, Bridge) else None
+
+    @override
+    def be_gone(self) -> None:
+        super().be_gone()
+        if isinstance(self._task, Bridge):
+            self._task.let_go()
+
+    @override
     def update_subscription(self) -> None:
         pass  # it has none
 
@@ -92,6 +117,8 @@ class BackgroundWorker(Worker):
                 return f"the lease {self.entry.name!r}"
             if run.info.resting:
                 return "its next tick"
+            if self._cut_off is not None:
+                return self._cut_off
         return super().waiting_for()
 
     @override

@@ -55,6 +55,10 @@ class Host(Protocol):
         """Do what the task is for, until it has ended or is cancelled."""
         ...
 
+    def receive_no_more(self) -> bool:
+        """Have a bridge bring in nothing more; return whether it is one."""
+        ...
+
     def finish_current(self) -> bool:
         """Have the work end after the message in hand; return whether there are messages."""
         ...

@@ -447,6 +447,13 @@ class Worker(Node, ABC):
         if over and self.wanted is not Wanted.RESTART:
             self.unsubscribe()
 
+    def receive_no_more(self) -> bool:
+        """Have a bridge bring in nothing more.
+
+        :return: whether it is one
+        """
+        return False
+
     def finish_current(self) -> bool:
         """Have the work end after the message in hand, if it has an event; the rest is kept.
 

@@ -8,6 +8,7 @@ from math import inf
 from typing import Any, Generic, Literal, Self, TypeVar, cast, final
 
 from anyio import (
+    CancelScope,
     ClosedResourceError,
     EndOfStream,
     create_memory_object_stream,
@@ -19,7 +20,6 @@ from pydantic_core import PydanticSerializationError
 from typing_extensions import override
 
 from orchestrio import (
-    BackgroundTask,
     EventSendError,
     LaggedError,
     Topic,
@@ -29,6 +29,7 @@ from orchestrio import (
 from .._broadcast.acknowledgements import Acknowledgements
 from .._broadcast.relay import Relay
 from .._model.wakeup import Wakeup
+from .._tasks.bridge import Bridge
 
 T = TypeVar("T")
 
@@ -121,7 +122,7 @@ class MemoryServer:
 
 
 @final
-class MemoryBridge(BackgroundTask):
+class MemoryBridge(Bridge):
     """A task that carries topics between schedulers, as `RedisBridge` does, without a server.
 
     What is published on a topic of one scheduler goes to the receivers of all whose bridges share
@@ -208,6 +209,15 @@ class MemoryBridge(BackgroundTask):
                 tasks.start_soon(carrier.receive)
 
     @override
+    def receive_no_more(self) -> None:
+        for carrier in self._carriers:
+            carrier.receive_no_more()
+
+    @override
+    def let_go(self) -> None:
+        pass
+
+    @override
     async def shutdown(self) -> None:
         """Send what is left, if the server answers, and leave."""
         for carrier in self._carriers:
@@ -228,6 +238,7 @@ class _Carrier(Generic[T]):
         self._begun: set[int] = set()
         self._max_deliveries = 1
         self._readers_changed = Wakeup()
+        self._receiving: set[CancelScope] = set()
 
     def take_over(self, bus: Any, max_deliveries: int, *, compete: bool) -> None:
         """Take over the channel of the topic."""
@@ -276,7 +287,18 @@ class _Carrier(Generic[T]):
                 continue  # counted by the channel
 
     async def receive(self) -> None:
-        """Give what comes in to the receivers here, for ever."""
+        """Give what comes in to the receivers here, until that is to end."""
+        with CancelScope() as scope:
+            self._receiving.add(scope)
+            await self._receive()
+        self._receiving.discard(scope)
+
+    def receive_no_more(self) -> None:
+        """Leave what comes in to others."""
+        for scope in self._receiving:
+            scope.cancel()
+
+    async def _receive(self) -> None:
         while True:
             while self._acknowledgements is not None and not self._acknowledgements.readers:
                 await self._readers_changed.wait()

@@ -1,0 +1,31 @@
+"""`Bridge`: a background task through which channels go on in other processes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from .task import BackgroundTask
+
+__all__ = ["Bridge"]
+
+
+class Bridge(BackgroundTask):
+    """A background task that takes over channels: it sends what is published, and brings in.
+
+    A stop treats it as what serves the others. It is asked first to bring in nothing more, and
+    works on until the event tasks have handled what is there: what they publish meanwhile goes out,
+    and what they have in hand stays theirs.
+    """
+
+    @abstractmethod
+    def receive_no_more(self) -> None:
+        """Bring in nothing more in this run; it may be called twice."""
+
+    @abstractmethod
+    def let_go(self) -> None:
+        """Give the channels back: it was removed, and comes back no more."""
+
+    @property
+    def cut_off(self) -> str | None:
+        """What it waits for, if that has lasted for so long that its task is not ready any more."""
+        return None
