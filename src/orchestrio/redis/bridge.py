@@ -3,35 +3,43 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, cast, final
-from urllib.parse import quote
 from uuid import uuid4
 
-from anyio import current_time, sleep
+from anyio import CancelScope, current_time, sleep
 from typing_extensions import Unpack, override
 
 from .._broadcast.bus import EventBus
 from .._broadcast.relay import Relay
-from .._model.errors import LifecycleError
+from .._model.errors import InvalidChannelError, LifecycleError
 from .._model.log import logger
 from .._model.settings import Backoff, wait_before
 from .._model.topics import Topic
+from .._model.wakeup import Wakeup
+from .._tasks.bridge import Bridge
 from .._tasks.context import current_run
 from .._tasks.events import TaskLagged
-from .._tasks.task import BackgroundTask
-from .carriers import Broadcast, Carrier, Compete
+from .broadcast import Broadcast
+from .carrier import Carrier, Limits
+from .compete import Compete
 from .connection import TROUBLE, Connection, RedisSettings, Refused, connected, together
 from .envelope import Format
+from .keys import Keys
 from .leases import RedisLeases
 from .options import BridgeOptions, BridgeSettings
-from .outbox import Database, DiskOutbox, MemoryOutbox
+from .outbox import Database, DiskOutbox, MemoryOutbox, new_origin
+from .reading import read_broadcasts, read_group
 
 __all__ = ["BridgeStatistics", "RedisBridge"]
 
 _BACKOFF: Final = Backoff(initial_delay=0.1, max_delay=5.0)
+
+#: For how long, in seconds, the server may be away before the task is not ready any more.
+_GRACE: Final = 5.0
 
 
 @final
@@ -58,13 +66,13 @@ class BridgeStatistics:
     buried: int
     """Messages moved to the dead letters from here."""
     missed: int
-    """Messages that never came through: trimmed in the server before they were read, or
+    """Messages that never came through: lost in the server before they were read or handled, or
     overwritten here before they were sent.
     """
 
 
 @final
-class RedisBridge(BackgroundTask):
+class RedisBridge(Bridge):
     """A task that carries topics between processes, over streams of Redis (7 or later) or Valkey.
 
     Every process registers one with the same `namespace`. Publishers and handlers stay as they
@@ -75,8 +83,9 @@ class RedisBridge(BackgroundTask):
     - ``mode="broadcast"``: every process gets every message.
     - ``mode="compete"``: each message is handled in one process. It is acknowledged when its event
       tasks have handled it. If they fail, or the process dies, it is delivered again after
-      `claim_after` seconds, to whoever is there; after `max_deliveries` it is moved to the stream
-      of dead letters. A message may be handled twice, and is never lost: *at least once*.
+      `claim_after` seconds, to whoever is there; when handlers have begun it `max_deliveries` times
+      it is moved to the stream of dead letters. A message may be handled twice, and is never lost:
+      *at least once*.
 
     Register it before the tasks that handle and publish, and do not restart it by hand: while it
     is away, what is published waits in the outbox. That has the capacity and the overflow policy
@@ -116,10 +125,11 @@ class RedisBridge(BackgroundTask):
         ``mode="broadcast"``; ``group="workers"``, of those that compete; ``outbox=None``, a path;
         ``max_bytes=1_000_000``, of a payload; ``max_length=100_000`` messages of a topic in the
         server; ``prefetch=64`` messages of a topic in hand; ``claim_after=30.0`` seconds;
-        ``max_deliveries=5``, of a message; ``lease=10.0`` seconds, of a singleton
+        ``max_deliveries=5``, of a message; ``max_dead_letters=10_000`` of a topic;
+        ``lease=10.0`` seconds, of a singleton
     :raises ~pydantic.ValidationError: if an option is not valid; it names the field
     :raises ValueError: if the URL is none, or no topic is given
-    :raises InvalidChannelError: if a topic cannot leave the process
+    :raises InvalidChannelError: if a topic cannot leave the process, or two have the same name
     """
 
     def __init__(
@@ -136,13 +146,28 @@ class RedisBridge(BackgroundTask):
         if not _are_several(topics):
             raise ValueError("topics is a list of at least one topic")
         self._formats = [Format[Any](topic, checked.max_bytes) for topic in topics]
+        names = Counter(format.name for format in self._formats)
+        for format in self._formats:
+            if names[format.name] > 1:
+                raise InvalidChannelError(
+                    f"{names[format.name]} of the topics are called {format.name!r}: they would"
+                    " share one stream, and each read what is the others'. Give each a key of its"
+                    " own",
+                    format.event,
+                )
         self._database = None if checked.outbox is None else Database(checked.outbox)
-        self._origin = uuid4().hex
+        self._origin = ""  # of the process that uses it, which may be a fork of this one
+        self._consumer = ""
         self._carriers: list[Carrier[Any]] = []
+        self._broadcasts: list[Broadcast[Any]] = []
+        self._competes: list[Compete[Any]] = []
+        self._changed = Wakeup()  # there is room for what comes in
+        self._receiving: CancelScope | None = None
         self._leases = RedisLeases(checked.namespace, checked.lease, self._keep)
         self._connected = False
         self._outages = 0
         self._down: set[object] = set()  # the loops that wait for it to answer
+        self._away_since: float | None = None  # in seconds on the event loop's clock
 
     @property
     @override
@@ -172,14 +197,18 @@ class RedisBridge(BackgroundTask):
 
     @override
     async def initialize(self) -> None:
-        if self._database is not None:
-            await self._database.open()
-            self._origin = self._database.origin
         run = current_run.get()
         if run is None:
             raise LifecycleError("a bridge is a task: register it with a scheduler")
+        self._receiving = CancelScope()
+        if not self._origin:
+            self._origin, self._consumer = new_origin(), uuid4().hex
+        if self._database is not None:
+            await self._database.open()
         for format in self._formats[len(self._carriers) :]:
             self._carriers.append(self._take_over(format, run.services.bus))
+        for carrier in self._competes:
+            carrier.open()
         for carrier in self._carriers:
             await carrier.outbox.load()
         await self._keep(self._join)
@@ -188,38 +217,35 @@ class RedisBridge(BackgroundTask):
     def _take_over(self, format: Format[Any], bus: EventBus[Any]) -> Carrier[Any]:
         options = self._options
         relay = Relay[Any, Any](bus, format.event, format.pack)
-        place = f"{{{quote(options.namespace, safe='')}:{quote(format.name, safe='')}}}"
-
-        def encode(message: Any, number: int) -> bytes:
-            return format.encode(message, self._origin, number)
-
         if self._database is None:
-            outbox: MemoryOutbox | DiskOutbox = MemoryOutbox(relay.outgoing, encode)
+            outbox: MemoryOutbox | DiskOutbox = MemoryOutbox(relay.outgoing, self._origin)
         else:
-            outbox = DiskOutbox(relay.outgoing, encode, self._database, format.name)
+            outbox = DiskOutbox(relay.outgoing, self._database, format.name)
             relay.confirm(outbox.wait_safe)
-        if options.mode == "broadcast":
-            return Broadcast(
-                place,
-                format,
-                relay,
-                outbox,
-                self._origin,
-                max_length=options.max_length,
-                lagged=_lagged,
+        keys = Keys(options.namespace, format.name)
+        broadcasts = options.mode == "broadcast"
+        limits = Limits(options.max_length if broadcasts else 0, options.max_dead_letters)
+        if broadcasts:
+            carrier = Broadcast(
+                keys, format, relay, outbox, limits, self._changed, lagged=_lagged
             )
-        return Compete(
-            place,
+            self._broadcasts.append(carrier)
+            return carrier
+        competing = Compete(
+            keys,
             format,
             relay,
             outbox,
-            self._origin,
+            limits,
+            self._changed,
             group=options.group,
-            consumer=uuid4().hex,
+            consumer=self._consumer,
             prefetch=min(options.prefetch, relay.capacity),
             claim_after=options.claim_after,
             max_deliveries=options.max_deliveries,
         )
+        self._competes.append(competing)
+        return competing
 
     async def _join(self, connection: Connection) -> None:
         for carrier in self._carriers:
@@ -227,13 +253,38 @@ class RedisBridge(BackgroundTask):
 
     @override
     async def execute(self) -> None:
-        loops = [self._send, self._receive]
-        if self._options.mode == "compete":
-            loops.append(self._maintain)
         await together(
-            *(partial(self._keep, loop) for loop in loops),
+            partial(self._keep, self._serve),
+            self._receive,
             *(carrier.outbox.spool for carrier in self._carriers),
         )
+
+    async def _receive(self) -> None:
+        """Bring in what others publish, until that is to end."""
+        assert self._receiving is not None
+        with self._receiving:
+            await together(
+                partial(self._keep, self._read), *(carrier.deliver for carrier in self._carriers)
+            )
+
+    @override
+    def receive_no_more(self) -> None:
+        for carrier in self._competes:
+            carrier.close()
+        if self._receiving is not None:
+            self._receiving.cancel()
+
+    @override
+    def let_go(self) -> None:
+        """Give the channels back."""
+
+    @property
+    @override
+    def cut_off(self) -> str | None:
+        since = self._away_since
+        if since is None or current_time() - since < _GRACE:
+            return None
+        return f"{self._settings} to answer"
 
     @override
     async def shutdown(self) -> None:
@@ -295,12 +346,16 @@ class RedisBridge(BackgroundTask):
 
     def _is_up(self, loop: object) -> None:
         self._down.discard(loop)
+        if not self._down:
+            self._away_since = None
         if not (self._down or self._connected):
             self._connected = True
             logger.info("%s answers", self._settings)
 
     def _is_down(self, loop: object, error: Exception) -> None:
         self._down.add(loop)
+        if self._away_since is None:
+            self._away_since = current_time()
         if self._connected or not self._outages:
             self._connected = False
             self._outages += 1
@@ -314,14 +369,26 @@ class RedisBridge(BackgroundTask):
                 cause,
             )
 
-    async def _send(self, connection: Connection) -> None:
-        await together(*(partial(carrier.send, connection) for carrier in self._carriers))
+    async def _serve(self, connection: Connection) -> None:
+        """Send, and tell and ask what has to be."""
+        await self._join(connection)  # the server may have lost what there was
+        await together(
+            *(
+                partial(loop, connection)
+                for carrier in self._carriers
+                for loop in (carrier.send, carrier.tell, carrier.maintain)
+            )
+        )
 
-    async def _receive(self, connection: Connection) -> None:
-        await together(*(partial(carrier.receive, connection) for carrier in self._carriers))
-
-    async def _maintain(self, connection: Connection) -> None:
-        await together(*(partial(carrier.maintain, connection) for carrier in self._carriers))
+    async def _read(self, connection: Connection) -> None:
+        await self._join(connection)
+        if self._broadcasts:
+            await read_broadcasts(connection, self._broadcasts, self._changed)
+        else:
+            options = self._options
+            await read_group(
+                connection, self._competes, options.group, self._consumer, self._changed
+            )
 
 
 def _lagged(missed: int) -> None:

@@ -50,9 +50,9 @@ __all__ = [
 
 #: How long a read waits in the server, in seconds. Long enough to cost nothing, short enough that
 #: a connection that is dead and does not know it is noticed.
-BLOCK: Final = 2.0
+BLOCK: Final = 1.0
 
-_FULL: Final = ("OOM ", "NOREPLICAS ", "MASTERDOWN ", "TRYAGAIN ", "CLUSTERDOWN ")
+_FULL: Final = ("OOM ", "NOREPLICAS ", "MASTERDOWN ", "TRYAGAIN ", "CLUSTERDOWN ", "MISSING ", "NOGROUP ")
 
 
 class Untrusted(Exception):
@@ -237,7 +237,7 @@ class Connection:
         return result
 
     async def read(
-        self, positions: Mapping[str, bytes], count: int
+        self, positions: Mapping[str, bytes], count: int, block: float = BLOCK
     ) -> list[tuple[str, list[Entry]]]:
         """Wait for what comes after some positions in some streams, but not for long.
 
@@ -246,12 +246,12 @@ class Connection:
         :return: streams with their new entries, if there are any
         """
         found = await self._client.xread(
-            cast("Mapping[str | bytes, ValueT]", positions), count=count, block=int(BLOCK * 1000)
+            cast("Mapping[str | bytes, ValueT]", positions), count=count, block=int(block * 1000) or None
         )
         return _entries(found)
 
     async def read_group(
-        self, group: str, consumer: str, streams: Sequence[str], count: int
+        self, group: str, consumer: str, streams: Sequence[str], count: int, block: float = BLOCK
     ) -> list[tuple[str, list[Entry]]]:
         """Wait for entries that nobody of a group has got, but not for long.
 
@@ -263,7 +263,7 @@ class Connection:
         """
         try:
             found = await self._client.xreadgroup(
-                group, consumer, dict.fromkeys(streams, ">"), count=count, block=int(BLOCK * 1000)
+                group, consumer, dict.fromkeys(streams, ">"), count=count, block=int(block * 1000) or None
             )
         except (StreamConsumerGroupError, UnblockedError) as error:
             # Somebody has deleted the stream: a new session makes it anew.

@@ -122,31 +122,44 @@ class Format(Generic[T]):
             trace = None
         return Outgoing(data, time.time(), trace)
 
-    def encode(self, message: Outgoing, origin: str, number: int) -> bytes:
-        """Put a message into its envelope.
+    @property
+    def about(self):
+        return {"v": "2", "specversion": "1.0", "source": f"/x/{self.name}", "type": self.name, "datacontenttype": "application/json"}
 
-        :param message: the message
-        :param origin: who sends it; letters and digits
-        :param number: counts up
-        :return: what lies in the stream
-        """
-        trace = f',"traceparent":"{message.traceparent}"' if message.traceparent else ""
-        return (
-            (
-                f'{{"v":{VERSION},"id":"{origin}-{number}","topic":{self._topic}'
-                f',"time":{message.time:.6f},"origin":"{origin}","type":"application/json"{trace}'
-                ',"data":'
-            ).encode()
-            + message.data
-            + b"}"
-        )
+    def decode(self, fields):
+        if b"m" in fields:
+            try:
+                return self._envelope.validate_json(fields[b"m"])
+            except ValueError as e:
+                raise Unreadable(str(e), passing=True)
+        if b"data" not in fields:
+            raise Unreadable("it has no data: no bridge has written it", passing=False)
+        try:
+            data = self._adapter.validate_json(fields[b"data"])
+        except ValueError as e:
+            raise Unreadable(str(e), passing=True)
+        tp = fields.get(b"traceparent")
+        return Envelope2(fields[b"id"].decode(), time.time(), fields[b"id"][:8].decode(), tp.decode() if tp else None, data)
 
-    def decode(self, encoded: bytes) -> Envelope[T]:
-        """Read what lies in a stream.
+    def export(self, fields):
+        return b'{"data":' + fields.get(b"data", b"null") + b'}'
 
-        :param encoded: an envelope
-        :return: the envelope and its payload
-        :raises ~pydantic.ValidationError: if it is none, is of another version, or its payload is
-            not of the topic's type
-        """
-        return self._envelope.validate_json(encoded)
+
+@dataclass
+class Envelope2:
+    id: str
+    time: float
+    origin: str
+    traceparent: str | None
+    data: Any
+
+
+class Unreadable(Exception):
+    def __init__(self, reason, *, passing):
+        super().__init__(reason)
+        self.passing = passing
+
+
+def time_text(seconds):
+    import datetime
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -42,7 +42,6 @@ class RedisLeases:
         self._namespace = quote(namespace, safe="")
         self._seconds = seconds
         self._keep = keep
-        self._who = uuid4().hex
 
     async def while_held(self, name: str, work: Callable[[int], Awaitable[None]]) -> bool:
         """Wait for a lease, and work for as long as it is held.
@@ -53,7 +52,7 @@ class RedisLeases:
         """
         place = f"{{{self._namespace}:lease:{quote(name, safe='')}}}"
         # Two tasks of this process may have the same name, in two schedulers.
-        lease = _Lease(place, f"{self._who}-{uuid4().hex}", self._seconds)
+        lease = _Lease(place, uuid4().hex, self._seconds)
         ended = False
         try:
             await self._keep(lease.acquire)

@@ -41,7 +41,9 @@ class BridgeSettings(Model, frozen=True):
     before another takes it over.
     """
     max_deliveries: _Count = 5
-    """With ``"compete"``: how often a message is delivered at most."""
+    """With ``"compete"``: how often handlers begin with a message at most."""
+    max_dead_letters: _Count = 10_000
+    """About how many dead letters of a topic the server keeps."""
     lease: Annotated[Deadline, Field(ge=0.1, allow_inf_nan=False)] = 10.0
     """How long, in seconds, a background task with ``singleton=True`` may go on when nothing is
     heard from its process; that, and a quarter more, is how soon after a crash another process
@@ -74,7 +76,9 @@ class BridgeOptions(TypedDict, total=False):
     before another takes it over.
     """
     max_deliveries: int
-    """With ``"compete"``: how often a message is delivered at most."""
+    """With ``"compete"``: how often handlers begin with a message at most."""
+    max_dead_letters: int
+    """About how many dead letters of a topic the server keeps."""
     lease: float | timedelta
     """How long, in seconds, a background task with ``singleton=True`` may go on when nothing is
     heard from its process; that, and a quarter more, is how soon after a crash another process

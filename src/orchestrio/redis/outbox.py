@@ -36,6 +36,12 @@ BATCH_BYTES: Final = 1_000_000
 Batch = list[tuple[int, bytes]]
 
 
+def new_origin() -> str:
+    from secrets import token_urlsafe
+    return token_urlsafe(6)
+
+
+
 class Outbox(ABC):
     """The messages of one topic on their way to the server, in order, each with its number.
 
@@ -110,9 +116,10 @@ class MemoryOutbox(Outbox):
     """Keeps nothing that the channel does not, but for the batch in hand."""
 
     def __init__(
-        self, outgoing: Cursor[Outgoing], encode: Callable[[Outgoing, int], bytes]
+        self, outgoing: Cursor[Outgoing], origin
     ) -> None:
-        super().__init__(outgoing, encode)
+        super().__init__(outgoing, None)
+        self._origin = origin
         self._number = 0
         self._in_hand: Batch = []
         self._rest: Batch = []
@@ -123,13 +130,13 @@ class MemoryOutbox(Outbox):
             if not self._rest:
                 for message in await self._published():
                     self._number += 1
-                    self._rest.append((self._number, self._encode(message, self._number)))
+                    self._rest.append((self._number, message))
             stop = size = 0
             while stop < len(self._rest) and size <= BATCH_BYTES:
-                size += len(self._rest[stop][1])
+                size += len(self._rest[stop][1].data)
                 stop += 1
             self._in_hand, self._rest = self._rest[:stop], self._rest[stop:]
-        return self._in_hand
+        return self._origin, self._in_hand
 
     @override
     async def sent(self) -> None:

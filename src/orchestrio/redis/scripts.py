@@ -1,6 +1,7 @@
 """What the server does in one step, as Lua scripts; each says its keys and arguments.
 
 The keys of a topic begin with the same ``{namespace:topic}``, so that a cluster keeps them together.
+All but `PUBLISH` run in a server whose memory is full as well: to drain it is the only way out.
 """
 
 from __future__ import annotations
@@ -10,27 +11,58 @@ from typing import Final
 from .connection import Script
 
 __all__ = [
-    "ACKNOWLEDGE",
     "ACQUIRE",
+    "BURY",
     "CLAIM",
-    "DEAD_LETTER",
     "JOIN",
     "LEAVE",
-    "POSITION",
+    "MISSING",
+    "OTHER_MODE",
     "PROLONG",
     "PUBLISH",
     "RECOVER",
     "RENEW",
+    "SWEEP",
+    "TELL",
+    "WHERE",
 ]
 
+#: What the answer of a script begins with if what was there is gone, as after FLUSHALL.
+MISSING: Final = "MISSING"
+
+#: What it begins with if the topic is carried in another mode.
+OTHER_MODE: Final = "OTHERMODE"
+
+_ALSO_WHEN_FULL: Final = "#!lua flags=allow-oom\n"
+
+#: The topic must be the one that was joined: what was read of another is nobody's to handle.
+_SAME: Final = """
+if redis.call('HGET', KEYS[2], 'born') ~= ARGV[1] then
+    return redis.error_reply('MISSING the topic was lost in the server')
+end
+"""
+
+_NOW: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+"""
+
 ACQUIRE: Final = Script("""
--- KEYS: lease, counter of the leases; ARGV: who, for how long (ms)
+-- KEYS: lease, the last token; ARGV: who, for how long (ms)
+-- Tokens go by the server's clock, so that they grow also if the last one is forgotten.
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then
     return 0
 end
+local time = redis.call('TIME')
+local token = time[1] * 1000000 + time[2]
+local last = tonumber(redis.call('GET', KEYS[2]) or '0')
+if token <= last then
+    token = last + 1
+end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return redis.call('INCR', KEYS[2])
+redis.call('SET', KEYS[2], string.format('%.0f', token))
+return token
 """)
 """Take a lease if nobody has it; return its fencing token, or 0."""
 
@@ -46,148 +78,343 @@ return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """)
 """Keep a lease for longer, or give it up; return 0 if it was lost."""
 
-PUBLISH: Final = Script("""
--- KEYS: stream, counter of its entries, what was last taken from this origin
--- ARGV: entries to keep (0: all), how long to remember the origin (ms), then number, body, ...
--- A message whose number was taken before is not taken again: to send twice is safe.
-local last = tonumber(redis.call('GET', KEYS[3]) or '0')
-local fresh = {}
-for i = 3, #ARGV, 2 do
-    if tonumber(ARGV[i]) > last then
-        last = tonumber(ARGV[i])
-        fresh[#fresh + 1] = ARGV[i + 1]
-    end
+JOIN: Final = Script(
+    _ALSO_WHEN_FULL
+    + """
+-- KEYS: stream, about, count; ARGV: mode, group ('' for none), then the constants of the topic
+-- Returns {1 if the topic was made here, its birth, the ordinal of its last entry, whose id}.
+"""
+    + _NOW
+    + """
+local mode = redis.call('HGET', KEYS[2], 'mode')
+if mode and mode ~= ARGV[1] then
+    return redis.error_reply('OTHERMODE ' .. mode)
 end
-if #fresh > 0 then
-    local ordinal = redis.call('INCRBY', KEYS[2], #fresh) - #fresh
-    for i, body in ipairs(fresh) do
-        if ARGV[1] == '0' then
-            redis.call('XADD', KEYS[1], '*', 'n', ordinal + i, 'm', body)
-        else
-            redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'n', ordinal + i, 'm', body)
+local made = 0
+local count = tonumber(redis.call('GET', KEYS[3]) or '0')
+if not mode or (ARGV[2] ~= '' and count > 0 and redis.call('EXISTS', KEYS[1]) == 0) then
+    made = 1
+    redis.call('HSET', KEYS[2], 'mode', ARGV[1], 'born', string.format('%.0f', now))
+end
+redis.call('HSET', KEYS[2], unpack(ARGV, 3))
+if ARGV[2] ~= '' then
+    local there = false
+    if redis.call('EXISTS', KEYS[1]) == 1 then
+        for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+            there = there or group[2] == ARGV[2]
         end
     end
-    redis.call('SET', KEYS[3], string.format('%.0f', last), 'PX', ARGV[2])
+    if not there then
+        redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[2], '0', 'MKSTREAM')
+    end
 end
-return #fresh
-""")
-"""Append messages to a stream, each with its ordinal, and return how many were new."""
-
-POSITION: Final = Script("""
--- KEYS: stream, counter of its entries
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
-local ordinal = redis.call('GET', KEYS[2]) or '0'
+local id = '0-0'
 if #last > 0 then
-    return {last[1][1], ordinal}
+    id = last[1][1]
+elseif redis.call('EXISTS', KEYS[1]) == 1 then
+    local info = redis.call('XINFO', 'STREAM', KEYS[1])
+    for i = 1, #info, 2 do
+        if info[i] == 'last-generated-id' then
+            id = info[i + 1]
+        end
+    end
 end
+return {made, redis.call('HGET', KEYS[2], 'born'), count, id}
+"""
+)
+"""Make a topic and its consumer group, if they are not there; the group begins with what is in the
+stream.
+"""
+
+PUBLISH: Final = Script("""
+-- KEYS: stream, about, count, what was last taken from this origin
+-- ARGV: entries to keep (0: all), how long to remember the origin (ms), the origin, then number,
+-- time, data, traceparent ('' for none) of each
+-- A message whose number was taken before is not taken again: to send twice is safe.
+-- Returns how many were new, and the ordinal of the last entry.
+if redis.call('EXISTS', KEYS[2]) == 0 then
+    return redis.error_reply('MISSING the topic was lost in the server')
+end
+local last = tonumber(redis.call('GET', KEYS[4]) or '0')
+local trim = tonumber(ARGV[1])
+local ordinal = tonumber(redis.call('GET', KEYS[3]) or '0')
+local first = ordinal
+for i = 4, #ARGV, 4 do
+    local number = tonumber(ARGV[i])
+    if number > last then
+        last = number
+        ordinal = ordinal + 1
+        local entry = {
+            'v', 2, 'n', ordinal, 'id', ARGV[3] .. ARGV[i], 'time', ARGV[i + 1],
+            'data', ARGV[i + 2]}
+        if ARGV[i + 3] ~= '' then
+            entry[11] = 'traceparent'
+            entry[12] = ARGV[i + 3]
+        end
+        if trim == 0 then
+            redis.call('XADD', KEYS[1], '*', unpack(entry))
+        else
+            redis.call('XADD', KEYS[1], 'MAXLEN', '~', trim, '*', unpack(entry))
+        end
+    end
+end
+if ordinal > first then
+    redis.call('SET', KEYS[3], string.format('%.0f', ordinal))
+    redis.call('SET', KEYS[4], string.format('%.0f', last), 'PX', ARGV[2])
+end
+return {ordinal - first, ordinal}
+""")
+"""Append messages to a stream, each with its ordinal."""
+
+WHERE: Final = Script(
+    _ALSO_WHEN_FULL
+    + """
+-- KEYS: stream, about, count; ARGV: birth
+-- Returns the ordinal of the last entry, and the last id that the stream gave.
+"""
+    + _SAME
+    + """
+local id = '0-0'
 if redis.call('EXISTS', KEYS[1]) == 1 then
     local info = redis.call('XINFO', 'STREAM', KEYS[1])
     for i = 1, #info, 2 do
         if info[i] == 'last-generated-id' then
-            return {info[i + 1], ordinal}
+            id = info[i + 1]
         end
     end
 end
-return {'0-0', ordinal}
-""")
-"""Return the identifier and the ordinal of the last entry of a stream."""
+return {tonumber(redis.call('GET', KEYS[3]) or '0'), id}
+"""
+)
+"""Tell whether a topic is still the one that it was, and how far it has come."""
 
-JOIN: Final = Script("""
--- KEYS: stream; ARGV: group
-local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
-if made.err and not string.find(made.err, 'BUSYGROUP') then
-    return made
+TELL: Final = Script(
+    _ALSO_WHEN_FULL
+    + """
+-- KEYS: stream, about, tries, later
+-- ARGV: birth, group, consumer, how many were handled, their ids, how many were begun, their ids, then
+-- for each that is to come again: id, in how many ms, 1 if it could not be read, why ('': nothing)
+-- What is not this consumer's any more does not come again through it.
+"""
+    + _SAME
+    + _NOW
+    + """
+local group, consumer = ARGV[2], ARGV[3]
+local at = 4
+local count = tonumber(ARGV[at])
+if count > 0 then
+    local ids = {unpack(ARGV, at + 1, at + count)}
+    redis.call('XACK', KEYS[1], group, unpack(ids))
+    if redis.call('EXISTS', KEYS[3]) == 1 then
+        for _, id in ipairs(ids) do
+            redis.call('HDEL', KEYS[3], id, id .. '!', id .. '?')
+        end
+    end
+    if redis.call('EXISTS', KEYS[4]) == 1 then
+        redis.call('ZREM', KEYS[4], unpack(ids))
+    end
+end
+at = at + count + 1
+count = tonumber(ARGV[at])
+for i = at + 1, at + count do
+    redis.call('HINCRBY', KEYS[3], ARGV[i], 1)
+end
+for i = at + count + 1, #ARGV, 4 do
+    local id = ARGV[i]
+    if #redis.call('XPENDING', KEYS[1], group, id, id, 1, consumer) > 0 then
+        redis.call('XCLAIM', KEYS[1], group, '(later)', 0, id, 'JUSTID')
+        redis.call('ZADD', KEYS[4], string.format('%.0f', now + ARGV[i + 1]), id)
+        if ARGV[i + 2] == '1' then
+            redis.call('HSETNX', KEYS[3], id .. '?', string.format('%.0f', now))
+        end
+        if ARGV[i + 3] ~= '' then
+            redis.call('HSET', KEYS[3], id .. '!', ARGV[i + 3])
+        end
+    end
 end
 return 1
-""")
-"""Make the consumer group of a stream, if it is not there; it begins with what is in the stream."""
+"""
+)
+"""Note what was handled, what handlers have begun, and what is to come again.
 
-ACKNOWLEDGE: Final = Script("""
--- KEYS: stream, errors; ARGV: group, identifiers
-local identifiers = {unpack(ARGV, 2)}
-redis.call('HDEL', KEYS[2], unpack(identifiers))
-return redis.call('XACK', KEYS[1], ARGV[1], unpack(identifiers))
-""")
-"""Note that entries have been handled."""
+What is to come again waits with the consumer ``(later)`` until somebody claims it.
+"""
 
-CLAIM: Final = Script("""
--- KEYS: stream, errors; ARGV: group, consumer, idle (ms), where to begin, count
--- Returns where to go on, and {identifier, deliveries, fields, error of the delivery before} of
--- each.
-local found = redis.call(
-    'XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], 'COUNT', ARGV[5])
-local claimed = {}
-for _, entry in ipairs(found[2]) do
-    local pending = redis.call('XPENDING', KEYS[1], ARGV[1], entry[1], entry[1], 1)
-    local why = redis.call('HGET', KEYS[2], entry[1])
-    claimed[#claimed + 1] = {entry[1], pending[1][4], entry[2], why or ''}
+RENEW: Final = Script(
+    _ALSO_WHEN_FULL
+    + """
+-- KEYS: stream, about, count, alive, later; ARGV: birth, group, consumer
+-- Returns the ordinal of the last entry, that of the last one that somebody has got (0 if that is
+-- unknown), how many between that and the next are lost and were not told of, and how many entries
+-- are to come again.
+"""
+    + _SAME
+    + _NOW
+    + """
+redis.call('ZADD', KEYS[4], string.format('%.0f', now), ARGV[3])
+local head = tonumber(redis.call('GET', KEYS[3]) or '0')
+local function ordinal(entry)
+    for i = 1, #entry[2], 2 do
+        if entry[2][i] == 'n' then return tonumber(entry[2][i + 1]) end
+    end
+    return 0
 end
-return {found[1], claimed}
-""")
-"""Take over entries whose consumer has not been heard of for some time, one delivery more each."""
-
-RECOVER: Final = Script("""
--- KEYS: stream; ARGV: group, consumer, where to begin, count
--- Returns where to go on ('': nowhere), and {identifier, deliveries, fields} of each; an entry that
--- was trimmed is let go.
-local mine = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], '+', ARGV[4], ARGV[2])
-local found = {}
-for _, pending in ipairs(mine) do
-    local entry = redis.call('XRANGE', KEYS[1], pending[1], pending[1])
-    if #entry > 0 then
-        found[#found + 1] = {pending[1], pending[4], entry[1][2]}
-    else
-        redis.call('XACK', KEYS[1], ARGV[1], pending[1])
+local got, lost = 0, 0
+for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+    local facts = {}
+    for i = 1, #group, 2 do facts[group[i]] = group[i + 1] end
+    if facts['name'] == ARGV[2] then
+        local id = facts['last-delivered-id']
+        local mark, gap = 'got:' .. ARGV[2], 'gap:' .. ARGV[2]
+        local entries = redis.call('XRANGE', KEYS[1], id, '+', 'COUNT', 2)
+        local after = head + 1
+        if #entries > 0 and entries[1][1] == id then
+            got = ordinal(entries[1])
+            redis.call('HSET', KEYS[2], mark, id .. ' ' .. string.format('%.0f', got))
+            table.remove(entries, 1)
+        else
+            local noted = redis.call('HGET', KEYS[2], mark)
+            if noted and string.sub(noted, 1, #id + 1) == id .. ' ' then
+                got = tonumber(string.sub(noted, #id + 2))
+            end
+        end
+        if #entries > 0 then
+            after = ordinal(entries[1])
+        end
+        local told = tonumber(redis.call('HGET', KEYS[2], gap) or '0')
+        if got > 0 and after > math.max(got + 1, told) then
+            lost = after - math.max(got + 1, told)
+            redis.call('HSET', KEYS[2], gap, string.format('%.0f', after))
+        end
     end
 end
-return {#mine > 0 and '(' .. mine[#mine][1] or '', found}
-""")
+return {head, got, lost, redis.call('ZCARD', KEYS[5])}
+"""
+)
+"""Say that a consumer is alive, and learn how its topic stands."""
+
+_TAKE: Final = """
+-- Claim an entry; return it, or nil and whether it was pending and is lost.
+local function take(id, suspect)
+    local entry = redis.call('XRANGE', KEYS[1], id, id)
+    if #entry == 0 then
+        redis.call('HDEL', KEYS[3], id, id .. '!', id .. '?')
+        return nil, redis.call('XACK', KEYS[1], ARGV[2], id)
+    end
+    if #redis.call('XCLAIM', KEYS[1], ARGV[2], ARGV[3], 0, id, 'JUSTID') == 0 then
+        return nil, 0
+    end
+    local known = redis.call('HMGET', KEYS[3], id, id .. '!', id .. '?')
+    local since = known[3] and now - known[3] or -1
+    return {
+        id, tonumber(known[1] or '0'), known[2] or '', since, suspect, entry[1][2]}, 0
+end
+"""
+
+CLAIM: Final = Script(
+    _ALSO_WHEN_FULL
+    + """
+-- KEYS: stream, about, tries, later, alive; ARGV: birth, group, consumer, how many, silence (ms)
+-- Returns how many were lost, whether there may be more, and of each: id, how many deliveries
+-- began, the last error, for how long (ms) it could not be read (-1: it was not tried), 1 if its
+-- consumer died, fields.
+"""
+    + _SAME
+    + _NOW
+    + _TAKE
+    + """
+local room = tonumber(ARGV[4])
+local lost, found = 0, {}
+local due = redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', now, 'LIMIT', 0, room)
+if #due > 0 then
+    redis.call('ZREM', KEYS[4], unpack(due))
+end
+for _, id in ipairs(due) do
+    local entry, gone = take(id, 0)
+    found[#found + 1] = entry
+    lost = lost + gone
+end
+local more = #due == room
+if not more then
+    local silent = redis.call(
+        'ZRANGEBYSCORE', KEYS[5], '-inf', string.format('%.0f', now - ARGV[5]))
+    for _, consumer in ipairs(silent) do
+        while consumer ~= ARGV[3] and not more do
+            local pending = redis.call(
+                'XPENDING', KEYS[1], ARGV[2], '-', '+', math.min(room - #found, 100), consumer)
+            for _, one in ipairs(pending) do
+                local entry, gone = take(one[1], 1)
+                found[#found + 1] = entry
+                lost = lost + gone
+            end
+            if #pending == 0 then
+                redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[2], consumer)
+                redis.call('ZREM', KEYS[5], consumer)
+                break
+            end
+            more = #found >= room
+        end
+    end
+end
+return {lost, more and 1 or 0, found}
+"""
+)
+"""Take over what is due again, and what consumers have that have not been heard of for some time."""
+
+RECOVER: Final = Script(
+    _ALSO_WHEN_FULL
+    + """
+-- KEYS: stream, about, tries; ARGV: birth, group, consumer, after which id, how many
+-- Returns as CLAIM does, and the id to go on after ('' for none).
+"""
+    + _SAME
+    + _NOW
+    + _TAKE
+    + """
+local lost, found, last = 0, {}, ''
+for _, one in ipairs(
+    redis.call('XPENDING', KEYS[1], ARGV[2], ARGV[4], '+', ARGV[5], ARGV[3])) do
+    local entry, gone = take(one[1], 0)
+    found[#found + 1] = entry
+    lost = lost + gone
+    last = '(' .. one[1]
+end
+return {lost, last, found}
+"""
+)
 """Return the entries that are this consumer's to handle, as far as the server knows."""
 
-RENEW: Final = Script("""
--- KEYS: stream, errors; ARGV: group, consumer, number of failures, then identifier, error, ...,
--- and the identifiers in hand
-local failures = tonumber(ARGV[3])
-for i = 4, 2 + 2 * failures, 2 do
-    redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
-end
-local kept = 0
-for i = 4 + 2 * failures, #ARGV do
-    local mine = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2])
-    if #mine > 0 then
-        redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'JUSTID')
-        kept = kept + 1
+SWEEP: Final = Script(
+    _ALSO_WHEN_FULL
+    + """
+-- KEYS: stream, later, alive; ARGV: group
+-- Whoever has entries and never said that it is alive gets its time from now on; so do entries that
+-- are to come again, and for which that is not noted. What every group has handled is removed.
+"""
+    + _NOW
+    + """
+local stamp = string.format('%.0f', now)
+for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+    local facts = {}
+    for i = 1, #consumer, 2 do facts[consumer[i]] = consumer[i + 1] end
+    if facts['name'] == '(later)' then
+        if facts['pending'] > redis.call('ZCARD', KEYS[2]) then
+            for _, one in ipairs(
+                redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 10000, '(later)')) do
+                redis.call('ZADD', KEYS[2], 'NX', stamp, one[1])
+            end
+        end
+    elseif facts['pending'] > 0 then
+        redis.call('ZADD', KEYS[3], 'NX', stamp, facts['name'])
     end
 end
-return kept
-""")
-"""Note why entries could not be handled, and that others are being handled still."""
-
-DEAD_LETTER: Final = Script("""
--- KEYS: stream, dead letters, errors, mark; ARGV: group ('' for none), identifier, then fields
--- The mark keeps several processes from moving the same entry twice.
-local first = redis.call('SET', KEYS[4], 1, 'NX', 'PX', 86400000)
-if first then
-    redis.call('XADD', KEYS[2], '*', unpack(ARGV, 3))
-end
-if ARGV[1] ~= '' then
-    redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
-    redis.call('HDEL', KEYS[3], ARGV[2])
-end
-return first and 1 or 0
-""")
-"""Move an entry to the stream of dead letters."""
-
-LEAVE: Final = Script("""
--- KEYS: stream; ARGV: group, consumer, how long others may have been away (ms)
--- Consumers with nothing to handle are forgotten; so is what every group has handled.
-local groups = redis.call('XINFO', 'GROUPS', KEYS[1])
 local function parts(id)
     local ms, number = string.match(id, '(%d+)-(%d+)')
     return tonumber(ms), tonumber(number)
 end
 local lowest
-for _, group in ipairs(groups) do
+for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
     local facts = {}
     for i = 1, #group, 2 do facts[group[i]] = group[i + 1] end
     local id = facts['last-delivered-id']
@@ -205,24 +432,57 @@ end
 if lowest then
     redis.call('XTRIM', KEYS[1], 'MINID', '~', lowest)
 end
-local consumers = redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])
-if ARGV[4] == 'leave' then
-    for _, pending in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 10000, ARGV[2])) do
-        redis.call(
-            'XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, pending[1], 'IDLE', 86400000, 'JUSTID')
-    end
-end
-for _, consumer in ipairs(consumers) do
-    local facts = {}
-    for i = 1, #consumer, 2 do facts[consumer[i]] = consumer[i + 1] end
-    local away = facts['name'] ~= ARGV[2] and facts['idle'] > tonumber(ARGV[3])
-    if facts['pending'] == 0 and (away or ARGV[2] == facts['name'] and ARGV[4] == 'leave') then
-        redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], facts['name'])
-    end
-end
 return 1
-""")
-"""Remove consumers that have long been idle, and entries that every group has handled.
-
-ARGV[4] is ``leave`` for a consumer that ends: what it has not handled is anybody's at once.
 """
+)
+"""Find what nobody looks after, and remove what is done with."""
+
+LEAVE: Final = Script(
+    _ALSO_WHEN_FULL
+    + """
+-- KEYS: stream, later, alive; ARGV: group, consumer
+"""
+    + _NOW
+    + """
+local stamp = string.format('%.0f', now)
+while true do
+    local pending = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1000, ARGV[2])
+    for _, one in ipairs(pending) do
+        redis.call('XCLAIM', KEYS[1], ARGV[1], '(later)', 0, one[1], 'JUSTID')
+        redis.call('ZADD', KEYS[2], stamp, one[1])
+    end
+    if #pending == 0 then
+        break
+    end
+end
+redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
+redis.call('ZREM', KEYS[3], ARGV[2])
+return 1
+"""
+)
+"""Hand back all that a consumer has, to whoever comes first, and forget the consumer."""
+
+BURY: Final = Script(
+    _ALSO_WHEN_FULL
+    + """
+-- KEYS: stream, dead letters, tries; ARGV: how many to keep, group ('' for none), id, then fields
+-- Of several processes that move the same entry one does.
+if ARGV[2] ~= '' then
+    redis.call('HDEL', KEYS[3], ARGV[3], ARGV[3] .. '!', ARGV[3] .. '?')
+    if redis.call('XACK', KEYS[1], ARGV[2], ARGV[3]) == 0 then
+        return 0
+    end
+else
+    for _, letter in ipairs(redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 100)) do
+        for i = 1, #letter[2], 2 do
+            if letter[2][i] == 'entry' and letter[2][i + 1] == ARGV[3] then
+                return 0
+            end
+        end
+    end
+end
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, 4))
+return 1
+"""
+)
+"""Move an entry to the stream of dead letters."""

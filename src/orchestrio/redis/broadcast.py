@@ -1,0 +1,145 @@
+"""`Broadcast`: every process gets every message of a topic, and goes on where it stood."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar, final
+
+from anyio import sleep
+from typing_extensions import override
+
+from .._broadcast.acknowledgements import Acknowledgements
+from .._broadcast.relay import Relay
+from .._model.wakeup import Wakeup
+from .carrier import COUNT, Carrier, Joined, Limits
+from .connection import Connection, Entry
+from .envelope import Format, Outgoing, Unreadable, traceparent
+from .keys import Keys
+from .outbox import Outbox
+from .scripts import WHERE
+
+__all__ = ["Broadcast"]
+
+T = TypeVar("T")
+
+#: How often, in seconds, to look whether the topic is still the one that it was.
+_LOOK: Final = 1.0
+
+
+@final
+class Broadcast(Carrier[T]):
+    """Every process gets every message, and goes on where it stood.
+
+    :param lagged: called with how many messages it has missed, each time
+    """
+
+    def __init__(
+        self,
+        keys: Keys,
+        format: Format[T],
+        relay: Relay[T, Outgoing],
+        outbox: Outbox,
+        limits: Limits,
+        changed: Wakeup,
+        *,
+        lagged: Callable[[int], None],
+    ) -> None:
+        super().__init__(keys, format, relay, outbox, limits, changed)
+        self._lagged = lagged
+        relay.acknowledge(Acknowledgements(self._begun, _ignore, _ignore), lossless=False)
+        self.position: bytes = b""  # the last entry that was read; empty before it has joined
+        self._ordinal = 0  # and its ordinal
+        self._traces: dict[int, str] = {}  # of the last messages that have one
+
+    @property
+    @override
+    def _mode(self) -> str:
+        return "broadcast"
+
+    @property
+    @override
+    def in_hand(self) -> int:
+        return 0
+
+    @property
+    @override
+    def room(self) -> int:
+        return 0 if self._inbox else COUNT
+
+    @override
+    def _joined(self, joined: Joined) -> None:
+        if not self._born:
+            self.position = joined.last
+            self._ordinal = joined.ordinal
+        elif joined.born != self._born:
+            self._lag(self._head - self._ordinal, "somebody has emptied the server")
+            self.position = b"0-0"
+            self._ordinal = 0
+        else:
+            self._see(joined.ordinal, joined.last)
+
+    def _see(self, ordinal: int, last: bytes) -> None:
+        """Go on from the end of the stream if it ends before one's place: it has lost its tail."""
+        if _parts(last) < _parts(self.position):
+            self.position = last
+            self._ordinal = min(self._ordinal, ordinal)
+
+    @override
+    async def maintain(self, connection: Connection) -> None:
+        keys = [self.keys.stream, self.keys.about, self.keys.count]
+        while True:
+            await sleep(_LOOK)
+            self._head, last = await connection.run(WHERE, keys, [self._born])
+            self._see(self._head, last)
+
+    @override
+    def take_in(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            ordinal = int(entry.fields.get(b"n", 0))
+            if ordinal > self._ordinal + 1:
+                self._lag(
+                    ordinal - self._ordinal - 1,
+                    "they were trimmed before they were read here, since this process was slow or"
+                    " away. Raise max_length",
+                )
+            if ordinal:
+                self._ordinal = ordinal
+        self._inbox.extend(entries)
+        self.position = entries[-1].identifier
+        self._arrived.notify_all()
+
+    @override
+    async def deliver_next(self) -> None:
+        entry: Entry = self._inbox[0]
+        try:
+            message = self._format.decode(entry.fields)
+        except Unreadable as error:
+            self.bury(entry, str(error), 1)
+        else:
+            number = await self._relay.deliver(message.data)
+            if message.traceparent is not None:
+                self._traces[number] = message.traceparent
+                while len(self._traces) > self._relay.capacity:  # these were read, or overwritten
+                    del self._traces[next(iter(self._traces))]
+            self.counts.received += 1
+        self._inbox.popleft()
+        if not self._inbox:
+            self._changed.notify_all()
+
+    def _begun(self, number: int) -> None:
+        traceparent.set(self._traces.get(number))
+
+    def _lag(self, missed: int, how: str) -> None:
+        if missed > 0:
+            self._lagged(missed)
+        self._lose(missed, how)
+
+
+def _parts(identifier: bytes) -> tuple[int, int]:
+    """Return the two numbers of an identifier, by which entries are in order."""
+    time, _, number = identifier.partition(b"-")
+    return int(time), int(number)
+
+
+def _ignore(*_: Any) -> None:
+    """Nobody waits for what happens."""
