@@ -110,6 +110,7 @@ class Compete(Carrier[T]):
         self._is_open = True
         #: how often the topic began anew: what was read of it before is nowhere in the server
         self._age = 0
+        self._last: tuple[bytes, int] = (b"", 0)  # the last entry that this one was the first to get
         self._got = 0  # the ordinal of the last entry that somebody of the group has got
         self._again = 0  # how many entries are to come again in the group
         #: whether there is more to claim than there was room for
@@ -233,6 +234,7 @@ class Compete(Carrier[T]):
             last = ordinal
             self._add(_Job(entry, self._age))
         self._got = max(self._got, last)
+        self._last = entries[-1].identifier, last
 
     def _add(self, job: _Job) -> None:
         if job.identifier not in self._here:
@@ -408,7 +410,7 @@ class Compete(Carrier[T]):
         keys = [self.keys.stream, self.keys.about, self.keys.count]
         keys += [self._at.alive, self._at.later]
         head, got, lost, self._again = await connection.run(
-            RENEW, keys, [self._born, self._name, self._consumer]
+            RENEW, keys, [self._born, self._name, self._consumer, *self._last]
         )
         self._head = max(self._head, head)
         self._got = max(self._got, got)

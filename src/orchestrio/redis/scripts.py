@@ -42,6 +42,12 @@ if redis.call('HGET', KEYS[2], 'born') ~= ARGV[1] then
 end
 """
 
+_THERE: Final = """
+if redis.call('EXISTS', KEYS[1]) == 0 then
+    return redis.error_reply('MISSING the stream was lost in the server')
+end
+"""
+
 _NOW: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -244,12 +250,14 @@ What is to come again waits with the consumer ``(later)`` until somebody claims 
 RENEW: Final = Script(
     _ALSO_WHEN_FULL
     + """
--- KEYS: stream, about, count, alive, later; ARGV: birth, group, consumer
+-- KEYS: stream, about, count, alive, later; ARGV: birth, group, consumer, the id of the last entry
+-- that it was the first to get, the ordinal of that
 -- Returns the ordinal of the last entry, that of the last one that somebody has got (0 if that is
 -- unknown), how many between that and the next are lost and were not told of, and how many entries
 -- are to come again.
 """
     + _SAME
+    + _THERE
     + _NOW
     + """
 redis.call('ZADD', KEYS[4], string.format('%.0f', now), ARGV[3])
@@ -271,14 +279,16 @@ for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
         local after = head + 1
         if #entries > 0 and entries[1][1] == id then
             got = ordinal(entries[1])
-            redis.call('HSET', KEYS[2], mark, id .. ' ' .. string.format('%.0f', got))
             table.remove(entries, 1)
+        elseif ARGV[4] == id then
+            got = tonumber(ARGV[5])
         else
             local noted = redis.call('HGET', KEYS[2], mark)
             if noted and string.sub(noted, 1, #id + 1) == id .. ' ' then
                 got = tonumber(string.sub(noted, #id + 2))
             end
         end
+        redis.call('HSET', KEYS[2], mark, id .. ' ' .. string.format('%.0f', got))
         if #entries > 0 then
             after = ordinal(entries[1])
         end
@@ -392,6 +402,7 @@ SWEEP: Final = Script(
 -- Whoever has entries and never said that it is alive gets its time from now on; so do entries that
 -- are to come again, and for which that is not noted. What every group has handled is removed.
 """
+    + _THERE
     + _NOW
     + """
 local stamp = string.format('%.0f', now)
