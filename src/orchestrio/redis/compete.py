@@ -112,7 +112,7 @@ class Compete(Carrier[T]):
         self._age = 0
         self._last: tuple[bytes, int] = (b"", 0)  # the last entry that this one was the first to get
         self._got = 0  # the ordinal of the last entry that somebody of the group has got
-        self._again = 0  # how many entries are to come again in the group
+        self._unclaimed = 0  # how many entries of the group wait for somebody to claim them
         #: whether there is more to claim than there was room for
         self.has_more = True
         self._next_claim = -inf
@@ -183,11 +183,11 @@ class Compete(Carrier[T]):
         gone = len(self._returns)
         self._returns.clear()
         if joined.made:
-            gone += max(0, self._head - self._got) + self._again
+            gone += max(0, self._head - self._got) + self._unclaimed
         self._here.clear()
         self._here.update(job.identifier for job in (*self._hand.values(), *self._inbox))
         self._got = joined.ordinal if joined.made else 0
-        self._again = 0
+        self._unclaimed = 0
         self._lose(gone, _EMPTIED)
 
     # -- receiving -----------------------------------------------------------------------------
@@ -209,7 +209,7 @@ class Compete(Carrier[T]):
         )
         self.has_more = bool(more)
         self._next_claim = now + self.beat
-        self._again = max(0, self._again - len(found))
+        self._unclaimed = max(0, self._unclaimed - len(found))
         self._take_over(lost, found)
 
     async def recover(self, connection: Connection) -> None:
@@ -312,9 +312,10 @@ class Compete(Carrier[T]):
     def _begin(self, number: int) -> Awaitable[None] | None:
         job = self._hand[number]
         traceparent.set(job.trace)
-        job.begun = True
-        self._begun[job.identifier] = job
-        self._news.notify_all()
+        if not job.begun:  # by another event task
+            job.begun = True
+            self._begun[job.identifier] = job
+            self._news.notify_all()
         return self._wait_marked(job) if job.suspect else None
 
     async def _wait_marked(self, job: _Job) -> None:
@@ -360,12 +361,14 @@ class Compete(Carrier[T]):
     async def tell_some(self, connection: Connection) -> bool:
         told = await super().tell_some(connection)
         done = list(islice(self._done, _TOLD))
-        begun = list(islice(self._begun, _TOLD))
+        begun = list(islice(self._begun.values(), _TOLD))
         returns = self._returns[:_TOLD]
         if not (done or begun or returns):
             return told
         arguments: list[str | bytes | int] = [self._born, self._name, self._consumer]
-        arguments += (len(done), *done, len(begun), *begun)
+        arguments += (len(done), *done, len(begun))
+        for job in begun:
+            arguments += (job.identifier, job.deliveries + 1)
         for one in returns:
             job = one.job
             why = job.why[:1000] if job.begun or one.unreadable else ""
@@ -376,8 +379,8 @@ class Compete(Carrier[T]):
         for identifier in done:
             self._done.pop(identifier, None)
             self._here.discard(identifier)
-        for identifier in begun:
-            self._begun.pop(identifier, None)
+        for job in begun:
+            self._begun.pop(job.identifier, None)
         self._marked.notify_all()
         del self._returns[: len(returns)]
         self._here.difference_update(one.job.identifier for one in returns)
@@ -409,7 +412,7 @@ class Compete(Carrier[T]):
     async def _renew(self, connection: Connection) -> None:
         keys = [self.keys.stream, self.keys.about, self.keys.count]
         keys += [self._at.alive, self._at.later]
-        head, got, lost, self._again = await connection.run(
+        head, got, lost, self._unclaimed = await connection.run(
             RENEW, keys, [self._born, self._name, self._consumer, *self._last]
         )
         self._head = max(self._head, head)
@@ -425,10 +428,8 @@ class Compete(Carrier[T]):
     async def finish(self, connection: Connection) -> None:
         await super().finish(connection)
         await self._sweep(connection)
-        await connection.run(
-            LEAVE,
-            [self.keys.stream, self._at.later, self._at.alive],
-            [self._name, self._consumer],
-        )
-        self._here.clear()
+        in_hand = [job.identifier for job in self._hand.values()]  # it is stopped alone
+        keys = [self.keys.stream, self._at.later, self._at.alive]
+        await connection.run(LEAVE, keys, [self._name, self._consumer, *in_hand])
+        self._here.intersection_update(in_hand)
         self._inbox.clear()

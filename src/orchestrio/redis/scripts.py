@@ -199,8 +199,8 @@ TELL: Final = Script(
     _ALSO_WHEN_FULL
     + """
 -- KEYS: stream, about, tries, later
--- ARGV: birth, group, consumer, how many were handled, their ids, how many were begun, their ids, then
--- for each that is to come again: id, in how many ms, 1 if it could not be read, why ('': nothing)
+-- ARGV: birth, group, consumer, how many were handled, their ids, how many were begun, for each of
+-- these its id and how many deliveries that makes, then for each that is to come again: id, in how many ms, 1 if it could not be read, why ('': nothing)
 -- What is not this consumer's any more does not come again through it.
 """
     + _SAME
@@ -223,10 +223,10 @@ if count > 0 then
 end
 at = at + count + 1
 count = tonumber(ARGV[at])
-for i = at + 1, at + count do
-    redis.call('HINCRBY', KEYS[3], ARGV[i], 1)
+for i = at + 1, at + 2 * count, 2 do
+    redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
 end
-for i = at + count + 1, #ARGV, 4 do
+for i = at + 2 * count + 1, #ARGV, 4 do
     local id = ARGV[i]
     if #redis.call('XPENDING', KEYS[1], group, id, id, 1, consumer) > 0 then
         redis.call('XCLAIM', KEYS[1], group, '(later)', 0, id, 'JUSTID')
@@ -254,7 +254,7 @@ RENEW: Final = Script(
 -- that it was the first to get, the ordinal of that
 -- Returns the ordinal of the last entry, that of the last one that somebody has got (0 if that is
 -- unknown), how many between that and the next are lost and were not told of, and how many entries
--- are to come again.
+-- wait for somebody to claim them: those to come again, and what silent consumers have.
 """
     + _SAME
     + _THERE
@@ -299,7 +299,18 @@ for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
         end
     end
 end
-return {head, got, lost, redis.call('ZCARD', KEYS[5])}
+local waiting = redis.call('ZCARD', KEYS[5])
+for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[2])) do
+    local facts = {}
+    for i = 1, #consumer, 2 do facts[consumer[i]] = consumer[i + 1] end
+    if facts['pending'] > 0 and facts['name'] ~= '(later)' then
+        local heard = tonumber(redis.call('ZSCORE', KEYS[4], facts['name']) or '0')
+        if heard < now - 3000 then
+            waiting = waiting + facts['pending']
+        end
+    end
+end
+return {head, got, lost, waiting}
 """
 )
 """Say that a consumer is alive, and learn how its topic stands."""
@@ -451,27 +462,33 @@ return 1
 LEAVE: Final = Script(
     _ALSO_WHEN_FULL
     + """
--- KEYS: stream, later, alive; ARGV: group, consumer
+-- KEYS: stream, later, alive; ARGV: group, consumer, then the ids that it keeps
 """
     + _NOW
     + """
 local stamp = string.format('%.0f', now)
-while true do
-    local pending = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1000, ARGV[2])
+local keeps = {}
+for i = 3, #ARGV do keeps[ARGV[i]] = true end
+local from = '-'
+while from do
+    local pending = redis.call('XPENDING', KEYS[1], ARGV[1], from, '+', 1000, ARGV[2])
+    from = nil
     for _, one in ipairs(pending) do
-        redis.call('XCLAIM', KEYS[1], ARGV[1], '(later)', 0, one[1], 'JUSTID')
-        redis.call('ZADD', KEYS[2], stamp, one[1])
-    end
-    if #pending == 0 then
-        break
+        from = '(' .. one[1]
+        if not keeps[one[1]] then
+            redis.call('XCLAIM', KEYS[1], ARGV[1], '(later)', 0, one[1], 'JUSTID')
+            redis.call('ZADD', KEYS[2], stamp, one[1])
+        end
     end
 end
-redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
-redis.call('ZREM', KEYS[3], ARGV[2])
+if #ARGV == 2 then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
+    redis.call('ZREM', KEYS[3], ARGV[2])
+end
 return 1
 """
 )
-"""Hand back all that a consumer has, to whoever comes first, and forget the consumer."""
+"""Hand back what a consumer does not keep, to whoever comes first, and forget the consumer."""
 
 BURY: Final = Script(
     _ALSO_WHEN_FULL
