@@ -10,11 +10,27 @@ except ImportError:  # pragma: no cover  # a test runs this in an interpreter of
         "orchestrio.redis needs coredis, which is an extra: pip install 'orchestrio[redis]'"
     ) from None
 
+from .admin import ConsumerGroup as ConsumerGroup, TopicAdmin as TopicAdmin
 from .bridge import BridgeStatistics as BridgeStatistics, RedisBridge as RedisBridge
 from .connection import RedisSettings as RedisSettings
+from .dead_letters import (
+    BuriedMessage as BuriedMessage,
+    DeadLetterOutcome as DeadLetterOutcome,
+    DeadLetterReport as DeadLetterReport,
+)
 from .envelope import traceparent as traceparent
 from .options import BridgeOptions as BridgeOptions
 
-for _value in (BridgeOptions, BridgeStatistics, RedisBridge, RedisSettings):
+for _value in (
+    BridgeOptions,
+    BridgeStatistics,
+    BuriedMessage,
+    ConsumerGroup,
+    DeadLetterOutcome,
+    DeadLetterReport,
+    RedisBridge,
+    RedisSettings,
+    TopicAdmin,
+):
     _value.__module__ = __name__
 del _coredis

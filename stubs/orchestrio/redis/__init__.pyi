@@ -1,7 +1,7 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Self, TypeAlias, TypedDict, final
 
@@ -71,3 +71,55 @@ class RedisBridge(BackgroundTask):
     async def initialize(self) -> None: ...
     async def execute(self) -> None: ...
     async def shutdown(self) -> None: ...
+
+@final
+@dataclass(frozen=True, slots=True)
+class BuriedMessage:
+    id: str
+    buried_at: datetime
+    deliveries: int
+    group: str | None
+    error: str
+    entry: str
+    ordinal: int | None
+    message: str | None
+
+@final
+@dataclass(frozen=True, slots=True)
+class DeadLetterReport:
+    total: int
+    trimmed: int
+    by_error: Mapping[str, int]
+    letters: Sequence[BuriedMessage]
+    topic_exists: bool
+
+@final
+@dataclass(frozen=True, slots=True)
+class DeadLetterOutcome:
+    done: Sequence[str]
+    refused: Mapping[str, str]
+
+@final
+@dataclass(frozen=True, slots=True)
+class ConsumerGroup:
+    name: str
+    alive: int
+    pending: int
+    lag: int | None
+    last_heartbeat: datetime | None
+
+@final
+class TopicAdmin:
+    def __init__(
+        self, url: str | RedisSettings, topic: Topic[Any] | str, *, namespace: str
+    ) -> None: ...
+    async def dead_letters(self, *, limit: int = 100) -> DeadLetterReport: ...
+    async def dead_letter(self, id: str) -> BuriedMessage | None: ...
+    async def requeue(self, *ids: str, every_group: bool = False) -> DeadLetterOutcome: ...
+    async def requeue_all(self, *, every_group: bool = False) -> DeadLetterOutcome: ...
+    async def drop(self, *ids: str) -> DeadLetterOutcome: ...
+    async def drop_all(self) -> DeadLetterOutcome: ...
+    async def groups(self, *, alive_within: float | timedelta = 60.0) -> list[ConsumerGroup]: ...
+    async def drop_group(
+        self, name: str, *, force: bool = False, alive_within: float | timedelta = 60.0
+    ) -> bool: ...
