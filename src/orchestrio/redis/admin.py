@@ -345,8 +345,8 @@ class TopicAdmin:
         taken = await self._take(connection, id, group or "", fields)
         if taken < 0:
             return (
-                f"its group {group!r} is not there any more: start a bridge of that group, or have"
-                " every group get it"
+                f"its group {group!r} is not there any more: start a bridge of that group, or put"
+                " it back for every group"
             )
         return "" if taken else _UNKNOWN
 
