@@ -330,9 +330,9 @@ def _parse(arguments: Sequence[str] | None) -> tuple[TopicAdmin, _Options]:
 
 def _failure(error: Exception) -> str:
     if isinstance(error, AuthenticationError):
-        return f"{error} See to the user and the password in the URL."
+        return f"{str(error).rstrip('.')}. See to the user and the password in the URL."
     if isinstance(error, RedisError):
-        return f"{error} If a right is missing: ACL LOG on the server names it."
+        return f"{str(error).rstrip('.')}. If a right is missing, ACL LOG on the server names it."
     return str(error)
 
 
