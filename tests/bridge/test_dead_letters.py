@@ -209,10 +209,11 @@ async def test_an_envelope_of_the_version_before_is_put_back_as_one(server: Redi
         event("1,"),
         event("1").replace('"id"', '"di"'),
         event("1").replace(f'"{TIME}"', "7"),
+        event("1").replace("AbCd", "\\ud800"),
         event("[" * 100_000 + "]" * 100_000),
         event('"\udcff"').encode("utf-8", "surrogateescape"),
     ],
-    ids=range(13),
+    ids=range(14),
 )
 async def test_what_is_no_message_stays_and_says_why(
     server: RedisServer, message: str | bytes

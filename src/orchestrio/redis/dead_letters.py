@@ -115,6 +115,7 @@ def entry_fields(message: str | None, group: str | None) -> list[str]:
 def _text(name: str, members: Mapping[str, str]) -> tuple[str, str]:
     value = json.loads(members[name])
     if isinstance(value, str):
+        value.encode()  # half of a sign, which JSON may have, cannot be sent
         return name, value
     raise ValueError(f"its attribute '{name}' is no text")
 
