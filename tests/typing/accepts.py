@@ -44,7 +44,15 @@ from orchestrio import (
     create_broadcast_stream,
     current_task_context,
 )
-from orchestrio.redis import BridgeOptions, RedisBridge, RedisSettings
+from orchestrio.redis import (
+    BridgeOptions,
+    BuriedMessage,
+    ConsumerGroup,
+    DeadLetterReport,
+    RedisBridge,
+    RedisSettings,
+    TopicAdmin,
+)
 
 
 @dataclass
@@ -282,6 +290,17 @@ def bridges() -> None:
     )
     assert_type(of_the_shop(outbox=Path("outbox.db"), max_bytes=1_000), RedisBridge)
     RedisBridge("redis://localhost", topics=["log", ORDERS], namespace="shop", prefetch=8)
+
+
+async def dead_letters() -> None:
+    orders = TopicAdmin(RedisSettings(), ORDERS, namespace="shop")
+    report = await TopicAdmin("redis://localhost", "log", namespace="shop").dead_letters(limit=5)
+    assert_type(report, DeadLetterReport)
+    for letter in report.letters:
+        assert_type(await orders.dead_letter(letter.id), BuriedMessage | None)
+    outcome = await orders.requeue(*(letter.id for letter in report.letters), every_group=True)
+    assert_type(outcome.refused, Mapping[str, str])
+    assert_type(await orders.groups(alive_within=timedelta(minutes=5)), list[ConsumerGroup])
 
 
 def decorators() -> None:

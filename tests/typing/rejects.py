@@ -20,7 +20,7 @@ from orchestrio import (
     Topic,
     create_broadcast_stream,
 )
-from orchestrio.redis import BridgeOptions, RedisBridge
+from orchestrio.redis import BridgeOptions, RedisBridge, TopicAdmin
 
 
 @dataclass
@@ -181,6 +181,8 @@ def bridges() -> None:
     RedisBridge("redis://localhost", topics=[ORDERS], namespace="shop", lease="5")  # error
     RedisBridge("redis://localhost", [ORDERS], namespace="shop")  # error
     BridgeOptions(prefetched=5)  # error
+    TopicAdmin("redis://localhost", "log")  # error
+    TopicAdmin("redis://localhost", "log", namespace="shop").requeue(["1-1"])  # error
 
 
 def decorators() -> None:

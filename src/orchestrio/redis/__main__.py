@@ -359,8 +359,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if done else 1
 
 
-if __name__ == "__main__":
+def _show_what_can_be_shown() -> None:
+    """Have signs that a terminal does not know escaped, rather than end with an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+if __name__ == "__main__":
+    _show_what_can_be_shown()
     sys.exit(main())
