@@ -14,7 +14,7 @@ from redis_server import RedisError, RedisServer
 from support import IN_TIME, until
 
 from orchestrio import Scheduler, Topic
-from orchestrio.redis import RedisBridge, TopicAdmin, admin, scripts
+from orchestrio.redis import RedisBridge, TopicAdmin, admin_scripts, scripts
 
 ORDERS = Topic("orders", int)
 STREAM = "{shop:orders}"
@@ -54,7 +54,7 @@ def called(module: object) -> set[str]:
 def test_the_page_gives_what_scripts_call_and_nothing_else() -> None:
     asked = ASKED[BROADCAST] | ASKED[COMPETE]
     assert rights(BROADCAST) | rights(COMPETE) == called(scripts) | asked
-    assert rights(ADMIN) == called(admin) | ASKED[ADMIN]
+    assert rights(ADMIN) == called(admin_scripts) | ASKED[ADMIN]
 
 
 def test_each_user_may_use_the_keys_of_its_namespace_alone() -> None:
