@@ -96,6 +96,7 @@ class Compete(Carrier[T]):
     ) -> None:
         super().__init__(keys, format, relay, outbox, limits, changed)
         self._name: Final = group
+        self._raw: Final = group.encode()
         self._consumer: Final = consumer
         self._prefetch: Final = prefetch
         self._claim_after: Final = claim_after
@@ -232,7 +233,11 @@ class Compete(Carrier[T]):
             if last and ordinal > last + 1:
                 self._lose(ordinal - last - 1, _TRIMMED)
             last = ordinal
-            self._add(_Job(entry, self._age))
+            if entry.fields.get(b"group", self._raw) == self._raw:
+                self._add(_Job(entry, self._age))
+            else:  # it was put back for another group
+                self._done[entry.identifier] = None
+                self._news.notify_all()
         self._got = max(self._got, last)
         self._last = entries[-1].identifier, last
 
