@@ -62,6 +62,7 @@ from ._tasks.events import (
     TaskFailed,
     TaskLagged,
 )
+from ._tasks.message import Message
 from ._tasks.registry import RegisteredTask, TaskRegistry
 from ._tasks.task import BackgroundTask, EventTask, Subscriber, Task
 
@@ -86,6 +87,7 @@ __all__ = [
     "InvalidChannelError",
     "LaggedError",
     "LifecycleError",
+    "Message",
     "OnError",
     "Overflow",
     "ProbeReport",

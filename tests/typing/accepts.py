@@ -26,6 +26,7 @@ from orchestrio import (
     EventTask,
     Group,
     HealthReport,
+    Message,
     ProbeReport,
     RegisteredTask,
     RestartPolicy,
@@ -356,6 +357,7 @@ def supervision() -> None:
     assert_type(scheduler.health(), HealthReport)
     assert_type(scheduler.probe(), ProbeReport)
     assert_type(current_task_context(), TaskContext)
+    assert_type(current_task_context().message, Message)
 
     @storage.every(5, fixed="delay", attempt_timeout=1, retries=3)
     async def tidy() -> None: ...

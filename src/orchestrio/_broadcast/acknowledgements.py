@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Awaitable, Callable, Container
+from dataclasses import dataclass
+from datetime import datetime
 from typing import final
 
-__all__ = ["Acknowledgements", "Reader"]
+__all__ = ["Acknowledgements", "MessageInfo", "Reader"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MessageInfo:
+    """What a bridge knows of a message beside its payload."""
+
+    id: str
+    """Unique among all messages."""
+    published_at: datetime
+    """When it was published, in UTC."""
+    origin: str
+    """Which bridge published it."""
+    traceparent: str | None
+    """The trace it belongs to."""
+    deliveries: int
+    """How often its handling began before this time, here or in another process."""
+
+
+def _nothing(_: int) -> MessageInfo | None:
+    """Know nothing of any message."""
 
 
 @final
@@ -21,21 +44,27 @@ class Acknowledgements:
 
     Items are known by their numbers in the channel. All this happens in one event loop.
 
-    :param begun: called with the number of a message, in the task that is about to handle it
+    :param begun: called with the number of a message, in the task that is about to handle it; that
+        awaits what it returns, if anything, before the handler begins
     :param settled: called with the number of an expected message and what went wrong, `None` if
         nothing did
     :param changed: called when readers come or go
+    :param about: returns what is known of a message, while it is handled, in the task that does it
+        or one that this has started; called only if somebody asks
     """
 
-    __slots__ = ("_changed", "_errors", "_settled", "_waiting", "begun", "readers")
+    __slots__ = ("_changed", "_errors", "_settled", "_waiting", "about", "begun", "readers")
 
     def __init__(
         self,
-        begun: Callable[[int], None],
+        begun: Callable[[int], Awaitable[None] | None],
         settled: Callable[[int, BaseException | None], None],
         changed: Callable[[], None],
+        *,
+        about: Callable[[int], MessageInfo | None] = _nothing,
     ) -> None:
-        self.begun: Callable[[int], None] = begun
+        self.begun: Callable[[int], Awaitable[None] | None] = begun
+        self.about: Callable[[int], MessageInfo | None] = about
         self.readers: set[Reader] = set()
         self._settled = settled
         self._changed = changed

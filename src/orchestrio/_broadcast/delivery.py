@@ -24,6 +24,7 @@ from .._model.errors import LaggedError
 from .._model.wakeup import Wakeup, bells
 from .channel import BUDGET
 from .cursor import Cursor
+from .hand import Hand, current_hand
 
 __all__ = ["Delivery", "Pool"]
 
@@ -39,7 +40,7 @@ class Delivery(Generic[T]):
     item after the last one that was handed over.
     """
 
-    __slots__ = ("_start", "cursor", "drained", "in_hand")
+    __slots__ = ("_skipped", "_start", "cursor", "drained", "in_hand")
 
     def __init__(self, cursor: Cursor[T]) -> None:
         self.cursor: Cursor[T] = cursor
@@ -48,6 +49,7 @@ class Delivery(Generic[T]):
         #: whether an item was handed over and the handler has not returned from it
         self.in_hand: bool = False
         self._start = cursor.position
+        self._skipped = 0  # items let go with the rest, after the one in hand
 
     @property
     def started(self) -> int:
@@ -74,7 +76,11 @@ class Delivery(Generic[T]):
     @property
     def number(self) -> int:
         """The number in the channel of the item that was handed over last."""
-        return self.cursor.where - 1
+        return self.cursor.where - 1 - self._skipped
+
+    def number_in_hand(self) -> int | None:
+        """Return the number in the channel of the item in hand; `None` if nothing is."""
+        return self.number if self.in_hand else None
 
     def pause(self) -> None:
         """Let `run` end when the handler has finished what it has in hand; nothing is let go."""
@@ -96,7 +102,8 @@ class Delivery(Generic[T]):
         """
         cursor = self.cursor
         cursor.stand()
-        cursor.skip(cursor.overwritten)
+        self._skipped = cursor.overwritten
+        cursor.skip(self._skipped)
         unread = len(cursor)
         cursor.close()
         return unread
@@ -127,6 +134,7 @@ class Delivery(Generic[T]):
         capacity = channel.capacity
         changed = channel.changed
         drained = self.drained
+        current_hand.set(Hand(channel, self.number_in_hand))
         make_bell = bells()
         since_yield = 0
         limit = end = 0
@@ -317,6 +325,8 @@ class Pool(Generic[T]):
         in_hand = self.in_hand
         budget = max(1, BUDGET // self._count)  # all of them together yield as one does
         since_yield = 0
+        number = -1
+        current_hand.set(Hand(channel, lambda: number if number in in_hand else None))
         try:
             while not self._is_over:
                 number = cursor.position

@@ -17,6 +17,7 @@ from .._model.errors import LifecycleError
 from .._model.snapshots import TaskId
 from .._model.wakeup import Wakeup
 from .events import Publisher, TaskEvent
+from .message import Message, message_in_hand
 
 __all__ = [
     "Leases",
@@ -206,6 +207,25 @@ class TaskContext:
     def run(self) -> int:
         """Which run of the task this is: 1 for the first, 2 after one restart."""
         return self._run.number
+
+    @property
+    def message(self) -> Message:
+        """What is known of the message that is being handled: its number, which attempt it is.
+
+        It is for the handler of an event task, and the tasks that it starts. One that outlives the
+        handler is to be given it, for later there is another message, or none. It costs nothing
+        where nobody asks.
+
+        :raises LifecycleError: if no message is being handled here
+        """
+        message = message_in_hand()
+        if message is None:
+            raise LifecycleError(
+                f"task {self.task_name!r} handles no message here: handle_event(), or the function"
+                " that @scheduler.on() registers, may ask for it, not another hook, nor a"
+                " background task"
+            )
+        return message
 
     @property
     def stopping(self) -> Event:

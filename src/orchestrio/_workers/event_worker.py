@@ -256,8 +256,10 @@ class EventWorker(Worker, Generic[T]):
             await self._handle(item)
             return
         reader = self._reader
-        acknowledgements.begun(number)
         try:
+            begun = acknowledgements.begun(number)
+            if begun is not None:
+                await begun
             await self._handle(item)
         except BaseException as error:
             acknowledgements.settle(reader, number, error)

@@ -33,6 +33,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from .._broadcast.backpressure import Waits, current_sender
+from .._broadcast.hand import current_hand
 from .._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
 from .._model.log import logger
 from .._model.tracebacks import trim
@@ -341,6 +342,7 @@ class Run:
         """Go through all phases; nothing escapes."""
         current_run.set(self.info)
         current_sender.set(self)
+        current_hand.set(None)  # it may have been registered by a handler
         try:
             if not self.cancel_asked:
                 await self._begin()
