@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime
 from math import inf
-from typing import Any, Generic, Literal, Self, TypeVar, cast, final
+from typing import Any, Final, Generic, Literal, Self, TypeVar, cast, final
+from uuid import uuid4
 
 from anyio import (
     CancelScope,
@@ -15,31 +18,52 @@ from anyio import (
     create_task_group,
 )
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError
 from typing_extensions import override
 
 from orchestrio import (
-    EventSendError,
     LaggedError,
     Topic,
     current_task_context,
 )
 
-from .._broadcast.acknowledgements import Acknowledgements
+from .._broadcast.acknowledgements import Acknowledgements, MessageInfo
 from .._broadcast.relay import Relay
+from .._model.payloads import PayloadCodec
 from .._model.wakeup import Wakeup
 from .._tasks.bridge import Bridge
+from .._tasks.context import current_run
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A message as it was sent."""
+
+    data: bytes
+    time: datetime
+    origin: str
+    id: str = field(default_factory=lambda: uuid4().hex)
 
 
 @dataclass(slots=True)
 class _Job:
     """A message on its way to the one process that handles it."""
 
-    data: bytes
+    sent: _Sent
     failures: int = 0
+
+    @property
+    def info(self) -> MessageInfo:
+        """What is known of it."""
+        sent = self.sent
+        return MessageInfo(sent.id, sent.time, sent.origin, None, self.failures)
+
+
+#: The message that is being handled here, with its number in the channel.
+_handled: Final[ContextVar[tuple[int, MessageInfo] | None]] = ContextVar(
+    "orchestrio_memory_bridge_handled", default=None
+)
 
 
 _Queue = tuple[MemoryObjectSendStream[_Job], MemoryObjectReceiveStream[_Job]]
@@ -72,11 +96,11 @@ class _Hub:
         for stream in self._queues.pop((reader, topic), ()):
             stream.close()
 
-    def spread(self, topic: str, data: bytes) -> None:
+    def spread(self, topic: str, sent: _Sent) -> None:
         """Give a message to all processes and groups that have joined."""
         for (_, name), (send, _) in self._queues.items():
             if name == topic:
-                send.send_nowait(_Job(data))
+                send.send_nowait(_Job(sent))
 
     def close(self) -> None:
         """Let go of all queues."""
@@ -192,12 +216,14 @@ class MemoryBridge(Bridge):
     @override
     async def initialize(self) -> None:
         context = current_task_context()
+        run = current_run.get()
+        assert run is not None
         reader = self._group if self._mode == "compete" else str(context.task_id)
         for carrier in self._carriers:
             carrier.join()  # again, for another run
         for topic in self._topics[len(self._carriers) :]:
             hub = self._server._hub  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
-            carrier = _Carrier[Any](hub, topic, reader)
+            carrier = _Carrier[Any](hub, topic, reader, run.services.wall_clock)
             carrier.take_over(context.bus, self._max_deliveries, compete=self._mode == "compete")
             self._carriers.append(carrier)
 
@@ -227,13 +253,18 @@ class MemoryBridge(Bridge):
 class _Carrier(Generic[T]):
     """Carries one topic."""
 
-    def __init__(self, hub: _Hub, topic: Topic[T] | str, reader: str) -> None:
+    def __init__(
+        self, hub: _Hub, topic: Topic[T] | str, reader: str, now: Callable[[], datetime]
+    ) -> None:
         self._hub = hub
         self._topic = topic
         self._reader = reader
         self._name = str(topic.key if isinstance(topic, Topic) else topic)
-        self._adapter = TypeAdapter[Any](topic.payload if isinstance(topic, Topic) else str)
-        self._acknowledgements: Acknowledgements | None = None
+        self._codec = PayloadCodec(topic)
+        self._now = now
+        self._origin = uuid4().hex[:8]
+        self._competes = False
+        self._taken: dict[int, _Job] = {}  # those that may not have been read here yet
         self._in_hand: dict[int, _Job] = {}
         self._begun: set[int] = set()
         self._max_deliveries = 1
@@ -242,28 +273,21 @@ class _Carrier(Generic[T]):
 
     def take_over(self, bus: Any, max_deliveries: int, *, compete: bool) -> None:
         """Take over the channel of the topic."""
-        self._relay = Relay[T, bytes](bus, self._topic, self._pack)
+        self._relay = Relay[T, _Sent](bus, self._topic, self._pack)
         self.join()
         self._max_deliveries = max_deliveries
-        if compete:
-            begun = self._begun.add
-            self._acknowledgements = Acknowledgements(
-                begun, self._settled, self._readers_changed.notify_all
-            )
-            self._relay.acknowledge(self._acknowledgements, lossless=True)
+        self._competes = compete
+        self._acknowledgements = Acknowledgements(
+            self._begin, self._settled, self._readers_changed.notify_all, about=_about
+        )
+        self._relay.acknowledge(self._acknowledgements, lossless=compete)
 
     def join(self) -> None:
         """Read what is sent from now on, or what is left for the group."""
         self._again, self._incoming = self._hub.join(self._reader, self._name)
 
-    def _pack(self, message: T) -> bytes:
-        try:
-            data = self._adapter.dump_json(message, warnings="error")
-            self._adapter.validate_json(data)
-        except (PydanticSerializationError, ValidationError, ValueError) as error:
-            what = f"a message for {self._topic} was not sent: it does not go through JSON. {error}"
-            raise EventSendError(what, self._topic) from error
-        return data
+    def _pack(self, message: T) -> _Sent:
+        return _Sent(self._codec.encode(message), self._now(), self._origin)
 
     async def send(self) -> None:
         """Send what is published here, for ever."""
@@ -281,8 +305,8 @@ class _Carrier(Generic[T]):
         cursor = self._relay.outgoing
         while not cursor.must_wait:
             try:
-                for data in cursor.take(256):
-                    self._hub.spread(self._name, data)
+                for sent in cursor.take(256):
+                    self._hub.spread(self._name, sent)
             except LaggedError:
                 continue  # counted by the channel
 
@@ -300,21 +324,33 @@ class _Carrier(Generic[T]):
 
     async def _receive(self) -> None:
         while True:
-            while self._acknowledgements is not None and not self._acknowledgements.readers:
+            while self._competes and not self._acknowledgements.readers:
                 await self._readers_changed.wait()
             await self._hub.wait_up()
             job = await self._incoming.receive()
-            acknowledgements = self._acknowledgements
             try:
                 await self._hub.wait_up()
-                message: T = self._adapter.validate_json(job.data)
+                message = self._codec.decode(job.sent.data)
                 number = await self._relay.deliver(message)
             except BaseException:
                 self._again.send_nowait(job)
                 raise
-            if acknowledgements is not None:
+            self._taken[number] = job
+            while len(self._taken) > self._relay.capacity:  # these were read, or overwritten
+                del self._taken[next(iter(self._taken))]
+            if self._competes:
                 self._in_hand[number] = job
-                acknowledgements.expect(number)
+                self._acknowledgements.expect(number)
+
+    def _begin(self, number: int) -> Awaitable[None] | None:
+        job = self._taken.get(number)
+        _handled.set(None if job is None else (number, job.info))
+        return self._note_begin(number) if self._competes else None
+
+    async def _note_begin(self, number: int) -> None:
+        """Have the server know that a message is being handled, before it is."""
+        await self._hub.wait_up()
+        self._begun.add(number)
 
     def _settled(self, number: int, error: BaseException | None) -> None:
         job = self._in_hand.pop(number, None)
@@ -326,7 +362,7 @@ class _Carrier(Generic[T]):
         if job.failures < self._max_deliveries:
             self._again.send_nowait(job)
         else:
-            self._hub.dead_letters.append((self._name, job.data))
+            self._hub.dead_letters.append((self._name, job.sent.data))
 
     def leave(self, *, forget: bool) -> None:
         """Send the rest, hand back what is not handled, and leave the server."""
@@ -338,3 +374,9 @@ class _Carrier(Generic[T]):
         self._incoming.close()
         if forget:
             self._hub.leave(self._reader, self._name)
+
+
+def _about(number: int) -> MessageInfo | None:
+    """Return what is known of the message that is being handled here."""
+    handled = _handled.get()
+    return handled[1] if handled is not None and handled[0] == number else None
