@@ -1,6 +1,8 @@
-"""`Format`: how a message looks between processes: a small JSON envelope around its payload.
+"""`Format`: how a message looks between processes, as the fields of an entry in a stream.
 
-The payload is JSON as Pydantic writes and reads its type. Nothing is ever unpickled or evaluated.
+Version 2, in this order: ``v`` the version, ``n`` the ordinal, ``id``, ``time``, ``data`` and, if
+there is one, ``traceparent``. The id is the origin, 8 characters, and a number that counts up. In
+version 1, which is still read, an entry had ``n`` and ``m``: all in one JSON object.
 """
 
 from __future__ import annotations
@@ -8,21 +10,37 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Literal, TypeVar, final
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, Final, Generic, TypeAlias, TypeVar, final
+from uuid import uuid4
 
-from pydantic import BaseModel, PydanticUserError, TypeAdapter
-from pydantic_core import PydanticSerializationError
+from pydantic import ValidationError
+from pydantic_core import from_json
 
+from .._broadcast.acknowledgements import MessageInfo
 from .._model.errors import EventSendError, InvalidChannelError
+from .._model.payloads import PayloadCodec
 from .._model.topics import Topic
+from .cloud_events import constants, structured, time_text
 
-__all__ = ["Envelope", "Format", "Outgoing", "traceparent"]
+__all__ = [
+    "VERSION",
+    "Envelope",
+    "Format",
+    "Outgoing",
+    "Unreadable",
+    "time_text",
+    "traceparent",
+]
 
 T = TypeVar("T")
 
-VERSION: Final = 1
+#: The version that is written.
+VERSION: Final = 2
 
 traceparent: Final[ContextVar[str | None]] = ContextVar("orchestrio_traceparent", default=None)
 """The trace that the present work belongs to, as a ``traceparent`` of W3C Trace Context.
@@ -31,28 +49,51 @@ What is set when a message is published travels with it, and is set where it is 
 https://www.w3.org/TR/trace-context/#traceparent-header. Anything that is none does not travel.
 """
 
+#: An `Envelope`, but for the JSON of its payload.
+_Parts: TypeAlias = tuple[str, datetime, str, str | None, bytes]
+
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_ID: Final = re.compile(rb"([A-Za-z0-9_-]{8})[0-9]{1,20}")
+_NEWER: Final = re.compile(rb"[1-9][0-9]{0,8}")
 
 
-class Envelope(BaseModel, Generic[T]):
-    """A message as it lies in a stream."""
+@final
+class Unreadable(Exception):
+    """An entry in which there is no message for this process.
 
-    v: Literal[1]
-    """Version of this format."""
+    :param reason: what is wrong with it
+    :param passing: whether another version of the program may be able to read it
+    """
+
+    def __init__(self, reason: str, *, passing: bool) -> None:
+        super().__init__(reason)
+        self.reason: str = reason
+        self.passing: bool = passing
+
+
+# Made for each message that comes in: a frozen one takes four times as long.
+@final
+@dataclass(slots=True)
+class Envelope(Generic[T]):
+    """A message as it came in."""
+
     id: str
     """Unique: the origin, and a number that counts up."""
-    topic: str
-    """Name of the topic."""
-    time: float
-    """When it was published, in seconds since 1970."""
+    time: datetime
+    """When it was published, in UTC."""
     origin: str
     """Which bridge published it."""
-    type: Literal["application/json"]
-    """What `data` is."""
-    traceparent: str | None = None
+    traceparent: str | None
     """The trace it belongs to."""
     data: T
     """The payload."""
+
+    def info(self, deliveries: int) -> MessageInfo:
+        """Return what a handler may know of it.
+
+        :param deliveries: how often its handling began before this time
+        """
+        return MessageInfo(self.id, self.time, self.origin, self.traceparent, deliveries)
 
 
 @final
@@ -67,50 +108,31 @@ class Outgoing:
 
 @final
 class Format(Generic[T]):
-    """The envelope of one topic.
+    """How the messages of one topic look.
 
     :param event: the topic, or a plain key, which carries `str`
+    :param namespace: that of the bridge
     :param limit: how many bytes a payload may have as JSON
     :raises InvalidChannelError: if its name is not text, or Pydantic knows no JSON for its payload
     """
 
-    def __init__(self, event: Topic[T] | str, limit: int) -> None:
+    def __init__(self, event: Topic[T] | str, namespace: str, limit: int) -> None:
         self.event: Topic[T] | str = event
-        name = event.key if isinstance(event, Topic) else event
-        if not isinstance(name, str):
-            raise InvalidChannelError(
-                f"event {event!r} cannot go to other processes: its key is no text", event
-            )
-        self.name: str = str(name)
-        payload: Any = event.payload if isinstance(event, Topic) else str
-        try:
-            self._adapter: TypeAdapter[T] = TypeAdapter(payload)
-            model: Any = Envelope
-            self._envelope: TypeAdapter[Envelope[T]] = TypeAdapter(model[payload])
-        except PydanticUserError as error:
-            raise InvalidChannelError(
-                f"event {event!r} cannot go to other processes: Pydantic knows no JSON for its"
-                f" payload. {error}",
-                event,
-            ) from error
+        self.name: str = _name_of(event)
+        self._codec = PayloadCodec(event)
+        payload: object = event.payload if isinstance(event, Topic) else str
+        #: the attributes that all messages have in common
+        self.about: Mapping[str, str] = MappingProxyType(constants(namespace, self.name, payload))
         self._limit = limit
-        self._topic = json.dumps(self.name)
 
     def pack(self, message: T) -> Outgoing:
         """Turn a message into JSON, in the task that publishes it.
 
         :param message: the payload
         :return: what to send
-        :raises EventSendError: if it has no JSON, or too much
+        :raises EventSendError: if it has no JSON of which the same message can be made, or too much
         """
-        try:
-            data = self._adapter.dump_json(message, warnings="error")
-        except (PydanticSerializationError, ValueError) as error:
-            raise EventSendError(
-                f"a message for {self.event} was not sent: it is not of the topic's type, or has"
-                f" no JSON. {error}",
-                self.event,
-            ) from error
+        data = self._codec.encode(message)
         if len(data) > self._limit:
             raise EventSendError(
                 f"a message for {self.event} was not sent: it has {len(data)} bytes as JSON, and"
@@ -122,44 +144,137 @@ class Format(Generic[T]):
             trace = None
         return Outgoing(data, time.time(), trace)
 
-    @property
-    def about(self):
-        return {"v": "2", "specversion": "1.0", "source": f"/x/{self.name}", "type": self.name, "datacontenttype": "application/json"}
+    def decode(self, fields: Mapping[bytes, bytes]) -> Envelope[T]:
+        """Read the message in an entry.
 
-    def decode(self, fields):
-        if b"m" in fields:
-            try:
-                return self._envelope.validate_json(fields[b"m"])
-            except ValueError as e:
-                raise Unreadable(str(e), passing=True)
-        if b"data" not in fields:
-            raise Unreadable("it has no data: no bridge has written it", passing=False)
+        :param fields: the entry's fields
+        :return: the message, and what is known of it
+        :raises Unreadable: if there is none, or it is not of the topic's type here
+        """
+        identifier, moment, origin, trace, encoded = _open(fields)
         try:
-            data = self._adapter.validate_json(fields[b"data"])
-        except ValueError as e:
-            raise Unreadable(str(e), passing=True)
-        tp = fields.get(b"traceparent")
-        return Envelope2(fields[b"id"].decode(), time.time(), fields[b"id"][:8].decode(), tp.decode() if tp else None, data)
+            data = self._codec.decode(encoded)
+        except ValidationError as error:
+            is_json = error.errors(include_url=False)[0]["type"] != "json_invalid"
+            raise Unreadable(str(error), passing=is_json) from error
+        except Exception as error:  # of a validator of the payload
+            raise Unreadable(f"{type(error).__name__}: {error}", passing=True) from error
+        return Envelope(identifier, moment, origin, trace, data)
 
-    def export(self, fields):
-        return b'{"data":' + fields.get(b"data", b"null") + b'}'
+    def export(self, fields: Mapping[bytes, bytes]) -> bytes:
+        """Return an entry as structured JSON, also if it is not of the topic's type.
+
+        :param fields: the entry's fields
+        :return: a JSON object; what cannot be read at all is its ``data_base64``
+        """
+        try:
+            identifier, moment, _, trace, data = _open(fields)
+        except Unreadable:
+            return structured(self.about, uuid4().hex, _rest(fields), is_json=False)
+        return structured(
+            self.about,
+            identifier,
+            data,
+            is_json=_is_json(data),
+            time=moment,
+            traceparent=trace,
+        )
 
 
-@dataclass
-class Envelope2:
-    id: str
-    time: float
-    origin: str
-    traceparent: str | None
-    data: Any
+def _name_of(event: Topic[Any] | str) -> str:
+    name = event.key if isinstance(event, Topic) else event
+    if not isinstance(name, str):
+        what = "its key is no text"
+    elif not name:
+        what = "its key is empty"
+    else:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            what = "its key has no UTF-8"
+        else:
+            return str(name)
+    raise InvalidChannelError(f"event {event!r} cannot go to other processes: {what}", event)
 
 
-class Unreadable(Exception):
-    def __init__(self, reason, *, passing):
-        super().__init__(reason)
-        self.passing = passing
+def _open(fields: Mapping[bytes, bytes]) -> _Parts:
+    """Return what lies in an entry, with the JSON of the payload.
+
+    :raises Unreadable: if no bridge wrote it that this one understands
+    """
+    version = fields.get(b"v")
+    if version is None and b"m" in fields:
+        return _open_version_1(fields[b"m"])
+    if version != b"2":
+        if version is not None and _NEWER.fullmatch(version) and int(version) > VERSION:
+            raise Unreadable(
+                f"it is of version {int(version)} of the wire format, and this program reads up to"
+                f" {VERSION}: a newer one has published it",
+                passing=True,
+            )
+        raise Unreadable("it has no field 'v' that says 2: no bridge wrote it", passing=False)
+    try:
+        identifier = fields[b"id"]
+        parts = _ID.fullmatch(identifier)
+        if parts is None:
+            raise ValueError(f"{identifier!r} is no id")
+        moment = datetime.fromisoformat(fields[b"time"].decode())
+        if moment.utcoffset() is None:
+            raise ValueError(f"{fields[b'time']!r} is no time in UTC")
+        if moment.tzinfo is not UTC:
+            moment = moment.astimezone(UTC)
+        data = fields[b"data"]
+    except (KeyError, ValueError, OverflowError) as error:
+        missing = f"it has no field {error}" if isinstance(error, KeyError) else str(error)
+        raise Unreadable(f"no bridge wrote it: {missing}", passing=False) from error
+    trace = fields.get(b"traceparent")
+    return (
+        identifier.decode(),
+        moment,
+        parts[1].decode(),
+        None if trace is None else _trace(trace.decode(errors="replace")),
+        data,
+    )
 
 
-def time_text(seconds):
-    import datetime
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _open_version_1(encoded: bytes) -> _Parts:
+    try:
+        found: Any = json.loads(encoded)
+        if found["v"] != 1:
+            raise ValueError(f"{found['v']!r} is no version")
+        return (
+            str(found["id"]),
+            datetime.fromtimestamp(found["time"], UTC),
+            str(found["origin"]),
+            _trace(str(found.get("traceparent"))),
+            json.dumps(found["data"]).encode(),
+        )
+    except Exception as error:
+        raise Unreadable(
+            f"its field 'm' is no message of a bridge: {type(error).__name__}: {error}",
+            passing=False,
+        ) from error
+
+
+def _trace(text: str) -> str | None:
+    return text if _TRACEPARENT.fullmatch(text) else None
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        from_json(data, allow_inf_nan=False)
+    except ValueError:
+        return False
+    return True
+
+
+def _rest(fields: Mapping[bytes, bytes]) -> bytes:
+    """Return what is worth keeping of an entry that cannot be read."""
+    for name in (b"data", b"m"):
+        if name in fields:
+            return fields[name]
+    texts = {
+        name.decode(errors="backslashreplace"): value.decode(errors="backslashreplace")
+        for name, value in fields.items()
+    }
+    return json.dumps(texts).encode()
