@@ -145,7 +145,7 @@ class RedisBridge(Bridge):
         self._options = checked
         if not _are_several(topics):
             raise ValueError("topics is a list of at least one topic")
-        self._formats = [Format[Any](topic, checked.max_bytes) for topic in topics]
+        self._formats = [Format[Any](topic, checked.namespace, checked.max_bytes) for topic in topics]
         names = Counter(format.name for format in self._formats)
         for format in self._formats:
             if names[format.name] > 1:

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar, final
 from anyio import sleep
 from typing_extensions import override
 
-from .._broadcast.acknowledgements import Acknowledgements
+from .._broadcast.acknowledgements import Acknowledgements, MessageInfo
 from .._broadcast.relay import Relay
 from .._model.wakeup import Wakeup
 from .carrier import COUNT, Carrier, Joined, Limits
@@ -46,10 +46,11 @@ class Broadcast(Carrier[T]):
     ) -> None:
         super().__init__(keys, format, relay, outbox, limits, changed)
         self._lagged = lagged
-        relay.acknowledge(Acknowledgements(self._begun, _ignore, _ignore), lossless=False)
+        self._infos: dict[int, MessageInfo] = {}  # of the last messages
+        acknowledgements = Acknowledgements(self._begun, _ignore, _ignore, about=self._infos.get)
+        relay.acknowledge(acknowledgements, lossless=False)
         self.position: bytes = b""  # the last entry that was read; empty before it has joined
         self._ordinal = 0  # and its ordinal
-        self._traces: dict[int, str] = {}  # of the last messages that have one
 
     @property
     @override
@@ -117,17 +118,17 @@ class Broadcast(Carrier[T]):
             self.bury(entry, str(error), 1)
         else:
             number = await self._relay.deliver(message.data)
-            if message.traceparent is not None:
-                self._traces[number] = message.traceparent
-                while len(self._traces) > self._relay.capacity:  # these were read, or overwritten
-                    del self._traces[next(iter(self._traces))]
+            self._infos[number] = message.info(0)
+            if len(self._infos) > self._relay.capacity:  # that was read, or overwritten
+                del self._infos[next(iter(self._infos))]
             self.counts.received += 1
         self._inbox.popleft()
         if not self._inbox:
             self._changed.notify_all()
 
     def _begun(self, number: int) -> None:
-        traceparent.set(self._traces.get(number))
+        info = self._infos.get(number)
+        traceparent.set(None if info is None else info.traceparent)
 
     def _lag(self, missed: int, how: str) -> None:
         if missed > 0:

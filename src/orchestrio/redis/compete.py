@@ -11,18 +11,18 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import inf
-from typing import Final, TypeVar, final
+from typing import Any, Final, TypeVar, final
 
 from anyio import current_time, get_cancelled_exc_class, sleep
 from typing_extensions import override
 
-from .._broadcast.acknowledgements import Acknowledgements
+from .._broadcast.acknowledgements import Acknowledgements, MessageInfo
 from .._broadcast.relay import Relay
 from .._model.log import logger
 from .._model.wakeup import Wakeup
 from .carrier import COUNT, Burial, Carrier, Joined, Limits
 from .connection import Connection, Entry
-from .envelope import Format, Outgoing, Unreadable, traceparent
+from .envelope import Envelope, Format, Outgoing, Unreadable, traceparent
 from .keys import Keys
 from .outbox import Outbox
 from .scripts import CLAIM, LEAVE, RECOVER, RENEW, SWEEP, TELL
@@ -58,7 +58,7 @@ class _Job:
     suspect: bool = False  # whether its consumer died
     why: str = ""  # the last error
     unreadable: float = -1.0  # for how long, in seconds
-    trace: str | None = None
+    message: Envelope[Any] | None = None  # once it is delivered
     begun: bool = False
 
     @property
@@ -119,7 +119,7 @@ class Compete(Carrier[T]):
         self._next_claim = -inf
         self._told_unreadable = False
         self._acknowledgements = Acknowledgements(
-            self._begin, self._settled, self._readers_changed
+            self._begin, self._settled, self._changed.notify_all, about=self._about
         )
         relay.acknowledge(self._acknowledgements, lossless=True)
 
@@ -164,9 +164,6 @@ class Compete(Carrier[T]):
     def close(self) -> None:
         """Take no more messages in; what waits here is handed back at the end."""
         self._is_open = False
-
-    def _readers_changed(self) -> None:
-        self._changed.notify_all()
 
     # -- joining -------------------------------------------------------------------------------
 
@@ -275,7 +272,7 @@ class Compete(Carrier[T]):
             except Unreadable as error:
                 self._cannot_read(job, error)
             else:
-                job.trace = message.traceparent
+                job.message = message
                 number = await self._relay.deliver(message.data)
                 self._hand[number] = job
                 self.counts.received += 1
@@ -316,12 +313,19 @@ class Compete(Carrier[T]):
 
     def _begin(self, number: int) -> Awaitable[None] | None:
         job = self._hand[number]
-        traceparent.set(job.trace)
+        assert job.message is not None
+        traceparent.set(job.message.traceparent)
         if not job.begun:  # by another event task
             job.begun = True
             self._begun[job.identifier] = job
             self._news.notify_all()
         return self._wait_marked(job) if job.suspect else None
+
+    def _about(self, number: int) -> MessageInfo | None:
+        job = self._hand.get(number)
+        if job is None or job.message is None:
+            return None
+        return job.message.info(job.deliveries)
 
     async def _wait_marked(self, job: _Job) -> None:
         """Wait until the server has noted that the handler begins."""
