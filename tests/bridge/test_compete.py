@@ -258,18 +258,24 @@ async def test_an_old_message_is_claimed_from_behind_many_others(server: RedisSe
 
 @pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest", "error"])
 async def test_no_policy_of_the_channel_loses_a_message(server: RedisServer, overflow: str) -> None:
-    """Also with a receiver that does not read, and holds all room."""
+    """Also with a handler that does not get on, and holds all room."""
     inbox, carrier = Inbox[int](), bridge(server, prefetch=16)
+    go = Event()
+
+    async def slow(number: int) -> None:
+        del number
+        await go.wait()
+
     config = ChannelConfig.model_validate({"capacity": 4, "overflow": overflow})
     async with (
         process(bridge(server), JOBS) as publisher,
         process(carrier, JOBS, inbox.put, config=config) as scheduler,
     ):
-        slow = scheduler.subscribe(JOBS)
+        scheduler.on(JOBS)(slow)
         for number in range(100):
             await publisher.publish(JOBS, number)
         await until(lambda: len(inbox.items) >= 4)
-        slow.close()
+        go.set()
         assert await inbox.wait_for(100) == list(range(100))
         await until(lambda: carrier.statistics().acknowledged == 100)
 

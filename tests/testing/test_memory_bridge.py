@@ -11,7 +11,14 @@ import pytest
 from anyio import CancelScope, create_task_group, fail_after, sleep
 from pydantic import BaseModel
 
-from orchestrio import ChannelConfig, EventSendError, Scheduler, Topic
+from orchestrio import (
+    ChannelConfig,
+    EventSendError,
+    LifecycleError,
+    Scheduler,
+    TaskInitializationError,
+    Topic,
+)
 from orchestrio.testing import Harness, MemoryBridge, MemoryServer, harness, virtual_time
 
 
@@ -83,6 +90,40 @@ async def test_each_message_is_handled_in_one_process_when_they_compete() -> Non
     assert here.handled
     assert there.handled
     server.close()
+
+
+async def test_a_recorder_sees_what_is_handled_here_and_a_subscriber_is_refused() -> None:
+    server = MemoryServer()
+    process = Process(server, "compete")
+    async with running(process) as (one,):
+        received = one.record(ORDERS)
+        with pytest.raises(LifecycleError, match="event task"):
+            one.scheduler.subscribe(ORDERS)
+        await one.publish(ORDERS, Order(number=1))
+        assert await received.wait_for(1) == [Order(number=1)]
+    server.close()
+
+
+async def test_a_bridge_is_too_late_for_handlers_that_work() -> None:
+    server = MemoryServer()
+    scheduler = Scheduler()
+    scheduler.add_channel(ORDERS)
+    handled: list[int] = []
+
+    @scheduler.on(ORDERS)
+    async def handle(order: Order) -> None:
+        handled.append(order.number)
+
+    with pytest.raises(TaskInitializationError, match=r"MemoryBridge") as raised:
+        async with scheduler:
+            await scheduler.start()
+            await sleep(1)
+            scheduler.register_background_task(
+                MemoryBridge(server, topics=[ORDERS], mode="compete")
+            )
+            await sleep(1)
+    server.close()
+    assert "handler of it works already" in str(raised.value.__cause__)
 
 
 async def test_a_message_whose_handler_failed_goes_to_another_process() -> None:

@@ -219,7 +219,8 @@ class EventBus(Generic[E]):
         :return: the receiver, to be closed by the caller; it gets the channel's `replay` first
         :raises InvalidChannelError: if the event has no channel
         :raises LifecycleError: if the bus has been closed, or its scheduler is stopping and has
-            handled what was published: that is when all receivers end
+            handled what was published: that is when all receivers end; or if a bridge with
+            ``mode="compete"`` carries the event, whose messages are for event tasks
         """
         return self._guests_sender(event).subscribe()
 

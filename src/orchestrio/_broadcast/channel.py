@@ -28,12 +28,20 @@ from .._model.words import in_words
 from .acknowledgements import Acknowledgements
 from .home import Home
 
-__all__ = ["BUDGET", "Channel", "ChannelStatistics", "Reader", "Waiter"]
+__all__ = ["BUDGET", "FOR_TASKS", "Channel", "ChannelStatistics", "Reader", "Waiter"]
 
 T = TypeVar("T")
 
 BUDGET: Final = 256
 """How many items a stream hands over without letting other tasks run."""
+
+FOR_TASKS: Final = (
+    'a bridge with mode="compete" carries it, which gives each message to one process and asks its'
+    " event tasks whether they have handled it. What subscribe() or wait_for() returns would see a"
+    " part of them, and acknowledge none. Read them in an event task, as by @scheduler.on(), or give"
+    ' the bridge mode="broadcast".'
+)
+"""Why event tasks alone may read what a bridge wants to have acknowledged, and what helps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,7 @@ class Reader(Protocol):
     channel: Any
     position: int
     is_guest: bool
+    is_at_work: bool
 
     @property
     def where(self) -> int:
@@ -108,6 +117,7 @@ class Channel(Generic[T]):
         "forgotten",
         "holding",
         "home",
+        "is_for_tasks",
         "items",
         "keeps",
         "kept",
@@ -184,6 +194,8 @@ class Channel(Generic[T]):
         self.confirmation: Callable[[int], Awaitable[None]] | None = None
         #: who is told that an item has been handled, if anybody wants to know
         self.acknowledgements: Acknowledgements | None = None
+        #: whether event tasks alone may read it: whoever else does would acknowledge nothing
+        self.is_for_tasks: bool = False
         #: called when one no longer waits for room of whom nobody knows who it is: see `Waits`
         self.wait_ended: Callable[[], None] | None = None
         self.home: Home = home

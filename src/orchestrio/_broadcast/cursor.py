@@ -42,7 +42,17 @@ class Cursor(Generic[T]):
     :param is_guest: whether it ends when a scheduler has handled what was published, in its stop
     """
 
-    __slots__ = ("_slot_0", "channel", "closed", "halted", "is_guest", "missed", "position", "walk")
+    __slots__ = (
+        "_slot_0",
+        "channel",
+        "closed",
+        "halted",
+        "is_at_work",
+        "is_guest",
+        "missed",
+        "position",
+        "walk",
+    )
 
     def __init__(
         self,
@@ -58,6 +68,8 @@ class Cursor(Generic[T]):
         self.closed: bool = False
         self.halted: bool = False  # whether there is nothing to read here: closed, or paused
         self.is_guest: bool = is_guest
+        #: whether the work of an event task reads here
+        self.is_at_work: bool = False
         #: an iterator of the log, while it walks
         self.walk: Iterator[T] | None = None
         self._slot_0 = 0  # the number of the item in the log's slot 0, as the walk counts

@@ -16,7 +16,7 @@ from .._model.settings import ChannelConfig
 from .acknowledgements import Acknowledgements
 from .backpressure import append_in_turn
 from .bus import EventBus
-from .channel import Channel
+from .channel import FOR_TASKS, Channel
 from .cursor import Cursor
 from .streams import channel_of
 
@@ -28,7 +28,7 @@ U = TypeVar("U")
 
 @final
 class Relay(Generic[T, U]):
-    """The two ends of a channel that a bridge has taken over, for as long as the bus lives.
+    """The two ends of a channel that a bridge has taken over, until it is released.
 
     The outgoing channel has the capacity and the overflow policy of the one it was made for: the
     backpressure of a slow bridge is that of a slow receiver.
@@ -37,13 +37,17 @@ class Relay(Generic[T, U]):
     :param event: the event; it has a channel
     :param admit: called with each message in the sender's own task; returns what to store for the
         bridge, or raises `EventSendError`
+    :param keep: whether nothing that was accepted is overwritten or dropped on its way out, but
+        senders wait for room, whatever the channel does when it is full
     :raises InvalidChannelError: if the event has no channel
     :raises LifecycleError: if another bridge has taken it over
     """
 
-    __slots__ = ("_front", "_lossless", "outgoing")
+    __slots__ = ("_front", "outgoing")
 
-    def __init__(self, bus: EventBus[Hashable], event: Any, admit: Callable[[T], U]) -> None:
+    def __init__(
+        self, bus: EventBus[Hashable], event: Any, admit: Callable[[T], U], *, keep: bool = False
+    ) -> None:
         with bus.clone_sender(event) as sender:
             front = cast("Channel[T]", channel_of(sender))
         if front.relayed_to is not None:
@@ -54,7 +58,7 @@ class Relay(Generic[T, U]):
             return admit(message if check is None else check(message))
 
         outbox = Channel[Any](
-            ChannelConfig(capacity=front.capacity, overflow=front.overflow),
+            ChannelConfig(capacity=front.capacity, overflow="block" if keep else front.overflow),
             event,
             cast("Callable[[Any], Any]", check_and_admit),
             front.home,
@@ -63,7 +67,6 @@ class Relay(Generic[T, U]):
         outbox.senders = 1
         self.outgoing: Cursor[U] = Cursor(outbox)
         self._front = front
-        self._lossless = False
         front.senders += 1  # the bridge is one, so receivers do not end with the last local sender
         front.relayed_to = outbox
         front.set_limits()
@@ -75,15 +78,35 @@ class Relay(Generic[T, U]):
         It holds for tasks whose work begins after this.
 
         :param acknowledgements: who is told
-        :param lossless: whether `deliver` waits for room from now on, whatever the channel does
-            with what is sent when it is full, so that nothing is overwritten or dropped
+        :param lossless: whether each message is to be acknowledged: `deliver` waits for room from
+            now on, whatever the channel does with what is sent when it is full, so that nothing is
+            overwritten or dropped, and nobody but event tasks may subscribe
+        :raises LifecycleError: if somebody reads the channel who would acknowledge nothing, if it
+            is to be `lossless`; then the channel has been released
         """
         front = self._front
-        front.acknowledgements = acknowledgements
-        self._lossless = lossless
         if lossless:
-            front.keeps = True
-            front.find_oldest()
+            readers = [*front.readers]
+            why = None
+            if any(reader.is_guest for reader in readers):
+                why = f"somebody has subscribed to {front}, and {FOR_TASKS}"
+            elif any(reader.is_at_work for reader in readers):
+                why = (
+                    f'a bridge with mode="compete" comes too late for {front}: a handler of it works'
+                    " already, and would acknowledge nothing. Register the bridge before the"
+                    " scheduler starts, or before the tasks that handle what it carries."
+                )
+            if why is not None:
+                self.close()
+                raise LifecycleError(why)
+        front.acknowledgements = acknowledgements
+        front.is_for_tasks = lossless
+        self._set_keeps()
+
+    def _set_keeps(self) -> None:
+        front = self._front
+        front.keeps = front.is_for_tasks or front.overflow != "drop_oldest"
+        front.find_oldest()
 
     def confirm(self, confirmation: Callable[[int], Awaitable[None]]) -> None:
         """Let no ``send()`` return before the message is safe.
@@ -91,6 +114,32 @@ class Relay(Generic[T, U]):
         :param confirmation: awaited with the number of the message in the outgoing channel
         """
         self.outgoing.channel.confirmation = confirmation
+
+    def release(self) -> None:
+        """Give the channel back: what is sent from now on goes to its receivers, without the bridge.
+
+        Whoever waits for room in the outgoing channel goes on there, too. The bridge may still read
+        what it was given before, up to the end of the stream. Doing it again does nothing.
+        """
+        front, outgoing = self._front, self.outgoing.channel
+        if front.relayed_to is not outgoing:
+            return
+        front.relayed_to = None
+        front.acknowledgements = None
+        front.is_for_tasks = False
+        self._set_keeps()
+        front.lose_sender()
+        outgoing.lose_sender()
+
+    def close(self) -> int:
+        """Release the channel, and let go of what was not read; who waits for it to be safe is told.
+
+        :return: how many messages were accepted, and are lost
+        """
+        self.release()
+        left = len(self.outgoing)
+        self.outgoing.close()
+        return left
 
     @property
     def capacity(self) -> int:
@@ -105,7 +154,7 @@ class Relay(Generic[T, U]):
         :raises ~anyio.ClosedResourceError: if the channel has been closed
         """
         front = self._front
-        drops = front.overflow == "drop_newest" and not self._lossless
+        drops = front.overflow == "drop_newest" and not front.is_for_tasks
         if front.shut:
             raise ClosedResourceError
         if (front.blocked or front.is_full()) and not drops:

@@ -37,7 +37,7 @@ from .._model.errors import LifecycleError
 from .._model.refusals import invalid
 from .._model.settings import ChannelConfig, Overflow
 from .backpressure import append_in_turn
-from .channel import BUDGET, Channel, ChannelStatistics
+from .channel import BUDGET, FOR_TASKS, Channel, ChannelStatistics
 from .cursor import Cursor
 from .home import Home
 from .threads import ThreadTurn, wait_confirmed
@@ -224,7 +224,7 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
             elif await self._send_in_turn(channel, admitted):
                 receivers = channel.receivers
             else:
-                continue  # to the bridge that has come in between
+                continue  # by way of a bridge that has come in between, or without it again
             if channel.confirmation is not None:
                 await channel.confirmation(channel.tail - 1)
             return receivers
@@ -235,7 +235,7 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
         def is_wanted() -> bool:
             if self._closed:
                 raise ClosedResourceError
-            if channel.relayed_to is not None:
+            if channel is not self._channel.destination:  # a bridge has come, or gone
                 return False
             channel.require_open()
             return True
@@ -313,8 +313,8 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
                 "send_from_thread() in the event loop's own thread would wait for itself: call"
                 " send_nowait(), or await send(), there"
             )
-        number = ThreadTurn(channel, batch, self.send_many_nowait).take()
-        confirmation = channel.destination.confirmation
+        destination, number = ThreadTurn(channel, batch, self.send_many_nowait).take()
+        confirmation = destination.confirmation
         if confirmation is not None:
             from_thread.run(wait_confirmed, channel, confirmation, number, token=home.token)
 
@@ -334,10 +334,13 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
         :return: the receiver, to be closed by whoever asked for it
         :raises ~anyio.ClosedResourceError: if this stream or its channel has been closed, or the
             scheduler that owns it is stopping and has handled what was published
+        :raises LifecycleError: if a bridge with ``mode="compete"`` carries it
         """
         channel = self._channel
         if self._closed or channel.has_ended:
             raise ClosedResourceError
+        if channel.is_for_tasks:
+            raise LifecycleError(f"nobody can subscribe to {channel}: {FOR_TASKS}")
         return BroadcastReceiveStream(Cursor(channel, replay=channel.replay, is_guest=True))
 
     async def wait_no_receivers(self) -> None:

@@ -52,15 +52,15 @@ class ThreadTurn(Generic[T]):
         self._is_called = False  # whether it is to look soon
         self._admitted: list[Any] = []  # as they are to be stored, from the one at `_sent` on
         self._queue: Channel[Any] | None = None  # in which it waits for room
-        self._result: Future[int] = Future()
+        self._result: Future[tuple[Channel[Any], int]] = Future()
         # The context of a thread that AnyIO runs is that of the task.
         self._sender: Sender | None = current_sender.get()
         self._is_of_task = self._sender is not None
 
-    def take(self) -> int:
+    def take(self) -> tuple[Channel[Any], int]:
         """Send, in the thread that waits for it.
 
-        :return: the number of the last item in its channel
+        :return: where the last item lies, and its number there
         """
         see_whether_cancelled()
         self._demand_life()  # a thread that is told without a hop is told in time
@@ -153,7 +153,8 @@ class ThreadTurn(Generic[T]):
         if not self._result.done():
             self._leave()
             if error is None:
-                self._result.set_result(self._channel.destination.tail - 1)
+                destination = self._channel.destination
+                self._result.set_result((destination, destination.tail - 1))
             else:
                 self._result.set_exception(error)
 

@@ -236,8 +236,9 @@ class EventWorker(Worker, Generic[T]):
         assert delivery is not None
         current_sender.set(self)  # what initialize() has started is not the work
         acknowledgements = delivery.cursor.channel.acknowledgements
-        if acknowledgements is not None and self._reader is None:
+        if acknowledgements is not None and self._reader not in acknowledgements.readers:
             self._reader = acknowledgements.join()
+        delivery.cursor.is_at_work = True
         if self._pool is not None:
             return self._pool.run(self._begin_in_pool, self._failed_in_pool, self._go_on_after_lag)
         handle = self._handle if self._reader is None else self._handle_and_acknowledge
@@ -397,6 +398,7 @@ class EventWorker(Worker, Generic[T]):
                 extra=self.extra(),
             )
         delivery.put_down()
+        delivery.cursor.is_at_work = False
         if delivery.cursor.closed:
             self._stop_acknowledging()
         delivery.drained.notify_all()

@@ -274,13 +274,13 @@ class _Carrier(Generic[T]):
     def take_over(self, bus: Any, max_deliveries: int, *, compete: bool) -> None:
         """Take over the channel of the topic."""
         self._relay = Relay[T, _Sent](bus, self._topic, self._pack)
-        self.join()
         self._max_deliveries = max_deliveries
         self._competes = compete
         self._acknowledgements = Acknowledgements(
             self._begin, self._settled, self._readers_changed.notify_all, about=_about
         )
         self._relay.acknowledge(self._acknowledgements, lossless=compete)
+        self.join()
 
     def join(self) -> None:
         """Read what is sent from now on, or what is left for the group."""
