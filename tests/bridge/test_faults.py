@@ -254,7 +254,6 @@ async def test_a_full_server_holds_publishers_up_and_loses_nothing(server: Redis
     carrier = RedisBridge(server.url, topics=[texts], namespace="test")
     async with process(carrier, texts, config=ChannelConfig(capacity=8, overflow="block")) as here:
         server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
-        server.ask("CONFIG", "SET", "maxmemory", "3mb")
         done = Event()
 
         async def publish() -> None:
@@ -264,6 +263,8 @@ async def test_a_full_server_holds_publishers_up_and_loses_nothing(server: Redis
 
         async with create_task_group() as group:
             group.start_soon(publish)
+            await until(lambda: carrier.statistics().sent > 100)
+            server.ask("CONFIG", "SET", "maxmemory", "1")  # full, and not on the verge of it
             await until(lambda: carrier.statistics().outages > 0)
             await sleep(0.3)
             assert not done.is_set()

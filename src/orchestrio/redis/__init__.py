@@ -13,6 +13,7 @@ except ImportError:  # pragma: no cover  # a test runs this in an interpreter of
 from .admin import ConsumerGroup as ConsumerGroup, TopicAdmin as TopicAdmin
 from .bridge import BridgeStatistics as BridgeStatistics, RedisBridge as RedisBridge
 from .connection import RedisSettings as RedisSettings
+from .database import OutboxError as OutboxError
 from .dead_letters import (
     BuriedMessage as BuriedMessage,
     DeadLetterOutcome as DeadLetterOutcome,
@@ -28,6 +29,7 @@ for _value in (
     ConsumerGroup,
     DeadLetterOutcome,
     DeadLetterReport,
+    OutboxError,
     RedisBridge,
     RedisSettings,
     TopicAdmin,

@@ -27,11 +27,12 @@ from .broadcast import Broadcast
 from .carrier import Carrier, Limits
 from .compete import Compete
 from .connection import TROUBLE, Connection, RedisSettings, Refused, connected, together
+from .database import Database, new_origin
 from .envelope import Format
 from .keys import Keys
 from .leases import RedisLeases
 from .options import BridgeOptions, BridgeSettings
-from .outbox import Database, DiskOutbox, MemoryOutbox, new_origin
+from .outbox import DiskOutbox, MemoryOutbox
 from .reading import read_broadcasts, read_group
 
 __all__ = ["BridgeStatistics", "RedisBridge"]
@@ -123,9 +124,10 @@ class RedisBridge(Bridge):
     :param namespace: keeps programs apart that share a server
     :param options: the fields of `BridgeOptions`, which explains each. Those not given are
         ``mode="broadcast"``; ``group="workers"``, of those that compete; ``outbox=None``, a path;
-        ``max_bytes=1_000_000``, of a payload; ``max_length=100_000`` messages of a topic in the
-        server; ``prefetch=64`` messages of a topic in hand; ``claim_after=30.0`` seconds;
-        ``max_deliveries=5``, of a message; ``max_dead_letters=10_000`` of a topic;
+        ``max_outbox=1_000_000_000`` bytes; ``max_bytes=1_000_000``, of a payload;
+        ``max_length=100_000`` messages of a topic in the server; ``prefetch=64`` messages of a
+        topic in hand; ``claim_after=30.0`` seconds; ``max_deliveries=5``, of a message;
+        ``max_dead_letters=10_000`` of a topic;
         ``lease=10.0`` seconds, of a singleton
     :raises ~pydantic.ValidationError: if an option is not valid; it names the field
     :raises ValueError: if the URL is none, or no topic is given
@@ -155,7 +157,11 @@ class RedisBridge(Bridge):
                     " own",
                     format.event,
                 )
-        self._database = None if checked.outbox is None else Database(checked.outbox)
+        self._database = (
+            None
+            if checked.outbox is None
+            else Database(checked.outbox, limit=checked.max_outbox, topics=set(names))
+        )
         self._origin = ""  # of the process that uses it, which may be a fork of this one
         self._consumer = ""
         self._carriers: list[Carrier[Any]] = []
@@ -216,7 +222,7 @@ class RedisBridge(Bridge):
 
     def _take_over(self, format: Format[Any], bus: EventBus[Any]) -> Carrier[Any]:
         options = self._options
-        relay = Relay[Any, Any](bus, format.event, format.pack)
+        relay = Relay[Any, Any](bus, format.event, format.pack, keep=self._database is not None)
         if self._database is None:
             outbox: MemoryOutbox | DiskOutbox = MemoryOutbox(relay.outgoing, self._origin)
         else:

@@ -28,6 +28,8 @@ class BridgeSettings(Model, frozen=True):
     """With ``"compete"``: those that compete with each other; each group gets all."""
     outbox: Path | None = None
     """Path of an SQLite file that keeps what is published until the server has it."""
+    max_outbox: Annotated[int, Field(strict=True, ge=1_000_000)] = 1_000_000_000
+    """How large that file may get, in bytes, but for a few megabytes; then publishers wait."""
     max_bytes: _Count = 1_000_000
     """How long a payload may be as JSON, in bytes; a longer one is refused at publish."""
     max_length: _Count = 100_000
@@ -63,6 +65,8 @@ class BridgeOptions(TypedDict, total=False):
     """With ``"compete"``: those that compete with each other; each group gets all."""
     outbox: str | Path | None
     """Path of an SQLite file that keeps what is published until the server has it."""
+    max_outbox: int
+    """How large that file may get, in bytes, but for a few megabytes; then publishers wait."""
     max_bytes: int
     """How long a payload may be as JSON, in bytes; a longer one is refused at publish."""
     max_length: int

@@ -2,58 +2,31 @@
 
 from __future__ import annotations
 
-import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from pathlib import Path
-from typing import Final, TypeVar, final
-from uuid import uuid4
+from itertools import accumulate
+from typing import Final, final
 
-from anyio import (
-    CancelScope,
-    CapacityLimiter,
-    ClosedResourceError,
-    EndOfStream,
-    WouldBlock,
-    to_thread,
-)
+from anyio import ClosedResourceError, EndOfStream, WouldBlock
 from typing_extensions import override
 
 from .._broadcast.cursor import Cursor
-from .._model.errors import LaggedError
+from .._model.errors import EventSendError, LaggedError
 from .._model.log import logger
 from .._model.wakeup import Wakeup
+from .database import BATCH, BATCH_BYTES, Batch, Database
 from .envelope import Outgoing
 
-__all__ = ["Database", "DiskOutbox", "MemoryOutbox", "Outbox"]
-
-R = TypeVar("R")
-
-#: How many messages go to the server, or to the disk, in one step, and about how many bytes.
-BATCH: Final = 256
-BATCH_BYTES: Final = 1_000_000
-
-Batch = list[tuple[int, bytes]]
-
-
-def new_origin() -> str:
-    from secrets import token_urlsafe
-    return token_urlsafe(6)
-
+__all__ = ["DiskOutbox", "MemoryOutbox", "Outbox"]
 
 
 class Outbox(ABC):
     """The messages of one topic on their way to the server, in order, each with its number.
 
     :param outgoing: what is published
-    :param encode: makes of a message and its number what lies in the stream
     """
 
-    def __init__(
-        self, outgoing: Cursor[Outgoing], encode: Callable[[Outgoing, int], bytes]
-    ) -> None:
+    def __init__(self, outgoing: Cursor[Outgoing]) -> None:
         self._outgoing = outgoing
-        self._encode = encode
         #: messages overwritten before they could be sent
         self.missed: int = 0
 
@@ -92,7 +65,7 @@ class Outbox(ABC):
     async def next_batch(self) -> Batch:
         """Wait for messages to send: the same ones again until `sent` is called.
 
-        :return: at least one message, in order
+        :return: who they are from, and at least one message, in order
         :raises ~anyio.EndOfStream: if there is none and nothing is published any more
         """
 
@@ -113,28 +86,27 @@ class Outbox(ABC):
 
 @final
 class MemoryOutbox(Outbox):
-    """Keeps nothing that the channel does not, but for the batch in hand."""
+    """Keeps nothing that the channel does not, but for the batch in hand.
 
-    def __init__(
-        self, outgoing: Cursor[Outgoing], origin
-    ) -> None:
-        super().__init__(outgoing, None)
+    :param outgoing: what is published
+    :param origin: who it is from, in this process alone
+    """
+
+    def __init__(self, outgoing: Cursor[Outgoing], origin: str) -> None:
+        super().__init__(outgoing)
         self._origin = origin
         self._number = 0
-        self._in_hand: Batch = []
-        self._rest: Batch = []
+        self._in_hand: list[tuple[int, Outgoing]] = []
+        self._rest: list[tuple[int, Outgoing]] = []
 
     @override
     async def next_batch(self) -> Batch:
         if not self._in_hand:
             if not self._rest:
-                for message in await self._published():
-                    self._number += 1
-                    self._rest.append((self._number, message))
-            stop = size = 0
-            while stop < len(self._rest) and size <= BATCH_BYTES:
-                size += len(self._rest[stop][1].data)
-                stop += 1
+                messages = await self._published()
+                self._rest = list(enumerate(messages, self._number + 1))
+                self._number += len(messages)
+            stop = _fitting(self._rest)
             self._in_hand, self._rest = self._rest[:stop], self._rest[stop:]
         return self._origin, self._in_hand
 
@@ -154,120 +126,37 @@ class MemoryOutbox(Outbox):
 
 
 @final
-class Database:
-    """An SQLite file with what was published, for all topics of one bridge.
-
-    It is locked for as long as it is open: two processes must not send the same messages.
-
-    :param path: the file; it is made if it is not there
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._connection: sqlite3.Connection | None = None
-        self._turn = CapacityLimiter(1)  # a connection is for one thread at a time
-        #: who the messages are from: the same for as long as the file lives, so that a message
-        #: sent again after a crash is known to the server
-        self.origin: str = ""
-
-    async def open(self) -> None:
-        """Open the file, and make it if it is not there.
-
-        :raises ~sqlite3.Error: if it is no database, or another process has it open
-        """
-        if self._connection is None:
-            await self.run(self._open)
-
-    def _open(self) -> None:
-        connection = sqlite3.connect(
-            self._path, timeout=1.0, isolation_level=None, check_same_thread=False
-        )
-        try:
-            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS outbox (number INTEGER PRIMARY KEY AUTOINCREMENT,"
-                " topic TEXT NOT NULL, body BLOB NOT NULL)"
-            )
-            connection.execute("CREATE INDEX IF NOT EXISTS by_topic ON outbox (topic, number)")
-            connection.execute("CREATE TABLE IF NOT EXISTS origin (name TEXT NOT NULL)")
-            row = connection.execute("SELECT name FROM origin").fetchone()
-            if row is None:
-                row = (uuid4().hex,)
-                connection.execute("INSERT INTO origin VALUES (?)", row)
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.close()
-            raise
-        self.origin = str(row[0])
-        self._connection = connection
-
-    async def close(self) -> None:
-        """Close the file; what is in it is sent when it is opened again."""
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            await self.run(connection.close)
-
-    async def run(self, function: Callable[[], R]) -> R:
-        """Do something in a worker thread. It is not interrupted: it happened or it did not."""
-        with CancelScope(shield=True):
-            return await to_thread.run_sync(function, limiter=self._turn)
-        raise AssertionError("nobody cancels that scope")
-
-    @property
-    def connection(self) -> sqlite3.Connection:
-        """The open file; one thread at a time."""
-        assert self._connection is not None
-        return self._connection
-
-
-@final
 class DiskOutbox(Outbox):
     """Keeps on disk what was published until the server has it.
 
     `spool` moves what is published to the disk; ``send()`` returns when it is there.
 
-    :param outgoing: what is published
-    :param encode: see `Outbox`
+    :param outgoing: what is published; nothing of it is overwritten
     :param database: the file
     :param topic: which messages in it are these
     """
 
-    def __init__(
-        self,
-        outgoing: Cursor[Outgoing],
-        encode: Callable[[Outgoing, int], bytes],
-        database: Database,
-        topic: str,
-    ) -> None:
-        super().__init__(outgoing, encode)
+    def __init__(self, outgoing: Cursor[Outgoing], database: Database, topic: str) -> None:
+        super().__init__(outgoing)
         self._database = database
         self._topic = topic
         self._safe = 0  # the number in the channel of the first message that is not on disk
         self._stored = 0  # messages on disk
         self._changed: Final = Wakeup()  # what is on disk
-        self._last = 0  # the number of the last message of the batch in hand
+        self._in_hand: list[tuple[int, Outgoing]] = []  # of those
         self._ended = False
-        self._taken: list[Outgoing] = []
+        self._taken: Batch = ("", [])  # on their way to the disk
 
     @override
     async def load(self) -> None:
-        def count() -> int:
-            (found,) = self._database.connection.execute(
-                "SELECT COUNT(*) FROM outbox WHERE topic = ?", (self._topic,)
-            ).fetchone()
-            return int(found)
-
-        self._stored = await self._database.run(count)
+        self._stored = await self._database.count(self._topic)
 
     @override
     async def spool(self) -> None:
         try:
             while True:
-                await self._store()
-                self._taken = await self._published()
+                await self._store(wait=True)
+                self._taken = self._database.number(await self._published())
         except EndOfStream:
             self._ended = True
             self._changed.notify_all()
@@ -275,95 +164,67 @@ class DiskOutbox(Outbox):
     @override
     async def spool_rest(self) -> None:
         while True:
-            await self._store()
+            await self._store(wait=False)  # there is nobody left to make room
             try:
-                self._taken = self._outgoing.take(BATCH)
+                self._taken = self._database.number(self._outgoing.take(BATCH))
             except LaggedError as lag:
                 self._lag(lag)
             except (WouldBlock, EndOfStream):
                 return
 
-    async def _store(self) -> None:
-        """Write to the disk what was taken; if that fails, it is still taken."""
-        messages = self._taken
-        if not messages:
-            return
+    async def _store(self, *, wait: bool) -> None:
+        """Write to the disk what was taken; what is not there yet is still taken.
 
-        def insert() -> None:
-            connection = self._database.connection
-            connection.execute("BEGIN")
-            try:
-                row = connection.execute(
-                    "SELECT seq FROM sqlite_sequence WHERE name = 'outbox'"
-                ).fetchone()
-                first = int(row[0]) + 1 if row else 1
-                connection.executemany(
-                    "INSERT INTO outbox VALUES (?, ?, ?)",
-                    [
-                        (number, self._topic, self._encode(message, number))
-                        for number, message in enumerate(messages, first)
-                    ],
-                )
-                connection.execute("COMMIT")
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-
-        await self._database.run(insert)
-        self._taken = []
-        self._stored += len(messages)
-        self._safe = self._outgoing.position
-        self._changed.notify_all()
-        self._outgoing.channel.changed.notify_all()
+        :param wait: whether to wait for room in the file
+        """
+        origin, messages = self._taken
+        while messages:
+            part = messages[: _fitting(messages)]
+            if wait:
+                await self._database.wait_for_room()
+            await self._database.store(self._topic, (origin, part))
+            del messages[: len(part)]
+            self._stored += len(part)
+            self._safe = self._outgoing.position - len(messages)
+            self._changed.notify_all()
+            self._outgoing.channel.changed.notify_all()
 
     async def wait_safe(self, number: int) -> None:
         """Wait until a message is on disk, also while the bridge is restarted.
 
         :param number: the message's number in the channel
-        :raises ~anyio.ClosedResourceError: if it never will be, because the channel was closed
+        :raises ~anyio.ClosedResourceError: if it may never be, because the channel was closed
+        :raises EventSendError: if it never will be, because the bridge was removed
         """
         channel = self._outgoing.channel
         while self._safe <= number:
+            if self._outgoing.closed:
+                raise EventSendError(
+                    f"a message on {channel} was not sent: its bridge was removed before it could be"
+                    " stored. Publish it again: it goes to the receivers in this process.",
+                    channel.event,
+                )
             if channel.shut:
                 raise ClosedResourceError
             await channel.changed.wait()
 
     @override
     async def next_batch(self) -> Batch:
-        while not self._stored:
-            if self._ended:
-                raise EndOfStream
-            await self._changed.wait()
-
-        def select() -> Batch:
-            rows = self._database.connection.execute(
-                "SELECT number, body FROM outbox WHERE topic = ? ORDER BY number LIMIT ?",
-                (self._topic, BATCH),
-            )
-            batch: Batch = []
-            size = 0
-            for number, body in rows:
-                batch.append((number, body))
-                size += len(body)
-                if size > BATCH_BYTES:
-                    break
-            return batch
-
-        batch = await self._database.run(select)
-        self._last = batch[-1][0]
-        return batch
+        while True:
+            while not self._stored:
+                if self._ended:
+                    raise EndOfStream
+                await self._changed.wait()
+            origin, self._in_hand = await self._database.first(self._topic)
+            if self._in_hand:
+                return origin, self._in_hand
+            await self.load()  # what was cancelled in the middle may have gone uncounted
 
     @override
     async def sent(self) -> None:
-        last = self._last
-
-        def delete() -> int:
-            return self._database.connection.execute(
-                "DELETE FROM outbox WHERE topic = ? AND number <= ?", (self._topic, last)
-            ).rowcount
-
-        deleted = await self._database.run(delete)
-        self._stored -= deleted  # read after the await: meanwhile others were stored
+        await self._database.forget(self._topic, self._in_hand[-1][0])
+        self._stored -= len(self._in_hand)  # now: meanwhile others were stored
+        await self._database.shrink()
 
     @property
     @override
@@ -373,4 +234,10 @@ class DiskOutbox(Outbox):
     @property
     @override
     def unsent(self) -> int:
-        return self._stored + len(self._taken) + len(self._outgoing)
+        return self._stored + len(self._taken[1]) + len(self._outgoing)
+
+
+def _fitting(messages: list[tuple[int, Outgoing]]) -> int:
+    """Return how many of the first messages are one step: all, or as many as reach its bytes."""
+    sizes = accumulate(len(message.data) for _, message in messages)
+    return next((count for count, size in enumerate(sizes, 1) if size > BATCH_BYTES), len(messages))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final, Literal, Self, TypeAlias, TypedDict, fi
 from pydantic import BaseModel, ConfigDict, SecretStr
 from typing_extensions import Unpack
 
-from .. import BackgroundTask, Topic
+from .. import BackgroundTask, SchedulerError, Topic
 
 _Mode: TypeAlias = Literal["broadcast", "compete"]
 
@@ -30,10 +30,15 @@ class RedisSettings(BaseModel, frozen=True):
     @classmethod
     def from_url(cls, url: str) -> Self: ...
 
+class OutboxError(SchedulerError):
+    path: Path
+    def __init__(self, message: str, path: Path) -> None: ...
+
 class BridgeOptions(TypedDict, total=False):
     mode: _Mode
     group: str
     outbox: str | Path | None
+    max_outbox: int
     max_bytes: int
     max_length: int
     prefetch: int
