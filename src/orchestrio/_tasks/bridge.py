@@ -23,7 +23,14 @@ class Bridge(BackgroundTask):
 
     @abstractmethod
     def let_go(self) -> None:
-        """Give the channels back: it was removed, and comes back no more."""
+        """Give the channels back: it is being removed, and comes back no more.
+
+        What it was given before it may still send, until `close` is called.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what could not be sent: it has been removed."""
 
     @property
     def cut_off(self) -> str | None:

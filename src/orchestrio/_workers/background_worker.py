@@ -15,6 +15,7 @@ from .._tasks.registry import RegisteredTask
 from .._tasks.task import BackgroundTask
 from .run import Run
 from .tree import Branch
+from .wanted import Wanted
 from .worker import Supervision, Worker
 
 __all__ = ["BackgroundWorker"]
@@ -95,10 +96,16 @@ class BackgroundWorker(Worker):
         return self._task.cut_off if isinstance(self._task, Bridge) else None
 
     @override
+    def want(self, wanted: Wanted) -> None:
+        super().want(wanted)
+        if wanted is Wanted.REMOVE and isinstance(self._task, Bridge):
+            self._task.let_go()
+
+    @override
     def be_gone(self) -> None:
         super().be_gone()
         if isinstance(self._task, Bridge):
-            self._task.let_go()
+            self._task.close()
 
     @override
     def update_subscription(self) -> None:

@@ -20,6 +20,7 @@ from .._model.log import logger
 from .._model.settings import Backoff, wait_before
 from .._model.topics import Topic
 from .._model.wakeup import Wakeup
+from .._model.words import counted
 from .._tasks.bridge import Bridge
 from .._tasks.context import current_run
 from .._tasks.events import TaskLagged
@@ -209,15 +210,26 @@ class RedisBridge(Bridge):
         self._receiving = CancelScope()
         if not self._origin:
             self._origin, self._consumer = new_origin(), uuid4().hex
-        if self._database is not None:
-            await self._database.open()
-        for format in self._formats[len(self._carriers) :]:
-            self._carriers.append(self._take_over(format, run.services.bus))
-        for carrier in self._competes:
-            carrier.open()
-        for carrier in self._carriers:
-            await carrier.outbox.load()
-        await self._keep(self._join)
+        is_first = not self._carriers
+        try:
+            if self._database is not None:
+                await self._database.open()
+            for format in self._formats[len(self._carriers) :]:
+                self._carriers.append(self._take_over(format, run.services.bus))
+            for carrier in self._competes:
+                carrier.open()
+            for carrier in self._carriers:
+                await carrier.outbox.load()
+            await self._keep(self._join)
+        except BaseException:
+            if is_first:  # nobody has counted on it yet
+                self.close()
+                for carriers in (self._carriers, self._broadcasts, self._competes):
+                    carriers.clear()
+            if self._database is not None:
+                with CancelScope(shield=True):
+                    await self._database.close()
+            raise
         run.services.leases = self._leases
 
     def _take_over(self, format: Format[Any], bus: EventBus[Any]) -> Carrier[Any]:
@@ -282,7 +294,19 @@ class RedisBridge(Bridge):
 
     @override
     def let_go(self) -> None:
-        """Give the channels back."""
+        for carrier in self._carriers:
+            carrier.relay.release()
+
+    @override
+    def close(self) -> None:
+        lost = sum(carrier.relay.close() for carrier in self._carriers)
+        if lost:
+            logger.warning(
+                "%s were accepted and are lost: the bridge to %s has been removed before it could"
+                " take them",
+                counted(lost, "messages"),
+                self._settings,
+            )
 
     @property
     @override
@@ -296,21 +320,33 @@ class RedisBridge(Bridge):
     async def shutdown(self) -> None:
         """Send what is left, acknowledge what was handled, and leave."""
         try:
-            for carrier in self._carriers:
-                await carrier.outbox.spool_rest()
-            if self._carriers:
-                # What is on disk can wait for the next process; with nothing to lose, so can all.
-                owes = self._database is None and any(carrier.owes for carrier in self._carriers)
-                await self._keep(self._finish, once=not owes)
+            await together(*(carrier.outbox.spool_rest for carrier in self._carriers))
         finally:
-            unsent = sum(carrier.outbox.unsent for carrier in self._carriers)
-            if unsent:
-                where = "wait on disk" if self._database else "are in memory alone"
-                logger.warning(
-                    "%d messages have not reached %s: they %s", unsent, self._settings, where
-                )
-            if self._database is not None:
-                await self._database.close()
+            try:
+                if self._carriers:
+                    # What is on disk can wait for the next process; with nothing to lose, so can
+                    # all.
+                    in_memory = self._database is None
+                    owes = in_memory and any(carrier.owes for carrier in self._carriers)
+                    await self._keep(self._finish, once=not owes)
+            finally:
+                self._say_what_is_left()
+                if self._database is not None:
+                    await self._database.close()
+
+    def _say_what_is_left(self) -> None:
+        unsent = sum(carrier.outbox.unsent for carrier in self._carriers)
+        on_disk = 0
+        if self._database is not None:
+            on_disk = sum(carrier.outbox.ready for carrier in self._carriers)
+        if unsent:
+            logger.warning(
+                "%s have not reached %s: %d are on disk, %d in memory alone",
+                counted(unsent, "messages"),
+                self._settings,
+                on_disk,
+                unsent - on_disk,
+            )
 
     async def _finish(self, connection: Connection) -> None:
         for carrier in self._carriers:

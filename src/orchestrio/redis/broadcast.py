@@ -117,9 +117,9 @@ class Broadcast(Carrier[T]):
         except Unreadable as error:
             self.bury(entry, str(error), 1)
         else:
-            number = await self._relay.deliver(message.data)
+            number = await self.relay.deliver(message.data)
             self._infos[number] = message.info(0)
-            if len(self._infos) > self._relay.capacity:  # that was read, or overwritten
+            if len(self._infos) > self.relay.capacity:  # that was read, or overwritten
                 del self._infos[next(iter(self._infos))]
             self.counts.received += 1
         self._inbox.popleft()

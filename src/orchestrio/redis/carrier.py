@@ -103,7 +103,7 @@ class Carrier(ABC, Generic[T]):
         self.outbox: Final = outbox
         self.counts: Final = Counts()
         self._format: Final = format
-        self._relay: Final = relay
+        self.relay: Final = relay
         self._limits: Final = limits
         self._changed: Final = changed
         self._joining: Final = Lock()

@@ -273,7 +273,7 @@ class Compete(Carrier[T]):
                 self._cannot_read(job, error)
             else:
                 job.message = message
-                number = await self._relay.deliver(message.data)
+                number = await self.relay.deliver(message.data)
                 self._hand[number] = job
                 self.counts.received += 1
                 self._acknowledgements.expect(number)

@@ -241,7 +241,13 @@ class MemoryBridge(Bridge):
 
     @override
     def let_go(self) -> None:
-        pass
+        for carrier in self._carriers:
+            carrier.relay.release()
+
+    @override
+    def close(self) -> None:
+        for carrier in self._carriers:
+            carrier.relay.close()
 
     @override
     async def shutdown(self) -> None:
@@ -273,13 +279,13 @@ class _Carrier(Generic[T]):
 
     def take_over(self, bus: Any, max_deliveries: int, *, compete: bool) -> None:
         """Take over the channel of the topic."""
-        self._relay = Relay[T, _Sent](bus, self._topic, self._pack)
+        self.relay = Relay[T, _Sent](bus, self._topic, self._pack)
         self._max_deliveries = max_deliveries
         self._competes = compete
         self._acknowledgements = Acknowledgements(
             self._begin, self._settled, self._readers_changed.notify_all, about=_about
         )
-        self._relay.acknowledge(self._acknowledgements, lossless=compete)
+        self.relay.acknowledge(self._acknowledgements, lossless=compete)
         self.join()
 
     def join(self) -> None:
@@ -291,7 +297,7 @@ class _Carrier(Generic[T]):
 
     async def send(self) -> None:
         """Send what is published here, for ever."""
-        cursor = self._relay.outgoing
+        cursor = self.relay.outgoing
         while True:
             while cursor.must_wait:
                 await cursor.wait()
@@ -302,7 +308,7 @@ class _Carrier(Generic[T]):
                 return
 
     def _send_all(self) -> None:
-        cursor = self._relay.outgoing
+        cursor = self.relay.outgoing
         while not cursor.must_wait:
             try:
                 for sent in cursor.take(256):
@@ -331,12 +337,12 @@ class _Carrier(Generic[T]):
             try:
                 await self._hub.wait_up()
                 message = self._codec.decode(job.sent.data)
-                number = await self._relay.deliver(message)
+                number = await self.relay.deliver(message)
             except BaseException:
                 self._again.send_nowait(job)
                 raise
             self._taken[number] = job
-            while len(self._taken) > self._relay.capacity:  # these were read, or overwritten
+            while len(self._taken) > self.relay.capacity:  # these were read, or overwritten
                 del self._taken[next(iter(self._taken))]
             if self._competes:
                 self._in_hand[number] = job
