@@ -12,7 +12,6 @@ except ImportError:  # pragma: no cover  # a test runs this in an interpreter of
 
 from .admin import ConsumerGroup as ConsumerGroup, TopicAdmin as TopicAdmin
 from .bridge import BridgeStatistics as BridgeStatistics, RedisBridge as RedisBridge
-from .connection import RedisSettings as RedisSettings
 from .database import OutboxError as OutboxError
 from .dead_letters import (
     BuriedMessage as BuriedMessage,
@@ -21,6 +20,7 @@ from .dead_letters import (
 )
 from .envelope import traceparent as traceparent
 from .options import BridgeOptions as BridgeOptions
+from .settings import RedisSettings as RedisSettings
 
 for _value in (
     BridgeOptions,

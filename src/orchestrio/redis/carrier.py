@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from anyio import EndOfStream, Lock
-from coredis.exceptions import ResponseError
 
 from .._broadcast.relay import Relay
 from .._model.errors import InvalidChannelError
@@ -22,6 +21,7 @@ from .._model.words import counted
 from .connection import Connection, Entry
 from .envelope import Format, Outgoing, time_text
 from .keys import Keys
+from .outages import Rejected
 from .outbox import Outbox
 from .scripts import BURY, JOIN, OTHER_MODE, PUBLISH
 
@@ -184,12 +184,12 @@ class Carrier(ABC, Generic[T]):
                     [self.keys.stream, self.keys.about, self.keys.count],
                     [self._mode, self._group, *constants],
                 )
-            except ResponseError as error:
-                words = str(error).split()
-                if words[:1] != [OTHER_MODE]:
+            except Rejected as error:
+                _, found, other = str(error).partition(f"{OTHER_MODE} ")
+                if not found:
                     raise
                 raise InvalidChannelError(
-                    f'{self.name} is carried with mode="{words[1]}" by others, and here with'
+                    f'{self.name} is carried with mode="{other}" by others, and here with'
                     f' mode="{self._mode}": what one keeps the other would trim. Give it the same'
                     f" mode everywhere, or another namespace; if no such process is left, delete"
                     f" the key {self.keys.about}",

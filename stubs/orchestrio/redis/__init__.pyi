@@ -1,4 +1,4 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,6 +11,7 @@ from typing_extensions import Unpack
 from .. import BackgroundTask, SchedulerError, Topic
 
 _Mode: TypeAlias = Literal["broadcast", "compete"]
+_UserAndPassword: TypeAlias = tuple[str | None, str]
 
 traceparent: Final[ContextVar[str | None]]
 
@@ -19,9 +20,15 @@ class RedisSettings(BaseModel, frozen=True):
     host: str = "localhost"
     port: int = 6379
     socket: str | None = None
+    sentinels: tuple[str, ...] = ()
+    service: str | None = None
+    cluster: tuple[str, ...] = ()
     database: int = 0
     username: str | None = None
     password: SecretStr | None = None
+    credentials: Callable[[], _UserAndPassword | Awaitable[_UserAndPassword]] | None = None
+    sentinel_username: str | None = None
+    sentinel_password: SecretStr | None = None
     tls: bool = False
     tls_ca: Path | None = None
     tls_certificate: Path | None = None

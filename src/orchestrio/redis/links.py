@@ -1,0 +1,253 @@
+"""`Link`: one connection to one server, on which requests follow each other without waiting.
+
+The client library brings the protocol, with its handshake; pools, retries and routes of its own
+are left out, since what a bridge needs is known here: one connection a session, and nothing sent
+twice unless the bridge says so.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from typing import Any, Final, final
+
+from anyio import (
+    CancelScope,
+    ClosedResourceError,
+    EndOfStream,
+    Event,
+    connect_tcp,
+    connect_unix,
+    sleep_forever,
+)
+from anyio.abc import ByteStream
+from coredis.connection import BaseConnection, TCPLocation
+from coredis.exceptions import InvalidResponse, RedisError
+from coredis.typing import RedisValueT
+from typing_extensions import override
+
+from .outages import Rejected, distrust, is_answer, verdict
+from .settings import Address
+
+__all__ = ["Link", "dial"]
+
+
+async def dial(where: Address | str, context: ssl.SSLContext | None) -> ByteStream:
+    """Connect to a server, with or without TLS.
+
+    :param where: its address, or the path of its socket
+    :param context: how to encrypt, if one is to
+    :raises OSError: if nobody is there
+    :raises Rejected: if one of both does not trust the other
+    """
+    if isinstance(where, str):
+        return await connect_unix(where)
+    try:
+        if context is None:
+            return await connect_tcp(where.host, where.port)
+        return await connect_tcp(
+            where.host,
+            where.port,
+            tls=True,
+            ssl_context=context,
+            tls_standard_compatible=False,
+        )
+    except ssl.SSLError as error:
+        raise _without_trust(where, error) or error from None
+
+
+def _without_trust(where: Address | str, error: BaseException | None) -> Rejected | None:
+    why = distrust(error)
+    return None if why is None else Rejected(f"the server at {where} cannot be trusted: {why}")
+
+
+@final
+class Link:
+    """A connection; a task runs it, and anybody asks.
+
+    :param where: who is at the other end
+    :param stream: the connection
+    :param username: who to log in as, if with a password
+    :param password: and with what
+    :param database: the number of the database
+    """
+
+    def __init__(
+        self,
+        where: Address | str,
+        stream: ByteStream,
+        username: str | None = None,
+        password: str | None = None,
+        database: int = 0,
+    ) -> None:
+        self.where: Final = where
+        self._wire = _Wire(stream, self._hang_up)
+        self._protocol = _Protocol(self._wire, username, password, database)
+        self._settled = Event()  # when the handshake is over, for better or worse
+        self._error: Exception | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is there, as far as is known."""
+        return self._protocol.usable
+
+    async def run(self) -> None:
+        """Keep it until it breaks or is closed; nothing is raised here."""
+        # The client takes a cancellation for a fault of the server, and logs it: it is hung up.
+        with CancelScope(shield=True):
+            try:
+                await self._protocol.run(task_status=self)
+            except Exception as error:
+                self._error = error
+            finally:
+                self._settled.set()
+
+    def started(self, value: None = None) -> None:
+        """Note that the handshake is over."""
+        if self._wire.over:
+            self._protocol.invalidate()
+        self._settled.set()
+
+    async def opened(self) -> None:
+        """Wait until one can ask.
+
+        :raises Refused: if the server does not take us now
+        :raises Rejected: or never will
+        :raises OSError: if the connection broke
+        """
+        await self._settled.wait()
+        if self._protocol.usable:
+            return
+        error = self._error
+        if isinstance(error, InvalidResponse):
+            raise Rejected(f"what listens at {self.where} does not speak the protocol of Redis")
+        if isinstance(error, RedisError) and is_answer(error):
+            raise verdict(error, f"logging in at {self.where}")
+        raise self._lost()
+
+    def close(self) -> None:
+        """Have it end at once, whatever the server does."""
+        self._wire.over = True
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._protocol.usable:
+            self._protocol.invalidate()
+        else:
+            self._wire.waiting.cancel()
+
+    async def ask(
+        self,
+        command: bytes,
+        *words: RedisValueT,
+        timeout: float,
+        blocks: bool = False,
+        asking: bool = False,
+    ) -> Any:
+        """Send a command, and return the answer.
+
+        :param command: its name
+        :param words: its arguments
+        :param timeout: how long the answer may take, in seconds
+        :param blocks: whether it waits in the server, and may have taken something if it is
+            cancelled: then the connection is closed, so that the server knows
+        :param asking: whether to say ASKING before: the slot is just moving there
+        :raises RedisError: if the server answers with an error
+        :raises OSError: if it does not answer
+        """
+        try:
+            if asking:
+                self._protocol.create_request(b"ASKING")
+            return await self._protocol.create_request(
+                command,
+                *words,
+                decode=False,
+                timeout=timeout,
+                disconnect_on_cancellation=blocks,
+            )
+        except TimeoutError:
+            raise
+        except Exception as error:
+            if is_answer(error):
+                raise
+            raise self._lost() from None
+
+    def _lost(self) -> Exception:
+        broken = self._wire.broken
+        rejected = _without_trust(self.where, broken)
+        if rejected is not None:
+            return rejected
+        why = "" if broken is None or isinstance(broken, EndOfStream) else f": {broken!r}"
+        return ConnectionResetError(f"the connection to {self.where} was lost{why}")
+
+
+@final
+class _Protocol(BaseConnection):
+    """The protocol of Redis on a connection that is there already."""
+
+    def __init__(
+        self, wire: _Wire, username: str | None, password: str | None, database: int
+    ) -> None:
+        # What is waited for, and how long, is said with each request.
+        super().__init__(TCPLocation("", 0), username=username, password=password, db=database)
+        self._wire = wire
+        wire.ready = lambda: self.usable
+
+    @override
+    async def _connect(self) -> ByteStream:
+        return self._wire
+
+    @override
+    def describe(self) -> str:
+        return "a connection"
+
+
+@final
+class _Wire(ByteStream):
+    """A connection that ends in silence.
+
+    The client logs a traceback for each one that breaks. So what breaks is kept here, and
+    the client sees one that was closed on purpose.
+    """
+
+    def __init__(self, stream: ByteStream, hang_up: Callable[[], None]) -> None:
+        self._stream = stream
+        self._hang_up = hang_up
+        self.ready: Callable[[], bool]
+        self.waiting = CancelScope()  # around what is waited for in the handshake
+        self.over = False
+        self.broken: Exception | None = None
+
+    @override
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        try:
+            if self.ready():
+                return await self._stream.receive(max_bytes)
+            if not self.over:
+                with CancelScope() as self.waiting:
+                    return await self._stream.receive(max_bytes)
+        except Exception as error:
+            await self._break(error)
+        raise ClosedResourceError
+
+    @override
+    async def send(self, item: bytes) -> None:
+        try:
+            await self._stream.send(item)
+        except Exception as error:
+            await self._break(error)
+
+    async def _break(self, error: Exception) -> None:
+        self.broken = self.broken or error
+        if self.ready():
+            self._hang_up()
+            await sleep_forever()  # which has been cancelled
+        raise ClosedResourceError
+
+    @override
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    @override
+    async def aclose(self) -> None:
+        await self._stream.aclose()
