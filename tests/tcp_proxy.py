@@ -1,7 +1,8 @@
-"""A TCP proxy that drops, delays and half-closes what goes through it, in a thread of its own."""
+"""A TCP proxy that drops, delays, half-closes and answers what goes through it, in a thread."""
 
 from __future__ import annotations
 
+import re
 import select
 import socket
 import threading
@@ -23,6 +24,8 @@ class Proxy:
         self.delay = 0.0
         #: whether to swallow all that comes, in both directions
         self.silent = False
+        #: how to answer each command of Redis, in place of the server
+        self.answer: bytes | None = None
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -84,7 +87,9 @@ class Proxy:
             other = server if end is client else client
             try:
                 data = end.recv(65536)
-                if data and not self.silent:
+                if data and self.answer is not None and end is client:
+                    client.sendall(self.answer * _commands(data))
+                elif data and not self.silent:
                     if end is server and self.delay:
                         time.sleep(self.delay)
                     other.sendall(data)
@@ -94,3 +99,8 @@ class Proxy:
                 self._pairs.remove(pair)
                 client.close()
                 server.close()
+
+
+def _commands(data: bytes) -> int:
+    """How many commands of Redis there are in some bytes, if none of their words has a star."""
+    return len(re.findall(rb"(?:^|\n)\*\d", data))

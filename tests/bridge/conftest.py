@@ -3,44 +3,48 @@
 from __future__ import annotations
 
 import gc
-import warnings
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from redis_server import BINARY, RedisServer
 
-#: A client of coredis whose connection is refused leaves unclosed streams of AnyIO behind.
-LEFT_BEHIND = "Unclosed <MemoryObject"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.parent == Path(__file__).parent:
-            item.add_marker(pytest.mark.filterwarnings(f"ignore:{LEFT_BEHIND}:ResourceWarning"))
-
-
-def collect() -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", LEFT_BEHIND, ResourceWarning)
-        gc.collect()
-
 
 @pytest.fixture(scope="module", autouse=True)
 def pass_over_what_was_there() -> Iterator[None]:
     """Keep the thousands of tests from the collector, which else is what takes longest here."""
-    collect()
+    gc.collect()
     gc.freeze()
     yield
     gc.unfreeze()
-    collect()
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
 def leave_nothing_behind() -> Iterator[None]:
-    """Collect what clients leave behind here, after all other fixtures, and not in a later test."""
+    """Collect what is left behind here, after all other fixtures, and not in a later test."""
     yield
-    collect()
+    gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def the_client_logs_nothing() -> Iterator[None]:
+    """A broken connection is told by the bridge, in one line; the client would give tracebacks."""
+    records: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record.getMessage())
+
+    logger, handler = logging.getLogger("coredis"), Keep()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    yield
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+    assert records == []
 
 
 @pytest.fixture

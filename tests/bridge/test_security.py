@@ -159,6 +159,58 @@ def test_a_url_that_is_none_is_refused_without_being_repeated(url: str) -> None:
     assert "URL" in str(raised.value) or "port" in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "fields"),
+    [
+        ("valkey://h", {"host": "h"}),
+        ("valkeys://:pw@[::1]:7/3", {"host": "::1", "port": 7, "database": 3, "tls": True}),
+        (
+            "redis+sentinel://u:pw@a,b:2/my%2Fmain/3",
+            {"sentinels": ("a:26379", "b:2"), "service": "my/main", "database": 3},
+        ),
+        ("rediss+sentinel://a/main", {"sentinels": ("a:26379",), "service": "main", "tls": True}),
+        ("redis+cluster://u:pw@a,[::2]:4", {"cluster": ("a:6379", "[::2]:4")}),
+        ("valkeys+cluster://a", {"cluster": ("a:6379",), "tls": True}),
+    ],
+)
+def test_urls_of_other_servers(url: str, fields: dict[str, object]) -> None:
+    found = RedisSettings.from_url(url).model_dump(exclude_defaults=True)
+    assert fields.items() <= found.items()
+    assert ("password" in found) == ("pw" in url)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("redis://a,b", "one host"),
+        ("redis+sentinel://a,b", "names the primary"),
+        ("redis+sentinel://a/main/one", "a number"),
+        ("redis+cluster://a/3", "no database but 0"),
+        ("redis+ring://a", "not a URL"),
+    ],
+)
+def test_urls_that_contradict_themselves(url: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        RedisSettings.from_url(url)
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"sentinels": ("a",)}, "sentinels and service go together"),
+        ({"service": "main"}, "sentinels and service go together"),
+        ({"cluster": ("a",), "socket": "/s"}, "one of socket, sentinels and cluster"),
+        ({"cluster": ("a b",)}, "host:port"),
+        ({"cluster": ("redis://a",)}, "host:port"),
+        ({"sentinel_password": "pw"}, "are for sentinels"),
+    ],
+)
+def test_settings_that_contradict_each_other(fields: dict[str, object], why: str) -> None:
+    with pytest.raises(ValidationError, match=why) as raised:
+        RedisSettings.model_validate({**fields, "password": SECRET})
+    assert SECRET not in str(raised.value)
+
+
 def test_the_url_of_a_socket() -> None:
     settings = RedisSettings.from_url("unix:///run/redis%20one.sock")
     assert settings.socket == "/run/redis one.sock"
@@ -231,6 +283,15 @@ async def test_a_server_that_cannot_be_trusted_gets_nothing(
         async with process(bridge(settings), NUMBERS):
             pass
     assert server.all_keys() == []
+
+
+async def test_who_shows_no_certificate_is_told_that_one_is_wanted(
+    tls_port: int, tmp_path: Path
+) -> None:
+    settings = RedisSettings(port=tls_port, tls=True, tls_ca=tmp_path / "ca.pem")
+    with pytest.raises(TaskInitializationError, match="cannot be trusted: .*certificate required"):
+        async with process(bridge(settings), NUMBERS):
+            pass
 
 
 # -- what a bridge takes ---------------------------------------------------------------------

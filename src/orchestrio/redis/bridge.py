@@ -366,7 +366,7 @@ class RedisBridge(Bridge):
                 answers = False
                 try:
                     async with connected(self._settings) as connection:
-                        await connection.ping()
+                        await connection.ping([carrier.stream for carrier in self._carriers])
                         answers = True
                         if refused:  # and only doing it will tell whether it still is
                             connection.when_done(partial(self._is_up, loop))

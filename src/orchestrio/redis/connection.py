@@ -55,6 +55,10 @@ class Script:
         return lines[int(found[1]) - 1].strip()
 
 
+#: Asks nothing of a node but whether it has the slot of a key, and needs no right of its own.
+_NOTHING: Final = Script("return 0")
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -91,8 +95,15 @@ class Connection:
         """Have something called, once, when the server has done something."""
         self._done = call
 
-    async def ping(self) -> None:
-        """Make sure that the server answers."""
+    async def ping(self, keys: Sequence[str]) -> None:
+        """Make sure that the server answers, in a cluster each node that has one of some keys.
+
+        :param keys: what is going to be asked for
+        """
+        if self._settings.cluster:
+            for key in keys:
+                await self.run(_NOTHING, [key], [])
+            return
         try:
             await self._servers.ask(None, b"PING", timeout=self._timeout)
         except RedisError as error:
@@ -208,7 +219,8 @@ async def together(*jobs: Callable[[], Awaitable[object]]) -> None:
     except BaseExceptionGroup as group:
         errors = list(_each(group))
         # What passes must not hide what does not.
-        raise next((it for it in errors if not isinstance(it, TROUBLE)), errors[0]) from None
+        first = next((it for it in errors if not isinstance(it, TROUBLE)), errors[0])
+        raise first from first.__cause__
 
 
 def _each(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

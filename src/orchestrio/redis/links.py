@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final, final
 
 from anyio import (
+    BrokenResourceError,
     CancelScope,
     ClosedResourceError,
     EndOfStream,
@@ -40,9 +41,9 @@ async def dial(where: Address | str, context: ssl.SSLContext | None) -> ByteStre
     :raises OSError: if nobody is there
     :raises Rejected: if one of both does not trust the other
     """
-    if isinstance(where, str):
-        return await connect_unix(where)
     try:
+        if isinstance(where, str):
+            return await connect_unix(where)
         if context is None:
             return await connect_tcp(where.host, where.port)
         return await connect_tcp(
@@ -52,8 +53,16 @@ async def dial(where: Address | str, context: ssl.SSLContext | None) -> ByteStre
             ssl_context=context,
             tls_standard_compatible=False,
         )
-    except ssl.SSLError as error:
-        raise _without_trust(where, error) or error from None
+    except (OSError, BrokenResourceError) as error:
+        rejected = _without_trust(where, error)
+        raise rejected or _unreachable(where, error) from None
+
+
+def _unreachable(where: Address | str, error: Exception) -> ConnectionError:
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return ConnectionError(f"cannot connect to {where}: {str(cause) or type(cause).__name__}")
 
 
 def _without_trust(where: Address | str, error: BaseException | None) -> Rejected | None:

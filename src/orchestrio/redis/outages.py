@@ -42,7 +42,6 @@ _PASSING: Final = frozenset(
 _PASSING_TEXTS: Final = (
     "max number of clients",
     "no such key",  # of a stream that somebody has deleted
-    "server is shutting down",
 )
 
 #: What to do, by code.
@@ -68,14 +67,16 @@ _IN_SCRIPT: Final = re.compile(r"Error running script .*?-([A-Z]{3,}) ")
 def code_of(error: RedisError) -> str:
     """Return the code with which the answer began, such as ``READONLY``, or ``ERR``."""
     code = _CODES.get(type(error))
-    if code is None:
-        text = str(error)
-        found = _IN_SCRIPT.match(text)
-        if found is not None:
-            return found[1]
-        found = _CODE.match(text)
-        code = "ERR" if found is None else found[0]
-    return code
+    if code is not None:
+        return code
+    text = str(error)
+    if "user executing the script" in text:  # of rights, which the server calls an ERR
+        return "NOPERM"
+    found = _IN_SCRIPT.match(text)
+    if found is not None:
+        return found[1]
+    found = _CODE.match(text)
+    return "ERR" if found is None else found[0]
 
 
 def is_answer(error: Exception) -> bool:

@@ -171,7 +171,7 @@ class Servers:
         try:
             with fail_after(settings.connect_timeout):
                 user = log_in_as or await credentials_of(settings)
-                doing = str(where)
+                doing = f"{where}, with TLS," if settings.tls else str(where)
                 stream = await dial(where, self._context)
                 link = Link(where, stream, *user, 0 if log_in_as else settings.database)
                 self._alive.add(link)

@@ -63,7 +63,7 @@ class Address(NamedTuple):
         parts = urlsplit(f"//{text}")
         found = port if parts.port is None else parts.port
         rest = (parts.username, parts.path, parts.query, parts.fragment)
-        if not parts.hostname or not found or any(rest) or text != text.strip():
+        if not parts.hostname or not found or any(rest) or re.search(r"\s", text):
             raise ValueError("an address looks like host:port")
         return cls(parts.hostname, found)
 
