@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, cast, final
+from typing import Any, Final, TypeVar, cast, final
 from uuid import uuid4
 
 from anyio import CancelScope, current_time, sleep
@@ -37,6 +37,8 @@ from .outbox import DiskOutbox, MemoryOutbox
 from .reading import read_broadcasts, read_group
 
 __all__ = ["BridgeStatistics", "RedisBridge"]
+
+C = TypeVar("C", bound=Carrier[Any])
 
 _BACKOFF: Final = Backoff(initial_delay=0.1, max_delay=5.0)
 
@@ -282,8 +284,19 @@ class RedisBridge(Bridge):
         assert self._receiving is not None
         with self._receiving:
             await together(
-                partial(self._keep, self._read), *(carrier.deliver for carrier in self._carriers)
+                *(partial(self._keep, read) for read in self._readers()),
+                *(carrier.deliver for carrier in self._carriers),
             )
+
+    def _readers(self) -> Iterator[Callable[[Connection], Awaitable[None]]]:
+        """What reads all topics, each over a connection of its own."""
+        apart = self._settings.cluster  # where the topics lie apart, one request cannot name two
+        if self._broadcasts:
+            for broadcasts in _each_or_all(self._broadcasts, apart=apart):
+                yield partial(self._read_broadcasts, broadcasts)
+        else:
+            for competes in _each_or_all(self._competes, apart=apart):
+                yield partial(self._read_group, competes)
 
     @override
     def receive_no_more(self) -> None:
@@ -366,7 +379,7 @@ class RedisBridge(Bridge):
                 answers = False
                 try:
                     async with connected(self._settings) as connection:
-                        await connection.ping([carrier.stream for carrier in self._carriers])
+                        await connection.ping([carrier.keys.stream for carrier in self._carriers])
                         answers = True
                         if refused:  # and only doing it will tell whether it still is
                             connection.when_done(partial(self._is_up, loop))
@@ -422,15 +435,22 @@ class RedisBridge(Bridge):
             )
         )
 
-    async def _read(self, connection: Connection) -> None:
-        await self._join(connection)
-        if self._broadcasts:
-            await read_broadcasts(connection, self._broadcasts, self._changed)
-        else:
-            options = self._options
-            await read_group(
-                connection, self._competes, options.group, self._consumer, self._changed
-            )
+    async def _read_broadcasts(
+        self, carriers: Sequence[Broadcast[Any]], connection: Connection
+    ) -> None:
+        for carrier in carriers:
+            await carrier.join(connection)
+        await read_broadcasts(connection, carriers, self._changed)
+
+    async def _read_group(self, carriers: Sequence[Compete[Any]], connection: Connection) -> None:
+        for carrier in carriers:
+            await carrier.join(connection)
+        group = self._options.group
+        await read_group(connection, carriers, group, self._consumer, self._changed)
+
+
+def _each_or_all(carriers: list[C], *, apart: bool) -> list[list[C]]:
+    return [[carrier] for carrier in carriers] if apart else [carriers]
 
 
 def _lagged(missed: int) -> None:
