@@ -124,7 +124,16 @@ async def test_readers_of_a_broadcast_notice_that_a_stream_began_anew(
         server.ask("XTRIM", STREAM, "MAXLEN", 0)
         server.ask("XGROUP", "CREATE", STREAM, "keep", "0")  # its last identifier stays 1-1
         await sleep(1.5)
-        fields = ["v", 2, "n", 2, "id", "abcdefgh9", "time", "2026-01-01T00:00:00.000Z"]
+        fields: list[str | int] = [
+            "v",
+            2,
+            "n",
+            2,
+            "id",
+            "abcdefgh9",
+            "time",
+            "2026-01-01T00:00:00.000Z",
+        ]
         server.ask("XADD", STREAM, "1-2", *fields, "data", "2")
         assert await inbox.wait_for(2) == [1, 2]
 

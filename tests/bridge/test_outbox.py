@@ -250,7 +250,7 @@ async def test_publishers_end_with_a_bridge_that_cannot_store_any_more(tmp_path:
     """Those who wait for the disk are told, those who wait for room go on in the process."""
     bus = EventBus()
     bus.add_channel(JOBS, ChannelConfig(capacity=2))
-    relay = Relay[int, Outgoing](bus, JOBS, Format(JOBS, 1000).pack, keep=True)
+    relay = Relay[int, Outgoing](bus, JOBS, Format(JOBS, "test", 1000).pack, keep=True)
     database = Database(tmp_path / "outbox.db", limit=1_000_000, topics=["jobs"])
     outbox = DiskOutbox(relay.outgoing, database, "jobs")
     relay.confirm(outbox.wait_safe)
@@ -275,7 +275,7 @@ async def test_publishers_end_with_a_bridge_that_cannot_store_any_more(tmp_path:
 async def test_what_a_bridge_was_given_is_stored_after_it_was_released(tmp_path: Path) -> None:
     bus = EventBus()
     bus.add_channel(JOBS, ChannelConfig(capacity=2))
-    relay = Relay[int, Outgoing](bus, JOBS, Format(JOBS, 1000).pack, keep=True)
+    relay = Relay[int, Outgoing](bus, JOBS, Format(JOBS, "test", 1000).pack, keep=True)
     database = Database(tmp_path / "outbox.db", limit=1_000_000, topics=["jobs"])
     outbox = DiskOutbox(relay.outgoing, database, "jobs")
     relay.confirm(outbox.wait_safe)

@@ -112,7 +112,7 @@ def worker(url: str, output: IO[str], name: str) -> Scheduler:
     """A program that handles jobs; names ending in ``2`` are of version 2."""
     scheduler = Scheduler()
     wide = ChannelConfig(capacity=256, overflow="block")
-    handled: Callable[[str], object] = lambda job: output.write(f"handled {job}\n")  # noqa: E731
+    handled: Callable[[str], object] = lambda job: output.write(f"handled {job}\n")
     if name.endswith("2"):
         scheduler.add_channel(NEW, wide)
         scheduler.register_background_task(bridge(url, NEW))

@@ -129,6 +129,7 @@ LEFT_OUT = {
     "Group": _MADE_INSIDE,
     "GroupSnapshot": _MADE_INSIDE,
     "HealthReport": _MADE_INSIDE,
+    "Message": _MADE_INSIDE,
     "ProbeReport": _MADE_INSIDE,
     "ReceiverStatistics": _MADE_INSIDE,
     "RegisteredTask": _MADE_INSIDE,

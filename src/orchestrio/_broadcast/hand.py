@@ -8,7 +8,7 @@ from typing import Any, Final, final
 
 from .channel import Channel
 
-__all__ = ["Hand", "current_hand"]
+__all__ = ["Hand", "begin_attempt", "current_hand"]
 
 
 # To note each message here would cost every handler something, for the few that ask.
@@ -43,3 +43,10 @@ class Hand:
 
 
 current_hand: Final[ContextVar[Hand | None]] = ContextVar("orchestrio_current_hand", default=None)
+
+
+def begin_attempt(attempt: int) -> None:
+    """Note that a handler is called with the item in hand again; see `Hand.begin_attempt`."""
+    hand = current_hand.get()
+    if hand is not None:
+        hand.begin_attempt(attempt)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from anyio import current_time, sleep
 
-from .._broadcast.hand import current_hand
+from .._broadcast.hand import begin_attempt
 from .._model.log import logger
 from .._model.settings import TaskMetadata, wait_before
 from .._model.words import counted, in_seconds, in_words
@@ -93,8 +93,6 @@ def with_retries(
                     )
                 await sleep(delay)
                 number += 1
-                hand = current_hand.get()
-                if hand is not None:
-                    hand.begin_attempt(number)
+                begin_attempt(number)
 
     return retry if retries else once

@@ -14,12 +14,12 @@ from functools import partial
 from typing import Any, Final, NoReturn, TypeAlias
 
 import anyio
-from coredis.exceptions import AuthenticationError, RedisError
 from typing_extensions import override
 
 from .admin import TopicAdmin
-from .connection import RedisSettings, Untrusted
 from .dead_letters import BuriedMessage, DeadLetterOutcome
+from .outages import Rejected
+from .settings import RedisSettings
 
 __all__ = ["main"]
 
@@ -328,14 +328,6 @@ def _parse(arguments: Sequence[str] | None) -> tuple[TopicAdmin, _Options]:
         parser.error(str(error))
 
 
-def _failure(error: Exception) -> str:
-    if isinstance(error, AuthenticationError):
-        return f"{str(error).rstrip('.')}. See to the user and the password in the URL."
-    if isinstance(error, RedisError):
-        return f"{str(error).rstrip('.')}. If a right is missing, ACL LOG on the server names it."
-    return str(error)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says.
 
@@ -353,8 +345,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _complain("interrupted: what is done stays so, and the rest is as it was")
         return 130
-    except (OSError, RedisError, Untrusted, ValueError) as error:
-        _complain(_failure(error))
+    except (OSError, Rejected, ValueError) as error:
+        _complain(str(error))
         return 1
     return 0 if done else 1
 

@@ -150,7 +150,9 @@ class RedisBridge(Bridge):
         self._options = checked
         if not _are_several(topics):
             raise ValueError("topics is a list of at least one topic")
-        self._formats = [Format[Any](topic, checked.namespace, checked.max_bytes) for topic in topics]
+        self._formats = [
+            Format[Any](topic, checked.namespace, checked.max_bytes) for topic in topics
+        ]
         names = Counter(format.name for format in self._formats)
         for format in self._formats:
             if names[format.name] > 1:
@@ -218,8 +220,8 @@ class RedisBridge(Bridge):
                 await self._database.open()
             for format in self._formats[len(self._carriers) :]:
                 self._carriers.append(self._take_over(format, run.services.bus))
-            for carrier in self._competes:
-                carrier.open()
+            for competing in self._competes:
+                competing.open()
             for carrier in self._carriers:
                 await carrier.outbox.load()
             await self._keep(self._join)
@@ -246,11 +248,11 @@ class RedisBridge(Bridge):
         broadcasts = options.mode == "broadcast"
         limits = Limits(options.max_length if broadcasts else 0, options.max_dead_letters)
         if broadcasts:
-            carrier = Broadcast(
+            broadcast = Broadcast(
                 keys, format, relay, outbox, limits, self._changed, lagged=_lagged
             )
-            self._broadcasts.append(carrier)
-            return carrier
+            self._broadcasts.append(broadcast)
+            return broadcast
         competing = Compete(
             keys,
             format,
@@ -290,7 +292,9 @@ class RedisBridge(Bridge):
 
     def _readers(self) -> Iterator[Callable[[Connection], Awaitable[None]]]:
         """What reads all topics, each over a connection of its own."""
-        apart = self._settings.cluster  # where the topics lie apart, one request cannot name two
+        apart = bool(
+            self._settings.cluster
+        )  # where the topics lie apart, one request cannot name two
         if self._broadcasts:
             for broadcasts in _each_or_all(self._broadcasts, apart=apart):
                 yield partial(self._read_broadcasts, broadcasts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any, Final, TypeVar, final
 
 from anyio import sleep
@@ -24,6 +25,9 @@ T = TypeVar("T")
 
 #: How often, in seconds, to look whether the topic is still the one that it was.
 _LOOK: Final = 1.0
+
+#: What is known of the message that a handler has in hand.
+_in_hand: Final[ContextVar[MessageInfo | None]] = ContextVar("orchestrio_in_hand", default=None)
 
 
 @final
@@ -47,7 +51,9 @@ class Broadcast(Carrier[T]):
         super().__init__(keys, format, relay, outbox, limits, changed)
         self._lagged = lagged
         self._infos: dict[int, MessageInfo] = {}  # of the last messages
-        acknowledgements = Acknowledgements(self._begun, _ignore, _ignore, about=self._infos.get)
+        acknowledgements = Acknowledgements(
+            self._begun, _ignore, _ignore, about=lambda _: _in_hand.get()
+        )
         relay.acknowledge(acknowledgements, lossless=False)
         self.position: bytes = b""  # the last entry that was read; empty before it has joined
         self._ordinal = 0  # and its ordinal
@@ -128,6 +134,7 @@ class Broadcast(Carrier[T]):
 
     def _begun(self, number: int) -> None:
         info = self._infos.get(number)
+        _in_hand.set(info)  # it may be overwritten while it is handled
         traceparent.set(None if info is None else info.traceparent)
 
     def _lag(self, missed: int, how: str) -> None:

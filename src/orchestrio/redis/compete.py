@@ -111,7 +111,10 @@ class Compete(Carrier[T]):
         self._is_open = True
         #: how often the topic began anew: what was read of it before is nowhere in the server
         self._age = 0
-        self._last: tuple[bytes, int] = (b"", 0)  # the last entry that this one was the first to get
+        self._last: tuple[bytes, int] = (
+            b"",
+            0,
+        )  # the last entry that this one was the first to get
         self._got = 0  # the ordinal of the last entry that somebody of the group has got
         self._unclaimed = 0  # how many entries of the group wait for somebody to claim them
         #: whether there is more to claim than there was room for
