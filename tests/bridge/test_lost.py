@@ -77,7 +77,7 @@ async def test_what_is_trimmed_before_anybody_has_read_it_is_counted(server: Red
 async def test_what_is_deleted_while_it_waits_to_be_tried_again_is_counted(
     server: RedisServer,
 ) -> None:
-    carrier = bridge(server, {"mode": "compete", "claim_after": 0.5})
+    carrier = bridge(server, {"mode": "compete", "claim_after": 2})
 
     async def fail(number: int) -> None:
         raise ValueError(number)

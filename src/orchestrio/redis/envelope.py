@@ -53,7 +53,8 @@ https://www.w3.org/TR/trace-context/#traceparent-header. Anything that is none d
 _Parts: TypeAlias = tuple[str, datetime, str, str | None, bytes]
 
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_ID: Final = re.compile(rb"([A-Za-z0-9_-]{8})[0-9]{1,20}")
+#: An origin of 8 characters and a number; that of a message which was stored for version 1 has 32.
+_ID: Final = re.compile(rb"([0-9a-f]{32}|[A-Za-z0-9_-]{8})[0-9]{1,20}")
 _NEWER: Final = re.compile(rb"[1-9][0-9]{0,8}")
 
 
