@@ -90,6 +90,15 @@ async def test_what_a_read_that_was_cancelled_has_taken_is_not_lost(server: Redi
         assert entry.fields == {b"n": b"1"}
 
 
+async def test_a_session_needs_few_rights(server: RedisServer) -> None:
+    rights = ("resetkeys", "~k", "+hello", "+ping", "+eval", "+evalsha", "+incr")
+    server.ask("ACL", "SETUSER", "me", "on", ">pw", "nocommands", *rights)
+    settings = RedisSettings.from_url(f"redis://me:pw@127.0.0.1:{server.port}")
+    async with connected(settings) as connection:
+        await connection.ping([])
+        assert await connection.run(COUNT, ["k"], []) == 1
+
+
 # -- credentials that change -----------------------------------------------------------------
 
 

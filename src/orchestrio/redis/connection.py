@@ -198,7 +198,7 @@ class Connection:
 
     def _verdict(self, error: RedisError, command: str, *keys: str) -> Exception:
         where = f" on {', '.join(keys)}" if keys else ""
-        return verdict(error, f"{self._settings}: {command}{where}")
+        return verdict(error, self._settings, command + where)
 
 
 def pairs(fields: Sequence[bytes]) -> dict[bytes, bytes]:

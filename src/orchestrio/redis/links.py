@@ -22,6 +22,7 @@ from anyio import (
     sleep_forever,
 )
 from anyio.abc import ByteStream
+from anyio.lowlevel import checkpoint
 from coredis.connection import BaseConnection, TCPLocation
 from coredis.exceptions import InvalidResponse, RedisError
 from coredis.typing import RedisValueT
@@ -90,7 +91,7 @@ class Link:
         database: int = 0,
     ) -> None:
         self.where: Final = where
-        self._wire = _Wire(stream, self._hang_up)
+        self._wire = _Wire(stream)
         self._protocol = _Protocol(self._wire, username, password, database)
         self._settled = Event()  # when the handshake is over, for better or worse
         self._error: Exception | None = None
@@ -98,7 +99,7 @@ class Link:
     @property
     def usable(self) -> bool:
         """Whether it is there, as far as is known."""
-        return self._protocol.usable
+        return self._protocol.usable and self._wire.broken is None
 
     async def run(self) -> None:
         """Keep it until it breaks or is closed; nothing is raised here."""
@@ -113,6 +114,7 @@ class Link:
 
     def started(self, value: None = None) -> None:
         """Note that the handshake is over."""
+        self._wire.greeted = True
         if self._wire.over:
             self._protocol.invalidate()
         self._settled.set()
@@ -125,25 +127,18 @@ class Link:
         :raises OSError: if the connection broke
         """
         await self._settled.wait()
-        if self._protocol.usable:
+        if self.usable:
             return
         error = self._error
         if isinstance(error, InvalidResponse):
             raise Rejected(f"what listens at {self.where} does not speak the protocol of Redis")
         if isinstance(error, RedisError) and is_answer(error):
-            raise verdict(error, f"logging in at {self.where}")
+            raise verdict(error, self.where, "logging in")
         raise self._lost()
 
     def close(self) -> None:
         """Have it end at once, whatever the server does."""
-        self._wire.over = True
-        self._hang_up()
-
-    def _hang_up(self) -> None:
-        if self._protocol.usable:
-            self._protocol.invalidate()
-        else:
-            self._wire.waiting.cancel()
+        self._wire.close()
 
     async def ask(
         self,
@@ -200,7 +195,7 @@ class _Protocol(BaseConnection):
         # What is waited for, and how long, is said with each request.
         super().__init__(TCPLocation("", 0), username=username, password=password, db=database)
         self._wire = wire
-        wire.ready = lambda: self.usable
+        wire.hang_up = self.invalidate
 
     @override
     async def _connect(self) -> ByteStream:
@@ -209,6 +204,15 @@ class _Protocol(BaseConnection):
     @override
     def describe(self) -> str:
         return "a connection"
+
+    # The client asks newer servers to note its own name, for which not every user has the right.
+    @property
+    def server_version(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]  # see above
+        return ""
+
+    @server_version.setter
+    def server_version(self, value: str | None) -> None:
+        pass
 
 
 @final
@@ -219,39 +223,49 @@ class _Wire(ByteStream):
     the client sees one that was closed on purpose.
     """
 
-    def __init__(self, stream: ByteStream, hang_up: Callable[[], None]) -> None:
+    def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
-        self._hang_up = hang_up
-        self.ready: Callable[[], bool]
-        self.waiting = CancelScope()  # around what is waited for in the handshake
+        self._receiving = CancelScope()
+        self.hang_up: Callable[[], None]
+        self.greeted = False  # whether the handshake is over
         self.over = False
         self.broken: Exception | None = None
+
+    def close(self) -> None:
+        """Have it end at once."""
+        self.over = True
+        if self.greeted:
+            self.hang_up()
+        else:
+            self._receiving.cancel()
 
     @override
     async def receive(self, max_bytes: int = 65536) -> bytes:
         try:
-            if self.ready():
+            if self.greeted:
                 return await self._stream.receive(max_bytes)
             if not self.over:
-                with CancelScope() as self.waiting:
+                with CancelScope() as self._receiving:
                     return await self._stream.receive(max_bytes)
         except Exception as error:
-            await self._break(error)
-        raise ClosedResourceError
+            self.broken = self.broken or error
+        raise await self._end()
 
     @override
     async def send(self, item: bytes) -> None:
         try:
             await self._stream.send(item)
         except Exception as error:
-            await self._break(error)
+            self.broken = self.broken or error
+            raise await self._end() from None
 
-    async def _break(self, error: Exception) -> None:
-        self.broken = self.broken or error
-        if self.ready():
-            self._hang_up()
+    async def _end(self) -> ClosedResourceError:
+        """End what the client is doing; only before the handshake is over it does not log that."""
+        await checkpoint()  # what came last may have been the end of the handshake
+        if self.greeted:
+            self.hang_up()
             await sleep_forever()  # which has been cancelled
-        raise ClosedResourceError
+        return ClosedResourceError()
 
     @override
     async def send_eof(self) -> None:

@@ -60,6 +60,8 @@ _CODES: Final = {
 }
 
 _CODE: Final = re.compile(r"[A-Z]{3,}(?= |$)")
+#: What it says at the end of an error in a script.
+_SCRIPT: Final = re.compile(r" script: \S*,? ?on @user_script:\d+\.?$")
 #: How servers before Redis 7 report what a command in a script has answered.
 _IN_SCRIPT: Final = re.compile(r"Error running script .*?-([A-Z]{3,}) ")
 
@@ -90,21 +92,23 @@ def _told(error: RedisError) -> str:
     """Return an answer as the server has given it, with its code, in one line."""
     code = code_of(error)
     text = (str(error) or type(error).__name__).partition("\n")[0]
+    text = _SCRIPT.sub("", text)
     return text if code in text else f"{code} {text}"
 
 
-def verdict(error: RedisError, doing: str) -> Refused | Rejected:
+def verdict(error: RedisError, who: object, doing: str) -> Refused | Rejected:
     """Return what an error that the server has answered means.
 
     :param error: as the client has made it
-    :param doing: what it was asked: the command, and the key
+    :param who: the server
+    :param doing: what it was asked: the command, and the keys
     """
     code = code_of(error)
     text = _told(error)
-    if code in _PASSING or str(error).lower().startswith(_PASSING_TEXTS):
-        return Refused(f"{doing}: {text}")
+    if code in _PASSING or str(error).startswith(_PASSING_TEXTS):
+        return Refused(f"{text} ({doing})")
     cure = _CURES.get(code)
-    return Rejected(f"{doing}: {text}" + (f": {cure}" if cure else ""))
+    return Rejected(f"{who} refuses {doing}: {text}" + (f": {cure}" if cure else ""))
 
 
 def distrust(error: BaseException | None) -> str | None:

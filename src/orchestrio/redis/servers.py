@@ -141,7 +141,7 @@ class Servers:
                 timeout=settings.response_timeout,
             )
         except RedisError as error:
-            raise verdict(error, f"SENTINEL at {sentinel}") from None
+            raise verdict(error, sentinel, "SENTINEL GET-MASTER-ADDR-BY-NAME") from None
         finally:
             link.close()
         return None if found is None else Address(found[0].decode(), int(found[1]))
@@ -153,7 +153,7 @@ class Servers:
             greeting = await link.ask(b"HELLO", timeout=self._settings.response_timeout)
         except RedisError as error:
             link.close()
-            raise verdict(error, f"HELLO at {link.where}") from None
+            raise verdict(error, link.where, "HELLO") from None
         if greeting[b"role"] != b"master":
             link.close()
             raise Refused(f"{link.where}, which is to be {self._settings.service!r}, is a replica")
