@@ -207,11 +207,13 @@ class _Protocol(BaseConnection):
 
     # The client asks newer servers to note its own name, for which not every user has the right.
     @property
-    def server_version(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]  # see above
+    def server_version(self) -> str:
         return ""
 
     @server_version.setter
-    def server_version(self, value: str | None) -> None:
+    def server_version(  # pyright: ignore[reportIncompatibleVariableOverride]  # a variable there
+        self, value: str | None
+    ) -> None:
         pass
 
 
