@@ -18,9 +18,12 @@ from io import BufferedRWPair
 from pathlib import Path
 from typing import Self
 
-BINARY = shutil.which(os.environ.get("REDIS_BINARY") or "redis-server") or shutil.which(
-    "valkey-server"
+_NAMES = (
+    [os.environ["REDIS_BINARY"]]
+    if "REDIS_BINARY" in os.environ
+    else ["redis-server", "valkey-server"]
 )
+BINARY = next(filter(None, map(shutil.which, _NAMES)), None)
 """The server, if there is one on this machine."""
 
 

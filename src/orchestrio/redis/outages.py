@@ -59,6 +59,8 @@ _CODES: Final = {
     kind: code for code, kind in Parser.EXCEPTION_CLASSES.items() if isinstance(kind, type)
 }
 
+#: How it says in a script that a right is missing, and calls that an ERR: Redis 7, and newer ones.
+_NO_RIGHT: Final = re.compile(r"The user executing the script |ACL failure in script")
 _CODE: Final = re.compile(r"[A-Z]{3,}(?= |$)")
 #: What it says at the end of an error in a script.
 _SCRIPT: Final = re.compile(r" script: \S*,? ?on @user_script:\d+\.?$")
@@ -72,7 +74,7 @@ def code_of(error: RedisError) -> str:
     if code is not None:
         return code
     text = str(error)
-    if "user executing the script" in text:  # of rights, which the server calls an ERR
+    if _NO_RIGHT.match(text):
         return "NOPERM"
     found = _IN_SCRIPT.match(text)
     if found is not None:
