@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from documented import docstring_examples, readme_examples
+from documented import docstring_examples, page_examples, readme_examples
 from interpreter import where_python_is_this_one
 
 import orchestrio
@@ -58,13 +58,15 @@ def without_places(text: str) -> str:
 
 @cache
 def files() -> Path:
-    """A folder with the samples, and the examples of the README and the docstrings."""
+    """A folder with the samples, and the examples of the README, the pages and the docstrings."""
     folder = Path(tempfile.mkdtemp(prefix="orchestrio-typing-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for sample in SAMPLES.glob("*.py"):
         shutil.copy(sample, folder)
-    for example in readme_examples() + docstring_examples():
-        example.write(folder)
+    for example in readme_examples() + page_examples() + docstring_examples():
+        # Not the servers' own programs: what hypercorn takes and Starlette is are two types.
+        if "from live import" not in example.source:
+            example.write(folder)
     return folder
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import orchestrio
 
 README = Path(__file__).parent.parent / "README.md"
-PAGES = sorted((README.parent / "docs").glob("*.md"))
+DOCS = README.parent / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
 PACKAGE = Path(orchestrio.__file__).parent
-FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCED = re.compile(r"^```(\S+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 #: What follows a line that ends with two colons and is indented by more.
 LITERAL = re.compile(r"^( *)(?:\S.*)?::\n\n((?:\1 +\S.*\n|\n)+)", re.MULTILINE)
@@ -49,7 +50,8 @@ class Example:
     output: str
 
     def __str__(self) -> str:
-        return f"{self.file.stem}{self.line}"
+        folder = f"{self.file.parent.name}_" if self.file.stem == "index" else ""
+        return f"{folder}{self.file.stem}{self.line}".replace("-", "_")
 
     @property
     def runs_under(self) -> str | None:
@@ -89,7 +91,7 @@ def examples_of(page: Path) -> list[Example]:
     """Return the Python blocks of a page; a block of text after one is what it prints."""
     blocks = blocks_of(page)
     found: list[Example] = []
-    for (language, source, line), following in zip(blocks, [*blocks[1:], None], strict=True):
+    for (language, source, line), following in zip(blocks, [*blocks, None][1:], strict=True):
         if language == "python":
             output = following[1] if following is not None and following[0] == "text" else ""
             found.append(Example(page, line, source, output))
@@ -104,6 +106,11 @@ def readme_blocks() -> list[tuple[str, str, int]]:
 def readme_examples() -> list[Example]:
     """Return the Python blocks of the README."""
     return examples_of(README)
+
+
+def page_examples() -> list[Example]:
+    """Return the Python blocks of all pages in docs/."""
+    return [example for page in PAGES for example in examples_of(page)]
 
 
 def docstrings(module: Path) -> Iterator[tuple[str, int]]:

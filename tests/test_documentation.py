@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 from documented import (
+    DOCS,
     FENCED,
     PAGES,
     README,
     Example,
     docstring_examples,
-    examples_of,
+    page_examples,
     readme_blocks,
     readme_examples,
 )
@@ -35,8 +36,13 @@ def root_logger_as_before() -> Iterator[None]:
     root.setLevel(level)
 
 
+def name_of(page: Path) -> str:
+    """Return a page's path as the name of a test."""
+    return page.relative_to(README.parent).with_suffix("").as_posix()
+
+
 IN_README = readme_examples()
-IN_PAGES = [example for page in PAGES for example in examples_of(page)]
+IN_PAGES = page_examples()
 IN_DOCSTRINGS = docstring_examples()
 EXAMPLES = IN_README + IN_PAGES + IN_DOCSTRINGS
 PROGRAMS = [example for example in EXAMPLES if example.runs_under is None]
@@ -62,11 +68,13 @@ def test_an_example_says_what_it_prints(example: Example) -> None:
     assert example.output
 
 
-@pytest.mark.parametrize(
-    "example",
-    [example for example in EXAMPLES if example.runs_under == "pytest"],
-    ids=str,
-)
+def those_under(what: str) -> pytest.MarkDecorator:
+    """Run a test with each example that something else runs."""
+    chosen = [example for example in EXAMPLES if example.runs_under == what]
+    return pytest.mark.parametrize("example", chosen, ids=str)
+
+
+@those_under("pytest")
 def test_an_example_for_pytest_passes_under_pytest(example: Example, tmp_path: Path) -> None:
     """On both backends: the example parametrises its fixture itself."""
     command = [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
@@ -81,13 +89,9 @@ def test_an_example_for_pytest_passes_under_pytest(example: Example, tmp_path: P
     assert "2 passed" in run.stdout, run.stdout + run.stderr
 
 
-def the_example_under(what: str) -> Example:
-    (example,) = [example for example in EXAMPLES if example.runs_under == what]
-    return example
-
-
-def test_an_example_for_unittest_passes_under_unittest(tmp_path: Path) -> None:
-    program = the_example_under("unittest").write(tmp_path)
+@those_under("unittest")
+def test_an_example_for_unittest_passes_under_unittest(example: Example, tmp_path: Path) -> None:
+    program = example.write(tmp_path)
     run = subprocess.run(
         [sys.executable, "-W", "error", "-m", "unittest", program.name],
         cwd=tmp_path,
@@ -95,13 +99,14 @@ def test_an_example_for_unittest_passes_under_unittest(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert "Ran 2 tests" in run.stderr
+    assert re.search(r"^Ran [1-9]\d* tests? in ", run.stderr, re.MULTILINE)
     assert run.stderr.endswith("\nOK\n")
 
 
-def test_an_example_for_pytest_asyncio_passes_under_it(tmp_path: Path) -> None:
+@those_under("pytest-asyncio")
+def test_an_example_for_pytest_asyncio_passes_under_it(example: Example, tmp_path: Path) -> None:
     pytest.importorskip("pytest_asyncio")
-    program = the_example_under("pytest-asyncio").write(tmp_path)
+    program = example.write(tmp_path)
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", program],
         cwd=tmp_path,
@@ -112,10 +117,29 @@ def test_an_example_for_pytest_asyncio_passes_under_it(tmp_path: Path) -> None:
     assert "1 passed" in run.stdout, run.stdout + run.stderr
 
 
+#: What is run with what it needs: by test_how_tos and by test_servers, in the pages that they name.
+RUN_ELSEWHERE = {"a server": {"README.md", "servers.md"}, "systemd": {"README.md"}}
+
+
 def test_every_other_example_is_run_by_a_test() -> None:
-    """Those for tests above, for Redis in bridge/test_examples, the others in test_how_tos."""
-    left = {example.runs_under for example in EXAMPLES if example.runs_under}
-    assert left == {"Redis", "a server", "pytest", "pytest-asyncio", "systemd", "unittest"}
+    """Those for tests above, those for Redis in bridge/test_examples, wherever they are."""
+    others = {"Redis", "pytest", "pytest-asyncio", "unittest"}
+    left = [example for example in EXAMPLES if example.runs_under not in {None, *others}]
+    assert {(example.runs_under, example.file.name) for example in left} == {
+        (kind, name) for kind, names in RUN_ELSEWHERE.items() for name in names
+    }
+    assert others <= {example.runs_under for example in EXAMPLES}
+
+
+#: How a page would show Python so that it is coloured and yet nobody runs it.
+PYTHON = re.compile(
+    r"^[ >\t]*(?:[-*+] +|\d+\. +)?(?:`{3,}|~{3,}|:{3,}) *(?:\{[\w-]+\} *)?py\w*.*$", re.MULTILINE
+)
+
+
+@pytest.mark.parametrize("page", [README, *PAGES], ids=name_of)
+def test_python_on_a_page_is_in_a_block_that_the_tests_run(page: Path) -> None:
+    assert {*PYTHON.findall(page.read_text("utf-8"))} <= {"```python"}
 
 
 def test_there_are_examples() -> None:
@@ -124,17 +148,27 @@ def test_there_are_examples() -> None:
     assert {"scheduler", "topics", "task"} <= {example.file.stem for example in IN_DOCSTRINGS}
 
 
-@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.stem)
+BESIDE = [
+    page
+    for folder in ("", "benchmarks", ".github")
+    for page in README.parent.glob(f"{folder}/*.md".lstrip("/"))
+]
+
+
+@pytest.mark.parametrize("page", [*BESIDE, *PAGES], ids=name_of)
 def test_links_of_a_page_lead_somewhere(page: Path) -> None:
     prose = re.sub(r"`[^`]*`", "", FENCED.sub("", page.read_text(encoding="utf-8")))
-    targets = re.findall(r"\]\(([^)#:]+)\)", prose)
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", prose)
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_readme_links_to_each_page(page: Path) -> None:
-    assert f"](docs/{page.name})" in README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", [page for page in PAGES if page != DOCS / "index.md"], ids=name_of)
+def test_a_page_is_in_a_table_of_contents(page: Path) -> None:
+    """That of its folder; the folder's own, and what is in none, in that of the whole."""
+    folder = page.parent if page.stem != "index" else page.parent.parent
+    contents = (folder / "index.md").read_text("utf-8")
+    assert page.relative_to(folder).with_suffix("").as_posix() in contents.splitlines()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""docs/servers.md, under the servers that it names, with clients that stay when they stop."""
+"""docs/how-to/servers.md, under the servers that it names, with clients that stay when they stop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from documented import FENCED, README
+from documented import DOCS, FENCED
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -23,7 +23,7 @@ IN_TIME = 30.0
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs SIGTERM")
 
-PAGE = README.parent / "docs" / "servers.md"
+PAGE = DOCS / "how-to" / "servers.md"
 APPLICATION, UVICORN, HYPERCORN = [
     block[2] for block in FENCED.finditer(PAGE.read_text("utf-8")) if block[1] == "python"
 ]

@@ -6,12 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from documented import Example, docstring_examples, readme_examples
+from documented import Example, docstring_examples, page_examples, readme_examples
 from redis_server import RedisServer
 
-EXAMPLES = [
-    example for example in readme_examples() + docstring_examples() if example.runs_under == "Redis"
-]
+ALL = readme_examples() + page_examples() + docstring_examples()
+EXAMPLES = [example for example in ALL if example.runs_under == "Redis"]
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
