@@ -11,6 +11,7 @@ import types
 from pathlib import Path
 
 from docutils import nodes
+from pydantic import BaseModel
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.nodes import make_refnode
@@ -51,6 +52,7 @@ def words() -> set[str]:
     calls = [value for value in values if inspect.isfunction(value)]
     found = {name for call in calls for name in inspect.signature(call).parameters}
     found |= {name for cls in classes for name in (*vars(cls), *inspect.get_annotations(cls))}
+    found |= {name for name in dir(BaseModel) if name.startswith("model_")}
     inner = [module for name, module in sys.modules.items() if name.startswith("orchestrio._")]
     inner += MODULES
     values = [value for module in inner for value in vars(module).values()]

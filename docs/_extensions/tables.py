@@ -16,6 +16,12 @@ from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 
 import orchestrio
+import orchestrio.logs
+import orchestrio.redis
+import orchestrio.testing
+
+MODULES = [orchestrio, orchestrio.logs, orchestrio.redis, orchestrio.testing]
+BASE = orchestrio.SchedulerError
 
 
 class Table(Directive):
@@ -46,15 +52,15 @@ class Errors(Table):
     widths: ClassVar = "24 38 38"
 
     def rows(self) -> Iterable[list[str]]:
-        """Return a row for each error, the base first."""
-        values = [getattr(orchestrio, name) for name in orchestrio.__all__]
-        kinds = [v for v in values if inspect.isclass(v) and issubclass(v, Exception)]
-        for kind in sorted(kinds, key=lambda kind: len(kind.__mro__)):
+        """Return a row for each error of the public modules, the base first."""
+        values = [value for module in MODULES for value in vars(module).values()]
+        kinds = {kind for kind in values if inspect.isclass(kind) and issubclass(kind, BASE)}
+        for kind in sorted(kinds, key=lambda kind: (len(kind.__mro__), kind.__name__)):
             text = " ".join((inspect.getdoc(kind) or "").split())
             found = re.search(r"Cause: (.*) Cure: (.*)", text)
             assert found is not None
             said = [words[0].upper() + words[1:] for words in found.groups()]
-            yield [f"`~orchestrio.{kind.__name__}`", *said]
+            yield [f"`~{kind.__module__}.{kind.__name__}`", *said]
 
 
 class Defaults(Table):
