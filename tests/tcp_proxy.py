@@ -26,6 +26,7 @@ class Proxy:
         self.silent = False
         #: how to answer each command of Redis, in place of the server
         self.answer: bytes | None = None
+        self._lost: set[socket.socket] = set()  # of what was sent here something is missing
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -89,7 +90,9 @@ class Proxy:
                 data = end.recv(65536)
                 if data and self.answer is not None and end is client:
                     client.sendall(self.answer * _commands(data))
-                elif data and not self.silent:
+                elif data and self.silent:
+                    self._lost.add(client)  # nothing comes after what is missing
+                elif data and client not in self._lost:
                     if end is server and self.delay:
                         time.sleep(self.delay)
                     other.sendall(data)

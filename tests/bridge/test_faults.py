@@ -243,7 +243,7 @@ async def test_what_a_stop_could_not_send_is_said(
             server.kill()
             await scheduler.publish(JOBS, 1)
     assert "longer than shutdown_timeout" in str(raised.value.exceptions[0])
-    assert "1 messages have not reached Redis" in caplog.text
+    assert "1 message did not reach Redis" in caplog.text
 
 
 # -- its memory ------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def on_disk(path: Path) -> list[int]:
 
 
 def in_stream(server: RedisServer) -> list[int]:
-    return [json.loads(entry["m"])["data"] for entry in server.entries(STREAM)]
+    return [json.loads(entry["data"]) for entry in server.entries(STREAM)]
 
 
 # -- in memory -------------------------------------------------------------------------------

@@ -27,7 +27,15 @@ from .._tasks.events import TaskLagged
 from .broadcast import Broadcast
 from .carrier import Carrier, Limits
 from .compete import Compete
-from .connection import TROUBLE, Connection, RedisSettings, Refused, connected, together
+from .connection import (
+    TROUBLE,
+    Connection,
+    RedisSettings,
+    Refused,
+    Script,
+    connected,
+    together,
+)
 from .database import Database, new_origin
 from .envelope import Format
 from .keys import Keys
@@ -358,7 +366,7 @@ class RedisBridge(Bridge):
             on_disk = sum(carrier.outbox.ready for carrier in self._carriers)
         if unsent:
             logger.warning(
-                "%s have not reached %s: %d are on disk, %d in memory alone",
+                "%s did not reach %s: %d on disk, %d in memory alone",
                 counted(unsent, "messages"),
                 self._settings,
                 on_disk,
@@ -378,23 +386,33 @@ class RedisBridge(Bridge):
         loop = object()
         attempt = 0
         refused = False
+        awaited: Script | None = None  # what it has refused, and must do before it is well
+
+        def is_up() -> None:
+            nonlocal attempt
+            attempt = 0
+            self._is_up(loop)
+
         try:
             while True:
                 answers = False
+                connection: Connection | None = None
                 try:
                     async with connected(self._settings) as connection:
                         await connection.ping([carrier.keys.stream for carrier in self._carriers])
                         answers = True
                         if refused:  # and only doing it will tell whether it still is
-                            connection.when_done(partial(self._is_up, loop))
+                            connection.when_done(is_up, awaited)
                         else:
-                            self._is_up(loop)
+                            is_up()
                         await use(connection)
                         return
                 except TROUBLE as error:
                     # A connection that broke is worth a new one soon; a server that is away, or
                     # refuses what it is asked, needs time.
                     refused = isinstance(error, Refused)
+                    if connection is not None:
+                        awaited = connection.refused
                     attempt = 1 if answers and not refused else attempt + 1
                     self._is_down(loop, error)
                     if once:

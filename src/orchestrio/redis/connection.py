@@ -82,6 +82,9 @@ class Connection:
         # An answer comes later by as much as a read before it waits in the server.
         self._timeout: Final = settings.response_timeout + BLOCK
         self._done: Callable[[], None] | None = None
+        self._which: Script | None = None
+        #: the script that was refused last, if one was
+        self.refused: Script | None = None
 
     @property
     def reads_across_topics(self) -> bool:
@@ -91,9 +94,13 @@ class Connection:
         """
         return not self._settings.cluster
 
-    def when_done(self, call: Callable[[], None]) -> None:
-        """Have something called, once, when the server has done something."""
-        self._done = call
+    def when_done(self, call: Callable[[], None], which: Script | None) -> None:
+        """Have something called, once, when the server has done something.
+
+        :param call: what
+        :param which: when it has run this script; None for anything
+        """
+        self._done, self._which = call, which
 
     async def ping(self, keys: Sequence[str]) -> None:
         """Make sure that the server answers, in a cluster each node that has one of some keys.
@@ -131,8 +138,9 @@ class Connection:
         except RedisError as error:
             line = script.line_of(error)
             doing = f"EVALSHA ({line})" if line else "EVALSHA"
+            self.refused = script
             raise self._verdict(error, doing, *keys) from None
-        self._succeeded()
+        self._succeeded(script)
         return result
 
     async def read(
@@ -184,15 +192,15 @@ class Connection:
             )
         except RedisError as error:
             raise self._verdict(error, command.decode(), *positions) from None
-        self._succeeded()
+        self._succeeded(None)
         streams = cast("dict[bytes, list[tuple[bytes, list[bytes]]]]", found or {})
         return [
             (name.decode(), [Entry(identifier, pairs(fields)) for identifier, fields in entries])
             for name, entries in streams.items()
         ]
 
-    def _succeeded(self) -> None:
-        if self._done is not None:
+    def _succeeded(self, script: Script | None) -> None:
+        if self._done is not None and (self._which is None or self._which is script):
             self._done()
             self._done = None
 
