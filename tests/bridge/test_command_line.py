@@ -204,7 +204,7 @@ def test_groups_are_listed_and_dropped(server: RedisServer) -> None:
         (["dead"], "required: COMMAND"),
         (["dead", "list"], "required: URL, NAMESPACE, TOPIC"),
         (["dead", "list", "http://x", "shop", "orders"], "not a URL of a Redis server"),
-        (["dead", "list", "redis://x", "shop", ""], "a name and a namespace"),
+        (["dead", "list", "redis://x", "shop", ""], "its key is empty"),
         (["dead", "list", "redis://x", "shop", "orders", "--limit", "0"], "--limit"),
         (["dead", "requeue", "redis://x", "shop", "orders"], "or --all?"),
         (["dead", "drop", "redis://x", "shop", "orders", "1-1", "--all"], "or --all?"),
@@ -261,11 +261,11 @@ def test_what_the_server_refuses_says_what_to_do(server: RedisServer) -> None:
     words = ("dead", "list", f"redis://me:pw@127.0.0.1:{server.port}", "shop", "orders")
     status, _, said = run(*words)
     assert status == 1
-    assert "ACL LOG on the server names it" in said
+    assert "give the user this right (ACL SETUSER)" in said
     server.ask("ACL", "SETUSER", "me", "resetpass", ">other")
     status, _, said = run(*words)
     assert status == 1
-    assert said.endswith("See to the user and the password in the URL.\n")
+    assert said.endswith("check username and password\n")
     assert len(said.splitlines()) == 1
 
 

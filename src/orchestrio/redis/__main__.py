@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 import anyio
 from typing_extensions import override
 
+from .._model.errors import InvalidChannelError
 from .admin import TopicAdmin
 from .dead_letters import BuriedMessage, DeadLetterOutcome
 from .outages import Rejected
@@ -324,7 +325,7 @@ def _parse(arguments: Sequence[str] | None) -> tuple[TopicAdmin, _Options]:
     try:
         settings = RedisSettings.from_url(_url(options.url))
         return TopicAdmin(settings, options.topic, namespace=options.namespace), options
-    except ValueError as error:
+    except (InvalidChannelError, ValueError) as error:
         parser.error(str(error))
 
 

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, final
-from urllib.parse import quote
 
 from .._model.topics import Topic
 from .admin_scripts import DROP_GROUP, GROUPS, HEARTBEATS, LETTERS, STANDING, TAKE
@@ -20,6 +19,9 @@ from .dead_letters import (
     kind_of,
     time_of,
 )
+from .envelope import name_of
+from .keys import Keys
+from .options import BridgeSettings
 
 __all__ = ["ConsumerGroup", "TopicAdmin"]
 
@@ -71,19 +73,20 @@ class TopicAdmin:
     :param url: the server: a URL as a `RedisBridge` takes it, or `RedisSettings`
     :param topic: the topic, or its name
     :param namespace: that of its bridges
-    :raises ValueError: if the URL is none, or a name is empty
+    :raises ValueError: if the URL is none
+    :raises ~pydantic.ValidationError: if the namespace is no name
+    :raises InvalidChannelError: if the topic has no name that can lie in a server
     """
 
     def __init__(
         self, url: str | RedisSettings, topic: Topic[Any] | str, *, namespace: str
     ) -> None:
         self._settings = url if isinstance(url, RedisSettings) else RedisSettings.from_url(url)
-        name = topic.key if isinstance(topic, Topic) else topic
-        if not (isinstance(name, str) and name and namespace):
-            raise ValueError("a topic in the server has a name and a namespace")
-        self._stream: Final = f"{{{quote(namespace, safe='')}:{quote(name, safe='')}}}"
-        self._dead: Final = f"{self._stream}:dead"
-        self._counter: Final = f"{self._stream}:count"
+        checked = BridgeSettings.model_validate({"namespace": namespace})
+        self._keys: Final = Keys(checked.namespace, name_of(topic))
+        self._stream: Final = self._keys.stream
+        self._dead: Final = self._keys.dead
+        self._counter: Final = self._keys.count
 
     # -- dead letters --------------------------------------------------------------------------
 
@@ -237,7 +240,7 @@ class TopicAdmin:
             for raw, pending, following, last in await connection.run(GROUPS, [self._stream], []):
                 name = raw.decode(errors="replace")
                 alive, heard = await connection.run(
-                    HEARTBEATS, [self._key(name, "alive")], [within]
+                    HEARTBEATS, [self._keys.group(name).alive], [within]
                 )
                 heartbeat = time_of(heard.decode().partition(".")[0]) if heard else None
                 groups.append(ConsumerGroup(name, alive, pending, _lag(following, last), heartbeat))
@@ -258,7 +261,8 @@ class TopicAdmin:
         :raises ConnectionError: if the server does not answer
         :raises RuntimeError: if a consumer of the group is alive
         """
-        keys = [self._stream, *(self._key(name, what) for what in ("alive", "tries", "later"))]
+        group = self._keys.group(name)
+        keys = [self._stream, group.alive, group.tries, group.later]
         within = -1 if force else _milliseconds(alive_within)
         async with self._session() as connection:
             alive = int(await connection.run(DROP_GROUP, keys, [name, within]))
@@ -268,9 +272,6 @@ class TopicAdmin:
                 " bridges first, or force it."
             )
         return alive < 0
-
-    def _key(self, group: str, what: str) -> str:
-        return f"{self._stream}:{quote(group, safe='')}:{what}"
 
     @asynccontextmanager
     async def _session(self) -> AsyncGenerator[Connection]:

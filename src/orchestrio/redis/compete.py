@@ -118,7 +118,7 @@ class Compete(Carrier[T]):
         self._got = 0  # the ordinal of the last entry that somebody of the group has got
         self._unclaimed = 0  # how many entries of the group wait for somebody to claim them
         #: whether there is more to claim than there was room for
-        self.has_more = True
+        self.has_more: bool = True
         self._next_claim = -inf
         self._told_unreadable = False
         self._acknowledgements = Acknowledgements(

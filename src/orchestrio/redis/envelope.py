@@ -33,6 +33,7 @@ __all__ = [
     "Format",
     "Outgoing",
     "Unreadable",
+    "name_of",
     "time_text",
     "traceparent",
 ]
@@ -119,7 +120,7 @@ class Format(Generic[T]):
 
     def __init__(self, event: Topic[T] | str, namespace: str, limit: int) -> None:
         self.event: Topic[T] | str = event
-        self.name: str = _name_of(event)
+        self.name: str = name_of(event)
         self._codec = PayloadCodec(event)
         payload: object = event.payload if isinstance(event, Topic) else str
         #: the attributes that all messages have in common
@@ -182,7 +183,12 @@ class Format(Generic[T]):
         )
 
 
-def _name_of(event: Topic[Any] | str) -> str:
+def name_of(event: Topic[Any] | str) -> str:
+    """Return what a topic is called in a server.
+
+    :param event: the topic, or a plain key
+    :raises InvalidChannelError: if its key is no text that can be
+    """
     name = event.key if isinstance(event, Topic) else event
     if not isinstance(name, str):
         what = "its key is no text"

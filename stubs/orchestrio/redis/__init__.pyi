@@ -51,6 +51,7 @@ class BridgeOptions(TypedDict, total=False):
     prefetch: int
     claim_after: float | timedelta
     max_deliveries: int
+    max_dead_letters: int
     lease: float | timedelta
 
 @final
