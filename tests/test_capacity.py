@@ -257,7 +257,8 @@ async def test_a_drop_newest_channel_drops_what_does_not_fit_and_counts_it() -> 
 Step = tuple[str, int]
 steps = st.lists(
     st.one_of(
-        st.tuples(st.just("publish"), st.integers(1, 12)), st.tuples(st.just("go"), st.just(1))
+        st.tuples(st.sampled_from(["publish", "send many"]), st.integers(1, 12)),
+        st.tuples(st.just("go"), st.just(1)),
     ),
     max_size=40,
 )
@@ -278,8 +279,21 @@ async def follow(moves: list[Step], capacity: int, overflow: Overflow, concurren
             begun.append(log.pop(0))
             in_hand += 1
 
+    def send(items: list[int]) -> None:
+        nonlocal lost, number, dropped
+        number += len(items)
+        for item in items:
+            if overflow == "drop_newest" and len(log) == capacity:
+                dropped += 1
+            else:
+                log.append(item)
+            if len(log) > capacity:
+                del log[0]
+                lost += 1
+
     async with scheduler:
         await scheduler.start()
+        sender = scheduler.clone_sender(NUMBERS)
         for what, count in moves:
             if what == "go":
                 if in_hand:
@@ -291,14 +305,15 @@ async def follow(moves: list[Step], capacity: int, overflow: Overflow, concurren
                         scheduler.bus.publish_nowait(NUMBERS, number)
                     continue
                 scheduler.bus.publish_nowait(NUMBERS, number)
-                if overflow == "drop_newest" and len(log) == capacity:
-                    dropped += 1
+                send([number])
+            if what == "send many":
+                batch = [*range(number, number + count)]
+                if overflow == "block" and len(log) + count > capacity:
+                    with pytest.raises(WouldBlock):
+                        sender.send_many_nowait(batch)
                 else:
-                    log.append(number)
-                if len(log) > capacity:
-                    del log[0]
-                    lost += 1
-                number += 1
+                    sender.send_many_nowait(batch)
+                    send(batch)
             await settle()
             begin()
             assert sorted(task.begun) == begun

@@ -164,9 +164,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         name="a walk over what was overwritten",
-        file="src/orchestrio/_broadcast/cursor.py",
-        text="        if channel.tail - number > channel.capacity:\n",
-        replacement="        if channel.tail - number > 2 * channel.capacity:\n",
+        file="src/orchestrio/_broadcast/channel.py",
+        text="        until = reader.position + self.capacity\n",
+        replacement="        until = reader.position + 2 * self.capacity\n",
         tests=("tests/test_capacity.py",),
         harm="A handler that fell behind gets a newer message in place of the one that is gone.",
     ),

@@ -141,10 +141,7 @@ class Cursor(Generic[T]):
     # An iterator of the log costs less than to note the position with each item, and keeps none of
     # them, as a copy would. It is never used up, so it can always be asked.
     def walk_on(self, count: int) -> Iterator[T]:
-        """Iterate over the next items where they lie.
-
-        Whoever does that compares `channel.tail` with each: when it has grown by `capacity` since
-        the walk began, they call `look_back`.
+        """Iterate over the next items where they lie, until the channel stops that.
 
         :param count: how many, all of them unread, and not up to the end of the ring and beyond
         """
@@ -152,24 +149,13 @@ class Cursor(Generic[T]):
         start = (self.position - channel.origin) % channel.capacity
         walk = iter(channel.items)
         cast("_ListIterator", walk).__setstate__(start)
+        items = islice(walk, count)
         self._slot_0 = self.position - start
         self.walk = walk
-        return islice(walk, count)
-
-    def look_back(self) -> int:
-        """See whether the item that a walk has just come to was overwritten.
-
-        If it was, the walk has ended before that item; if not, whoever waits for its place is told.
-
-        :return: its number, or -1
-        """
-        channel = self.channel
-        number = self.where - 1
-        if channel.tail - number > channel.capacity:
-            self.stop_walk(number)
-            return -1
-        channel.leave(number)
-        return number
+        channel.begin_walk(self)
+        if channel.tail - self.position >= channel.capacity:  # by what is garbage by now
+            self.stand()
+        return items
 
     def stop_walk(self, position: int) -> None:
         """Stand still, after a walk."""

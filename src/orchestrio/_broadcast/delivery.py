@@ -137,18 +137,12 @@ class Delivery(Generic[T]):
         current_hand.set(Hand(channel, self.number_in_hand))
         make_bell = bells()
         since_yield = 0
-        limit = end = 0
-        items = nothing = iter(cast("tuple[T, ...]", ()))
+        end = 0
+        items = iter(cast("tuple[T, ...]", ()))
         item: T | None = None
         while True:
             try:
                 for item in items:
-                    if channel.tail > limit:
-                        if (number := cursor.look_back()) < 0:
-                            items = nothing  # where it lies is something else now
-                            item = None
-                            break
-                        limit = number + capacity
                     await handle(item)
                 self.in_hand = False
                 if cursor.walk is not None:
@@ -190,7 +184,6 @@ class Delivery(Generic[T]):
                     start = (position - channel.origin) % capacity
                     count = min(count, BUDGET - since_yield, capacity - start)
                     end = position + count
-                    limit = position + capacity - 1  # as if `look_back` had seen the item before
                     since_yield += count
                     items = cursor.walk_on(count)
                     self.in_hand = True
