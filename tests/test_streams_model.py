@@ -150,8 +150,25 @@ class Streams(RuleBasedStateMachine):
         self.dropped += max(0, count - room)
 
     @rule(reader=readers)
-    def receive(self, reader: Reader) -> None:
+    def receive_nowait(self, reader: Reader) -> None:
         self.receive_many(reader, 1)
+
+    @rule(reader=readers, iterates=st.booleans())
+    def receive(self, reader: Reader, iterates: bool) -> None:
+        model = reader.model
+        if reader not in self.open_readers or not (model.lag or model.unread):
+            return
+        stream = reader.stream
+        receiving = aiter(stream).__anext__() if iterates else stream.receive()
+        if model.lag:
+            with pytest.raises(LaggedError) as caught:
+                receiving.send(None)
+            assert caught.value.missed == model.lag
+            model.missed, model.lag = model.missed + model.lag, 0
+        else:
+            with pytest.raises(StopIteration) as returned:  # at once
+                receiving.send(None)
+            assert returned.value.value == model.unread.pop(0)
 
     @rule(reader=readers, count=st.integers(1, 8))
     def receive_many(self, reader: Reader, count: int) -> None:

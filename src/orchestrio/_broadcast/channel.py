@@ -515,6 +515,7 @@ class Channel(Generic[T]):
         rest.shut_down()
         self.rest = rest
         for guest in [reader for reader in self.readers if reader.is_guest]:
+            guest.stand()
             self.detach(guest)
             guest.channel = rest
             rest.attach(guest)

@@ -113,6 +113,8 @@ class Cursor(Generic[T]):
         """
         channel = self.channel
         while True:
+            if self.walk is not None:
+                self.stand()
             if self.halted:
                 raise ClosedResourceError
             position = self.position
@@ -143,13 +145,13 @@ class Cursor(Generic[T]):
     def walk_on(self, count: int) -> Iterator[T]:
         """Iterate over the next items where they lie, until the channel stops that.
 
-        :param count: how many, all of them unread, and not up to the end of the ring and beyond
+        :param count: how many at most, all of them unread; it ends at the end of the ring, too
         """
         channel = self.channel
         start = (self.position - channel.origin) % channel.capacity
         walk = iter(channel.items)
         cast("_ListIterator", walk).__setstate__(start)
-        items = islice(walk, count)
+        items = islice(walk, min(count, channel.capacity - start))
         self._slot_0 = self.position - start
         self.walk = walk
         channel.begin_walk(self)
