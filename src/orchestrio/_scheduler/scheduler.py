@@ -62,6 +62,9 @@ T = TypeVar("T")
 #: Tasks that are no less ready for not working.
 _SETTLED: Final = (TaskState.COMPLETED, TaskState.STOPPED)
 
+#: What nobody publishes.
+_NONE: Final = object()
+
 _LIVES_ONCE: Final = "a scheduler lives once: make a new one to run again"
 
 _ENTER_FIRST: Final = "enter the scheduler first: 'async with Scheduler() as scheduler', or run()"
@@ -127,6 +130,8 @@ class Scheduler(Group[E]):
         self._senders = senders_of(
             bus
         )  # looked up here, or each message would take a coroutine more
+        self._last_event: object = _NONE  # published, and what with
+        self._last_sender: BroadcastSendStream[Any] | None = None
         self._listeners = 0  # calls that will raise a failure, so that the body need not be told
         self._block: TaskGroup | None = None  # around the body of the `async with` block
         self._lifetime: AbstractAsyncContextManager[None, bool | None] | None = None  # that block
@@ -227,15 +232,25 @@ class Scheduler(Group[E]):
         :raises ~anyio.ClosedResourceError: if the channel is removed while this waits for room
         :raises EventSendError: if the channel refused the message, or it is not valid
         """
+        # To hash a topic, which takes a call of its own, is a tenth of all this; so the last one is
+        # known again. One whose channel was removed meanwhile cannot be sent at once.
+        if event is self._last_event:
+            receivers = send_at_once(self._last_sender, item)
+        else:
+            receivers = self._look_up_and_send(event, item)
+        if receivers is None:
+            self._last_event = _NONE
+            receivers = await self._bus.publish(event, cast("Any", item))
+        return receivers
+
+    def _look_up_and_send(self, event: object, item: object) -> int | None:
+        """Do what `send_at_once` does; `None` also if the bus is to say what is wrong."""
         try:
             sender = self._senders[event]
         except (KeyError, TypeError):
-            receivers = None  # the bus says what is wrong
-        else:
-            receivers = send_at_once(sender, item)
-        if receivers is None:
-            receivers = await self._bus.publish(event, cast("Any", item))
-        return receivers
+            return None
+        self._last_event, self._last_sender = event, sender
+        return send_at_once(sender, item)
 
     # -- lifecycle -----------------------------------------------------------------------------
 
