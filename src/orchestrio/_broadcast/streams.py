@@ -387,7 +387,7 @@ class BroadcastReceiveStream(_BroadcastStream, ObjectReceiveStream[T_co]):
     def __init__(self, cursor: Cursor[T_co]) -> None:
         self._closed = False
         self._cursor = cursor
-        self._next_items = _nothing()  # what it may return without a closer look
+        self._next_items: Iterator[T_co] = _nothing()  # what it may return without a closer look
         self._yield_at = cursor.position + BUDGET  # where it lets others run before it reads on
 
     @property

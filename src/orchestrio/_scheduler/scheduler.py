@@ -130,8 +130,8 @@ class Scheduler(Group[E]):
         self._senders = senders_of(
             bus
         )  # looked up here, or each message would take a coroutine more
-        self._last_event: object = _NONE  # published, and what with
-        self._last_sender: BroadcastSendStream[Any] | None = None
+        self._last_event: object = _NONE  # that was published, and
+        self._last_sender: Any = None  # with what
         self._listeners = 0  # calls that will raise a failure, so that the body need not be told
         self._block: TaskGroup | None = None  # around the body of the `async with` block
         self._lifetime: AbstractAsyncContextManager[None, bool | None] | None = None  # that block

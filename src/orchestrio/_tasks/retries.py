@@ -62,8 +62,8 @@ def with_retries(
     if timeout == inf and not retries:
         return handle
 
-    async def attempt(message: T) -> None:
-        await within(timeout, "attempt_timeout", handle, message)
+    def attempt(message: T) -> Awaitable[None]:  # a coroutine more would be dear
+        return within(timeout, "attempt_timeout", handle, message)
 
     # A scope costs ten times what a call does, and one without a deadline is never needed.
     once = handle if timeout == inf else attempt
