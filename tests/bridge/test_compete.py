@@ -416,3 +416,17 @@ async def test_what_a_process_did_not_get_is_found_when_it_has_a_connection_agai
         server.ask("CLIENT", "KILL", "TYPE", "normal")
         assert await inbox.wait_for(501) == [-1, *range(500)]
         await until(lambda: pending(server) == 0)
+
+
+async def test_a_group_that_nobody_uses_is_named_once(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.ask("XADD", STREAM, "1000-0", "v", 2, "n", 1)  # long ago
+    server.ask("XGROUP", "CREATE", STREAM, "forgotten", "0")
+    inbox = Inbox[int]()
+    async with process(bridge(server, claim_after=0.3), JOBS, inbox.put) as publisher:
+        await publisher.publish(JOBS, 1)
+        await inbox.wait_for(1)
+        await until(lambda: "group 'forgotten' of topic 'jobs'" in caplog.text)
+        await sleep(0.5)
+    assert caplog.text.count("group 'forgotten' of topic 'jobs'") == 1

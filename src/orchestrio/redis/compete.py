@@ -44,6 +44,9 @@ _UNREADABLE: Final = 10
 _AGAIN: Final = 1.0
 
 
+#: For how long messages wait in a group that nobody seems to use, in milliseconds: a day.
+_OLD: Final = 86_400_000
+
 _EMPTIED: Final = "somebody has emptied the server"
 _TRIMMED: Final = "they were removed from the stream before they were handled"
 
@@ -121,6 +124,7 @@ class Compete(Carrier[T]):
         self.has_more: bool = True
         self._next_claim = -inf
         self._told_unreadable = False
+        self._told_idle: set[bytes] = set()  # groups that nobody seems to use
         self._acknowledgements = Acknowledgements(
             self._begin, self._settled, self._changed.notify_all, about=self._about
         )
@@ -414,7 +418,16 @@ class Compete(Carrier[T]):
 
     async def _sweep(self, connection: Connection) -> None:
         keys = [self.keys.stream, self._at.later, self._at.alive]
-        await connection.run(SWEEP, keys, [self._name])
+        idle: list[bytes] = await connection.run(SWEEP, keys, [self._name, _OLD])
+        for group in set(idle) - self._told_idle:
+            self._told_idle.add(group)
+            logger.warning(
+                "group %r of %s has messages that nobody has handled for a day, and keeps these and"
+                " all that come in the server: if it is not used any more, drop it with"
+                " 'python -m orchestrio.redis groups drop'",
+                group.decode(errors="replace"),
+                self.name,
+            )
 
     @property
     def beat(self) -> float:

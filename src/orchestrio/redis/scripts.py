@@ -409,9 +409,10 @@ return {lost, last, found}
 SWEEP: Final = Script(
     _ALSO_WHEN_FULL
     + """
--- KEYS: stream, later, alive; ARGV: group
+-- KEYS: stream, later, alive; ARGV: group, age (ms)
 -- Whoever has entries and never said that it is alive gets its time from now on; so do entries that
 -- are to come again, and for which that is not noted. What every group has handled is removed.
+-- Returns the other groups that have left entries of such an age unhandled.
 """
     + _THERE
     + _NOW
@@ -436,12 +437,19 @@ local function parts(id)
     return tonumber(ms), tonumber(number)
 end
 local lowest
+local idle = {}
 for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
     local facts = {}
     for i = 1, #group, 2 do facts[group[i]] = group[i + 1] end
     local id = facts['last-delivered-id']
+    local waits = redis.call('XRANGE', KEYS[1], '(' .. id, '+', 'COUNT', 1)[1]
+    waits = waits and waits[1]
     if facts['pending'] > 0 then
         id = redis.call('XPENDING', KEYS[1], facts['name'])[2]
+        waits = id
+    end
+    if facts['name'] ~= ARGV[1] and waits and parts(waits) < now - ARGV[2] then
+        idle[#idle + 1] = facts['name']
     end
     if not lowest then
         lowest = id
@@ -454,7 +462,7 @@ end
 if lowest then
     redis.call('XTRIM', KEYS[1], 'MINID', '~', lowest)
 end
-return 1
+return idle
 """
 )
 """Find what nobody looks after, and remove what is done with."""
