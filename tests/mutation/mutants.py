@@ -117,7 +117,7 @@ MUTANTS: Final = (
     Mutant(
         name="lag not counted at a stop",
         file="src/orchestrio/_broadcast/delivery.py",
-        text="        cursor.skip(cursor.overwritten)\n",
+        text="        cursor.skip(self._skipped)\n",
         replacement="",
         tests=HANDLERS,
         harm="A task ends behind, and what was overwritten is in no count: it vanished.",
@@ -174,7 +174,7 @@ MUTANTS: Final = (
         name="acknowledge before handling",
         file="src/orchestrio/_workers/event_worker.py",
         text="""\
-        try:
+                await begun
             await self._handle(item)
         except BaseException as error:
             acknowledgements.settle(reader, number, error)
@@ -182,6 +182,10 @@ MUTANTS: Final = (
         acknowledgements.settle(reader, number, None)
 """,
         replacement="""\
+                await begun
+        except BaseException as error:
+            acknowledgements.settle(reader, number, error)
+            raise
         acknowledgements.settle(reader, number, None)
         await self._handle(item)
 """,

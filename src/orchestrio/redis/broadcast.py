@@ -55,7 +55,6 @@ class Broadcast(Carrier[T]):
             self._begun, _ignore, _ignore, about=lambda _: _in_hand.get()
         )
         relay.acknowledge(acknowledgements, lossless=False)
-        self.position: bytes = b""  # the last entry that was read; empty before it has joined
         self._ordinal = 0  # and its ordinal
 
     @property
@@ -83,21 +82,22 @@ class Broadcast(Carrier[T]):
             self.position = b"0-0"
             self._ordinal = 0
         else:
-            self._see(joined.ordinal, joined.last)
+            self._see(joined)
 
-    def _see(self, ordinal: int, last: bytes) -> None:
+    def _see(self, joined: Joined) -> None:
         """Go on from the end of the stream if it ends before one's place: it has lost its tail."""
-        if _parts(last) < _parts(self.position):
-            self.position = last
-            self._ordinal = min(self._ordinal, ordinal)
+        if joined.at and _parts(joined.last) < _parts(joined.at):
+            self.position = joined.last
+            self._ordinal = min(self._ordinal, joined.ordinal)
 
     @override
     async def maintain(self, connection: Connection) -> None:
         keys = [self.keys.stream, self.keys.about, self.keys.count]
         while True:
             await sleep(_LOOK)
+            at = self.position  # of what is read meanwhile the answer knows nothing
             self._head, last = await connection.run(WHERE, keys, [self._born])
-            self._see(self._head, last)
+            self._see(Joined(False, self._born, self._head, last, at))
 
     @override
     def take_in(self, entries: Sequence[Entry]) -> None:

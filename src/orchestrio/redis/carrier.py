@@ -69,6 +69,8 @@ class Joined(NamedTuple):
     """The ordinal of its last entry."""
     last: bytes
     """The identifier of its last entry."""
+    at: bytes
+    """The last entry that had been read when it was asked for that; empty if none had."""
 
 
 class Burial(NamedTuple):
@@ -107,6 +109,8 @@ class Carrier(ABC, Generic[T]):
         self._limits: Final = limits
         self._changed: Final = changed
         self._joining: Final = Lock()
+        #: the last entry that was read; empty if none was
+        self.position: bytes = b""
         #: which topic of that name it is; '' before it has joined
         self._born: str = ""
         #: the ordinal of the last entry in the stream, as far as is known here
@@ -175,6 +179,7 @@ class Carrier(ABC, Generic[T]):
         :raises InvalidChannelError: if others carry it in another mode
         """
         async with self._joining:
+            at = self.position
             constants: list[str | bytes | int] = []
             for name, value in self._format.about.items():
                 constants += (name, value)
@@ -195,7 +200,7 @@ class Carrier(ABC, Generic[T]):
                     f" the key {self.keys.about}",
                     self._format.event,
                 ) from None
-            joined = Joined(bool(made), born.decode(), ordinal, last)
+            joined = Joined(bool(made), born.decode(), ordinal, last, at)
             self._joined(joined)
             self._born = joined.born
             self._head = joined.ordinal

@@ -390,7 +390,7 @@ class Compete(Carrier[T]):
             why = job.why[:1000] if job.begun or one.unreadable else ""
             arguments += (job.identifier, int(one.delay * 1000), int(one.unreadable), why)
         keys = [self.keys.stream, self.keys.about, self._at.tries, self._at.later]
-        await connection.run(TELL, keys, arguments)
+        self._lose(await connection.run(TELL, keys, arguments), _TRIMMED)
         self.counts.acknowledged += len(done)
         for identifier in done:
             self._done.pop(identifier, None)
@@ -455,6 +455,7 @@ class Compete(Carrier[T]):
         await self._sweep(connection)
         in_hand = [job.identifier for job in self._hand.values()]  # it is stopped alone
         keys = [self.keys.stream, self._at.later, self._at.alive]
-        await connection.run(LEAVE, keys, [self._name, self._consumer, *in_hand])
+        lost = await connection.run(LEAVE, keys, [self._name, self._consumer, *in_hand])
+        self._lose(lost, _TRIMMED)
         self._here.intersection_update(in_hand)
         self._inbox.clear()

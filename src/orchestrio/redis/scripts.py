@@ -226,9 +226,15 @@ count = tonumber(ARGV[at])
 for i = at + 1, at + 2 * count, 2 do
     redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
 end
+local lost = 0
 for i = at + 2 * count + 1, #ARGV, 4 do
     local id = ARGV[i]
-    if #redis.call('XPENDING', KEYS[1], group, id, id, 1, consumer) > 0 then
+    if #redis.call('XPENDING', KEYS[1], group, id, id, 1, consumer) == 0 then
+        -- it is another's
+    elseif #redis.call('XRANGE', KEYS[1], id, id) == 0 then
+        lost = lost + redis.call('XACK', KEYS[1], group, id)
+        redis.call('HDEL', KEYS[3], id, id .. '!', id .. '?')
+    else
         redis.call('XCLAIM', KEYS[1], group, '(later)', 0, id, 'JUSTID')
         redis.call('ZADD', KEYS[4], string.format('%.0f', now + ARGV[i + 1]), id)
         if ARGV[i + 2] == '1' then
@@ -239,10 +245,11 @@ for i = at + 2 * count + 1, #ARGV, 4 do
         end
     end
 end
-return 1
+return lost
 """
 )
-"""Note what was handled, what handlers have begun, and what is to come again.
+"""Note what was handled, what handlers have begun, and what is to come again; return how many of
+these last are lost.
 
 What is to come again waits with the consumer ``(later)`` until somebody claims it.
 """
@@ -477,13 +484,17 @@ LEAVE: Final = Script(
 local stamp = string.format('%.0f', now)
 local keeps = {}
 for i = 3, #ARGV do keeps[ARGV[i]] = true end
-local from = '-'
+local from, lost = '-', 0
 while from do
     local pending = redis.call('XPENDING', KEYS[1], ARGV[1], from, '+', 1000, ARGV[2])
     from = nil
     for _, one in ipairs(pending) do
         from = '(' .. one[1]
-        if not keeps[one[1]] then
+        if keeps[one[1]] then
+            -- it is being handled
+        elseif #redis.call('XRANGE', KEYS[1], one[1], one[1]) == 0 then
+            lost = lost + redis.call('XACK', KEYS[1], ARGV[1], one[1])
+        else
             redis.call('XCLAIM', KEYS[1], ARGV[1], '(later)', 0, one[1], 'JUSTID')
             redis.call('ZADD', KEYS[2], stamp, one[1])
         end
@@ -493,10 +504,13 @@ if #ARGV == 2 then
     redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
     redis.call('ZREM', KEYS[3], ARGV[2])
 end
-return 1
+return lost
 """
 )
-"""Hand back what a consumer does not keep, to whoever comes first, and forget the consumer."""
+"""Hand back what a consumer does not keep, to whoever comes first, and forget the consumer.
+
+Returns how many of them are lost.
+"""
 
 BURY: Final = Script(
     _ALSO_WHEN_FULL
