@@ -24,6 +24,7 @@ nitpicky = True
 nitpick_ignore = [
     ("py:class", "Console"),  # of rich
     ("py:class", "ContextVar"),
+    ("py:class", "Path"),
     ("py:exc", "EndOfStream"),  # of AnyIO
     ("py:class", "orchestrio.testing._simulation.scenario.Fault"),  # of a Scenario, to be printed
     ("py:obj", "timedelta"),

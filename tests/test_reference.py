@@ -1,13 +1,14 @@
-"""The reference in docs/ has every public name, each once, and says what a log record carries."""
+"""The reference in docs/: every public name, each once, and what a log record carries."""
 
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from collections import Counter
 
 import pytest
-from documented import PACKAGE, PAGES
+from documented import PACKAGE, PAGES, README
 from public_names import public
 
 import orchestrio
@@ -16,6 +17,7 @@ import orchestrio.redis
 import orchestrio.testing
 
 PUBLIC_MODULES = [orchestrio, orchestrio.logs, orchestrio.redis, orchestrio.testing]
+STUBS = README.parent / "stubs"
 REFERENCE = [page for page in PAGES if page.parent.name == "reference"]
 SUBJECT = re.compile(r"^\.\. (?:(current)module|auto(?!module)\w+):: (\S+)$", re.MULTILINE)
 
@@ -46,6 +48,48 @@ def test_a_public_name_is_described_once(name: str) -> None:
 def test_nothing_is_described_that_is_not_public() -> None:
     names = {f"{module.__name__}.{name}" for module in PUBLIC_MODULES for name in public(module)}
     assert set(DESCRIBED) == names
+
+
+# -- methods ---------------------------------------------------------------------------------
+
+CLASS = re.compile(r"^\.\. autoclass:: (\w+)\n((?: +:.*\n)*)", re.MULTILINE)
+BOTH = {"EventTask.subscribed_event"}  # in the stub it is a property or an attribute
+
+
+def methods_of_the_stubs() -> set[str]:
+    trees = [ast.parse(stub.read_text("utf-8")) for stub in STUBS.rglob("*.pyi")]
+    classes = [node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
+    methods = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {
+        f"{cls.name}.{node.name}"
+        for cls in classes
+        for node in cls.body
+        if isinstance(node, methods)
+    }
+
+
+def test_a_method_that_users_do_not_call_is_not_described() -> None:
+    """What the scheduler alone calls is in the class, and not in the stub."""
+    excluded: dict[str, set[str]] = {}
+    for page in REFERENCE:
+        for name, options in CLASS.findall(page.read_text("utf-8")):
+            given = re.search(r":exclude-members: (.*)", options)
+            excluded[name] = set(given[1].split(", ")) if given else set()
+    classes = [
+        value
+        for module in PUBLIC_MODULES
+        for value in public(module).values()
+        if isinstance(value, type) and value.__name__ in excluded
+    ]
+    own = {
+        f"{cls.__name__}.{name}"
+        for cls in classes
+        for name, value in vars(cls).items()
+        if not name.startswith("_") and (inspect.isroutine(value) or isinstance(value, property))
+    }
+    hidden = {f"{cls}.{name}" for cls, names in excluded.items() for name in names}
+    assert hidden == own - methods_of_the_stubs() - BOTH
+    assert "RedisBridge.let_go" in hidden
 
 
 # -- log records -----------------------------------------------------------------------------
