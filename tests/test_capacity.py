@@ -613,7 +613,7 @@ def test_many_items_at_once_lie_where_each_of_them_would(before: int, count: int
 
 
 # In a process of its own, since what measures the coverage runs between any two lines, where else
-# nothing does. Not on trio: in the middle of its own loop it forgets who is woken, see the README.
+# nothing does. Not on trio: in the middle of its own loop it forgets who is woken: see guarantees.md.
 FULL_OF_GARBAGE = """
 import anyio, gc
 from orchestrio import ChannelConfig, Scheduler, Topic

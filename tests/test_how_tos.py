@@ -1,4 +1,4 @@
-"""The how-tos of the README for other people's programs: servers, systemd, tokio's names."""
+"""The how-tos for other people's programs: servers, systemd, tokio's names."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from documented import README, Example, readme_blocks, readme_examples
+from documented import DOCS, Example, blocks_of, examples_of
 
 import orchestrio
-from orchestrio import create_broadcast_stream
+from orchestrio import LaggedError, create_broadcast_stream
 
 IN_TIME = 30.0
 """How long a process may take to start or to end, in seconds."""
@@ -29,8 +29,12 @@ IN_TIME = 30.0
 only_posix = pytest.mark.skipif(sys.platform == "win32", reason="needs SIGTERM")
 
 
-def the_example_under(what: str) -> Example:
-    (example,) = [example for example in readme_examples() if example.runs_under == what]
+HOW_TO = DOCS / "how-to"
+
+
+def the_example_of(page: str) -> Example:
+    """The one that a page has for something else to run."""
+    (example,) = [example for example in examples_of(HOW_TO / page) if example.runs_under]
     return example
 
 
@@ -38,7 +42,7 @@ def the_example_under(what: str) -> Example:
 
 
 class Server:
-    """A real server of the README's application, on a port of its own choice."""
+    """A real server of the page's application, on a port of its own choice."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -90,7 +94,7 @@ HYPERCORN = ["hypercorn", "shop:app", "-k", "trio", "--bind", "127.0.0.1:0"]
 @only_posix
 @pytest.mark.parametrize("command", [UVICORN, HYPERCORN], ids=["asyncio", "trio"])
 def test_the_application_publishes_what_it_is_sent(command: list[str], tmp_path: Path) -> None:
-    with serving(the_example_under("a server"), command, tmp_path) as server:
+    with serving(the_example_of("starlette.md"), command, tmp_path) as server:
         for number in range(3):
             assert server.ask(f"/orders/{number}", "POST") == (202, {"receivers": 1})
         status, report = server.ask("/health")
@@ -104,7 +108,7 @@ def test_the_application_publishes_what_it_is_sent(command: list[str], tmp_path:
 @pytest.fixture
 def failing() -> Example:
     """The application with a handler that fails at the order of number 0."""
-    example = the_example_under("a server")
+    example = the_example_of("starlette.md")
     source = example.source.replace('"shipped", number', "1 / number")
     assert source != example.source
     return replace(example, source=source)
@@ -132,8 +136,8 @@ def test_hypercorn_on_trio_ends_with_a_failure(failing: Example, tmp_path: Path)
         assert "TaskExecutionError: task 'ship' failed" in complaints
 
 
-def test_the_readme_has_the_commands_that_serve_the_application() -> None:
-    text = README.read_text("utf-8")
+def test_the_page_has_the_commands_that_serve_the_application() -> None:
+    text = (HOW_TO / "starlette.md").read_text("utf-8")
     assert "`uvicorn shop:app`" in text
     assert "`hypercorn shop:app -k trio`" in text
 
@@ -143,8 +147,8 @@ def test_the_readme_has_the_commands_that_serve_the_application() -> None:
 
 @pytest.fixture
 def unit() -> configparser.SectionProxy:
-    """The service of the README, as systemd would read it."""
-    (text,) = [text for language, text, _ in readme_blocks() if language == "ini"]
+    """The service of the page, as systemd would read it."""
+    (text,) = [text for language, text, _ in blocks_of(HOW_TO / "systemd.md") if language == "ini"]
     parser = configparser.ConfigParser(interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # as documented
     parser.read_string(text)
@@ -157,7 +161,7 @@ def test_the_service_tells_systemd_how_it_is(
     backend: str, unit: configparser.SectionProxy, tmp_path: Path
 ) -> None:
     assert unit["Type"] == "notify"
-    program = the_example_under("systemd").write(tmp_path, backend)
+    program = the_example_of("systemd.md").write(tmp_path, backend)
     address = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(address)
@@ -182,7 +186,7 @@ def test_the_service_tells_systemd_how_it_is(
 def test_the_service_has_the_time_that_its_tasks_may_take(
     unit: configparser.SectionProxy,
 ) -> None:
-    match = re.search(r"stop_timeout=(\d+)", the_example_under("systemd").source)
+    match = re.search(r"stop_timeout=(\d+)", the_example_of("systemd.md").source)
     assert match
     defaults = orchestrio.TaskMetadata()
     longest = float(match[1]) + defaults.drain_timeout + defaults.shutdown_timeout
@@ -194,7 +198,7 @@ def test_the_service_has_the_time_that_its_tasks_may_take(
 
 def names_beside_those_of_tokio() -> list[str]:
     """What the second column of the table has of our streams, such as ``send.clone``."""
-    text = README.read_text("utf-8")
+    text = (HOW_TO / "from-tokio.md").read_text("utf-8")
     table = text[text.index("| tokio | orchestrio |") :].partition("\n\n")[0]
     ours = [line.split(" | ", 1)[1] for line in table.splitlines()[2:]]
     return sorted(set(re.findall(r"\b(?:send|receive)(?:\.\w+(?:\(\))?)+", "\n".join(ours))))
@@ -218,7 +222,7 @@ def test_there_are_names_beside_those_of_tokio() -> None:
     }
 
 
-def test_the_streams_count_as_those_of_tokio_do() -> None:
+def test_what_the_streams_count_is_what_the_page_says() -> None:
     send, receive = create_broadcast_stream[int](2)
     with send, receive, receive.clone() as other:
         send.send_nowait(1)
@@ -229,5 +233,16 @@ def test_the_streams_count_as_those_of_tokio_do() -> None:
         other.receive_nowait()
         assert send.statistics().buffered == 0
         assert receive.statistics().channel.senders == 1
+        for number in range(2, 5):
+            send.send_nowait(number)
+        assert len(other) == 2  # tokio has 3: it counts what was overwritten
+        with pytest.raises(LaggedError) as lag:
+            other.receive_nowait()
+        assert lag.value.missed == 1
+        receive.close()
+        other.receive_nowait()
+        assert send.statistics().buffered == 2  # tokio has 1: everybody has read the other
+        other.receive_nowait()
+        assert send.statistics().buffered == 0
         send.close()
-        assert receive.statistics().channel.senders == 0
+        assert other.statistics().channel.senders == 0

@@ -26,8 +26,10 @@ ROOT = HERE.parent
 REPOSITORY = "https://github.com/orchestrio/orchestrio"
 MODULES = [orchestrio, orchestrio.logs, orchestrio.redis, orchestrio.testing]
 
-#: A block of code, or the target of a link that leads out of the page's folder.
-OUTWARD = re.compile(r"^(```+).*?^\1$|(?<=\]\()(?:\.\./)+[^)#\s]+", re.MULTILINE | re.DOTALL)
+#: A block of code, an image, or the target of a link that leads out of the page's folder.
+OUTWARD = re.compile(
+    r"^(```+).*?^\1$|!\[[^]]*\]\([^)]*\)|(?<=\]\()(?:\.\./)+[^)#\s]+", re.MULTILINE | re.DOTALL
+)
 
 
 def link_to_the_repository(app: Sphinx, page: str, source: list[str]) -> None:
@@ -36,7 +38,8 @@ def link_to_the_repository(app: Sphinx, page: str, source: list[str]) -> None:
 
     def there(found: re.Match[str]) -> str:
         target = (folder / found[0]).resolve()
-        if found[1] or target.is_relative_to(HERE) or not target.exists():
+        is_link = found[1] is None and not found[0].startswith("!")
+        if not is_link or target.is_relative_to(HERE) or not target.exists():
             return found[0]
         kind = "tree" if target.is_dir() else "blob"
         return f"{REPOSITORY}/{kind}/main/{target.relative_to(ROOT).as_posix()}"
