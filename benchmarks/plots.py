@@ -1,4 +1,4 @@
-"""Draw the plots of the README: throughput and idle wake-up, over the number of handlers.
+"""Draw the plots of the README and of the page on performance, over the number of handlers.
 
     python benchmarks/plots.py [--quick]     # about 5 minutes
 

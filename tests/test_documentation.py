@@ -18,6 +18,7 @@ from documented import (
     README,
     Example,
     docstring_examples,
+    examples_of,
     page_examples,
     readme_blocks,
     readme_examples,
@@ -181,6 +182,33 @@ def test_a_page_is_in_a_table_of_contents(page: Path) -> None:
 )
 def test_readme_has_a_command_for_the_job_and_one_for_the_tests(command: str) -> None:
     assert command in [text.strip() for _, text, _ in readme_blocks()]
+
+
+WORDS = {"asyncio", "trio", "graceful shutdown", "fan-out", "backpressure", "publish/subscribe"} | {
+    "supervision tree"
+}
+
+
+def test_the_readme_is_read_to_its_end_and_found() -> None:
+    text = README.read_text("utf-8")
+    assert len(text.splitlines()) <= 200
+    assert {word for word in WORDS if word not in text} == set()
+
+
+def test_the_readme_asks_first_whether_it_is_what_you_need() -> None:
+    headings = re.findall("^## (.*)$", README.read_text("utf-8"), re.MULTILINE)
+    assert headings[:2] == ["The one idea", "Is it what you need?"]
+
+
+def test_the_tutorial_has_six_steps_and_each_is_a_program() -> None:
+    contents = (DOCS / "tutorial" / "index.md").read_text("utf-8")
+    (listed,) = re.findall(
+        r"^```\{toctree\}\n.*?\n\n(.*?)\n```$", contents, re.MULTILINE | re.DOTALL
+    )
+    steps = [DOCS / "tutorial" / f"{name}.md" for name in listed.split()]
+    assert [len(examples_of(step)) for step in steps] == [1] * 6
+    for number, step in enumerate(steps, 1):
+        assert step.read_text("utf-8").startswith(f"# {number}. ")
 
 
 def test_all_options_of_a_task_are_in_a_table_with_their_defaults() -> None:

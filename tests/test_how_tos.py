@@ -193,6 +193,31 @@ def test_the_service_has_the_time_that_its_tasks_may_take(
     assert longest <= float(unit["TimeoutStopSec"])
 
 
+# -- containers ------------------------------------------------------------------------------
+
+
+def longest_stop() -> float:
+    """How long a task may take to stop that says nothing else, in seconds."""
+    defaults = orchestrio.TaskMetadata()
+    return defaults.stop_timeout + defaults.drain_timeout + defaults.shutdown_timeout + 2
+
+
+def test_kubernetes_and_docker_wait_for_as_long_as_a_stop_may_take() -> None:
+    manifest = (HOW_TO / "kubernetes.md").read_text("utf-8")
+    (grace,) = re.findall(r"^ +terminationGracePeriodSeconds: (\d+)", manifest, re.MULTILINE)
+    (before,) = re.findall(r"sleep: \{ seconds: (\d+) \}", manifest)
+    assert int(before) + longest_stop() <= int(grace)
+    (limit,) = re.findall(r"--stop-timeout (\d+)", (HOW_TO / "docker.md").read_text("utf-8"))
+    assert longest_stop() <= int(limit)
+
+
+def test_the_probes_of_the_manifest_are_those_that_the_program_answers() -> None:
+    manifest = (HOW_TO / "kubernetes.md").read_text("utf-8")
+    asked = set(re.findall(r"httpGet: \{ path: (\S+), port: 8080 \}", manifest))
+    assert asked == {"/live", "/ready"}
+    assert all(f"GET {path}" in manifest for path in asked)
+
+
 # -- tokio -----------------------------------------------------------------------------------
 
 
