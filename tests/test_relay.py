@@ -183,7 +183,9 @@ async def test_a_task_that_acknowledged_does_so_for_the_next_bridge() -> None:
         with fail_after(IN_TIME):
             while not acknowledgements.readers:
                 await settle(1)
-        acknowledgements.expect(await second.deliver(7))
+        number = await second.deliver(7)
+        assert number is not None
+        acknowledgements.expect(number)
         await settle()
         assert settled == [(1, None)]
 

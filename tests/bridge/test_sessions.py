@@ -54,7 +54,6 @@ async def test_a_reader_and_a_writer_are_two(server: RedisServer) -> None:
                 ("b", [{b"n": b"1"}])
             ]
 
-        assert reader.reads_across_topics
         group.start_soon(read)
         await until(lambda: "xread" in [each["cmd"] for each in server.clients()])
         began = current_time()
@@ -166,7 +165,6 @@ async def test_a_session_with_a_cluster_asks_the_nodes_that_have_the_keys(
     cluster: Cluster,
 ) -> None:
     async with connected(RedisSettings.from_url(cluster.url)) as connection:
-        assert not connection.reads_across_topics
         await connection.ping(["{n:1}", "{n:2}"])
         for number in range(20):
             await at_once(connection, 5, f"{{n:{number}}}")

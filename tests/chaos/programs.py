@@ -58,7 +58,7 @@ class Losses(logging.Handler):
 
     @override
     def emit(self, record: logging.LogRecord) -> None:
-        found = re.match(r"([\d,]+) messages? of .* (?:was|were) lost", record.getMessage())
+        found = re.search(r" has lost ([\d,]+) messages?", record.getMessage())
         if found is not None:
             self._output.write(f"lost {found[1].replace(',', '')}\n")
         self._output.write(f"# {record.levelname} {record.getMessage()}\n")

@@ -43,7 +43,7 @@ class Relay(Generic[T, U]):
     :raises LifecycleError: if another bridge has taken it over
     """
 
-    __slots__ = ("_front", "outgoing")
+    __slots__ = ("_acknowledgements", "_front", "outgoing")
 
     def __init__(
         self, bus: EventBus[Hashable], event: Any, admit: Callable[[T], U], *, keep: bool = False
@@ -67,6 +67,7 @@ class Relay(Generic[T, U]):
         outbox.senders = 1
         self.outgoing: Cursor[U] = Cursor(outbox)
         self._front = front
+        self._acknowledgements: Acknowledgements | None = None
         front.senders += 1  # the bridge is one, so receivers do not end with the last local sender
         front.relayed_to = outbox
         front.set_limits()
@@ -99,7 +100,7 @@ class Relay(Generic[T, U]):
             if why is not None:
                 self.close()
                 raise LifecycleError(why)
-        front.acknowledgements = acknowledgements
+        front.acknowledgements = self._acknowledgements = acknowledgements
         front.is_for_tasks = lossless
         self._set_keeps()
 
@@ -119,17 +120,22 @@ class Relay(Generic[T, U]):
         """Give the channel back: what is sent from now on goes to its receivers, without the bridge.
 
         Whoever waits for room in the outgoing channel goes on there, too. The bridge may still read
-        what it was given before, up to the end of the stream. Doing it again does nothing.
+        what it was given before, up to the end of the stream, and hears what becomes of what it has
+        delivered. Doing it again does nothing.
         """
         front, outgoing = self._front, self.outgoing.channel
-        if front.relayed_to is not outgoing:
+        if not self.is_taken:
             return
         front.relayed_to = None
-        front.acknowledgements = None
         front.is_for_tasks = False
         self._set_keeps()
         front.lose_sender()
         outgoing.lose_sender()
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether the bridge still has the channel."""
+        return self._front.relayed_to is self.outgoing.channel
 
     def close(self) -> int:
         """Release the channel, and let go of what was not read; who waits for it to be safe is told.
@@ -137,6 +143,8 @@ class Relay(Generic[T, U]):
         :return: how many messages were accepted, and are lost
         """
         self.release()
+        if self._front.acknowledgements is self._acknowledgements:
+            self._front.acknowledgements = None
         left = len(self.outgoing)
         self.outgoing.close()
         return left
@@ -146,11 +154,11 @@ class Relay(Generic[T, U]):
         """How many messages the receivers' channel holds."""
         return self._front.capacity
 
-    async def deliver(self, message: T) -> int:
+    async def deliver(self, message: T) -> int | None:
         """Give a message to all receivers; wait for room unless the channel overwrites or drops.
 
         :param message: the message
-        :return: its number in the receivers' channel
+        :return: its number in the receivers' channel; `None` if that was full, and drops the newest
         :raises ~anyio.ClosedResourceError: if the channel has been closed
         """
         front = self._front
@@ -161,6 +169,7 @@ class Relay(Generic[T, U]):
             await append_in_turn(front, message, lambda: True)
         elif front.is_full():
             front.refuse()
+            return None
         else:
             front.append(message)
         return front.tail - 1

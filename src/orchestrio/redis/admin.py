@@ -262,7 +262,7 @@ class TopicAdmin:
         :raises RuntimeError: if a consumer of the group is alive
         """
         group = self._keys.group(name)
-        keys = [self._stream, group.alive, group.tries, group.later]
+        keys = [self._stream, self._keys.about, group.alive, group.tries, group.later]
         within = -1 if force else _milliseconds(alive_within)
         async with self._session() as connection:
             alive = int(await connection.run(DROP_GROUP, keys, [name, within]))

@@ -123,18 +123,19 @@ return {redis.call('ZCOUNT', KEYS[1], string.format('%.0f', since), '+inf'), las
 """Return how many consumers of a group are alive."""
 
 DROP_GROUP: Final = Script("""
--- KEYS: stream, heartbeats of the group, its other keys
+-- KEYS: stream, about, heartbeats of the group, its other keys
 -- ARGV: group, for how long (ms) one that is not heard of counts as alive; -1 if it does not matter
 -- Returns how many are alive if there are some, 0 if there is no such group, or -1.
 if ARGV[2] ~= '-1' then
     local now = redis.call('TIME')
     local since = now[1] * 1000 + math.floor(now[2] / 1000) - ARGV[2]
-    local alive = redis.call('ZCOUNT', KEYS[2], string.format('%.0f', since), '+inf')
+    local alive = redis.call('ZCOUNT', KEYS[3], string.format('%.0f', since), '+inf')
     if alive > 0 then
         return alive
     end
 end
-local gone = redis.call('DEL', unpack(KEYS, 2))
+redis.call('HDEL', KEYS[2], 'got:' .. ARGV[1], 'gap:' .. ARGV[1])
+local gone = redis.call('DEL', unpack(KEYS, 3))
 if redis.call('EXISTS', KEYS[1]) == 1 then
     gone = gone + redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
 end

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final, TypeVar, cast, final
 from uuid import uuid4
 
-from anyio import CancelScope, current_time, sleep
+from anyio import CancelScope, current_time, move_on_after, sleep
 from typing_extensions import Unpack, override
 
 from .._broadcast.bus import EventBus
@@ -32,7 +32,6 @@ from .connection import (
     Connection,
     RedisSettings,
     Refused,
-    Script,
     connected,
     together,
 )
@@ -41,6 +40,7 @@ from .envelope import Format
 from .keys import Keys
 from .leases import RedisLeases
 from .options import BridgeOptions, BridgeSettings
+from .outages import Full
 from .outbox import DiskOutbox, MemoryOutbox
 from .reading import read_broadcasts, read_group
 
@@ -180,12 +180,15 @@ class RedisBridge(Bridge):
         self._carriers: list[Carrier[Any]] = []
         self._broadcasts: list[Broadcast[Any]] = []
         self._competes: list[Compete[Any]] = []
+        self._bus: EventBus[Any] | None = None
+        self._is_leaving = False  # it is being removed
         self._changed = Wakeup()  # there is room for what comes in
         self._receiving: CancelScope | None = None
         self._leases = RedisLeases(checked.namespace, checked.lease, self._keep)
         self._connected = False
         self._outages = 0
         self._down: set[object] = set()  # the loops that wait for it to answer
+        self._sessions = 0
         self._away_since: float | None = None  # in seconds on the event loop's clock
 
     @property
@@ -219,6 +222,13 @@ class RedisBridge(Bridge):
         run = current_run.get()
         if run is None:
             raise LifecycleError("a bridge is a task: register it with a scheduler")
+        gone = any(not carrier.relay.is_taken for carrier in self._carriers)
+        if gone or self._bus not in (None, run.services.bus):
+            raise LifecycleError(
+                "a bridge that was removed, or has worked in another scheduler, cannot be used"
+                " again: make a new RedisBridge"
+            )
+        self._bus = run.services.bus
         self._receiving = CancelScope()
         if not self._origin:
             self._origin, self._consumer = new_origin(), uuid4().hex
@@ -319,6 +329,7 @@ class RedisBridge(Bridge):
 
     @override
     def let_go(self) -> None:
+        self._is_leaving = True
         for carrier in self._carriers:
             carrier.relay.release()
 
@@ -348,16 +359,24 @@ class RedisBridge(Bridge):
             await together(*(carrier.outbox.spool_rest for carrier in self._carriers))
         finally:
             try:
-                if self._carriers:
-                    # What is on disk can wait for the next process; with nothing to lose, so can
-                    # all.
-                    in_memory = self._database is None
-                    owes = in_memory and any(carrier.owes for carrier in self._carriers)
-                    await self._keep(self._finish, once=not owes)
+                await self._leave()
             finally:
                 self._say_what_is_left()
                 if self._database is not None:
                     await self._database.close()
+
+    async def _leave(self) -> None:
+        for carrier in self._competes:
+            carrier.end()
+        if not self._carriers:
+            return
+        if self._is_leaving:  # handlers go on, and what they have is told while it can be
+            with move_on_after(_GRACE):
+                await together(*(carrier.settled for carrier in self._competes))
+        # What is on disk can wait for the next process; with nothing to lose, so can all.
+        unsent = self._database is None and any(one.outbox.unsent for one in self._carriers)
+        owes = unsent or any(carrier.owes for carrier in self._carriers)
+        await self._keep(self._finish, once=not owes)
 
     def _say_what_is_left(self) -> None:
         unsent = sum(carrier.outbox.unsent for carrier in self._carriers)
@@ -374,8 +393,11 @@ class RedisBridge(Bridge):
             )
 
     async def _finish(self, connection: Connection) -> None:
+        await self._join(connection)  # the server may have lost what there was
         for carrier in self._carriers:
-            await carrier.finish(connection)
+            await carrier.leave(connection)
+        for carrier in self._carriers:
+            await carrier.send_rest(connection)
 
     # -- sessions ------------------------------------------------------------------------------
 
@@ -386,7 +408,6 @@ class RedisBridge(Bridge):
         loop = object()
         attempt = 0
         refused = False
-        awaited: Script | None = None  # what it has refused, and must do before it is well
 
         def is_up() -> None:
             nonlocal attempt
@@ -396,13 +417,13 @@ class RedisBridge(Bridge):
         try:
             while True:
                 answers = False
-                connection: Connection | None = None
                 try:
                     async with connected(self._settings) as connection:
                         await connection.ping([carrier.keys.stream for carrier in self._carriers])
                         answers = True
+                        self._sessions += 1
                         if refused:  # and only doing it will tell whether it still is
-                            connection.when_done(is_up, awaited)
+                            connection.when_done(is_up)
                         else:
                             is_up()
                         await use(connection)
@@ -411,15 +432,19 @@ class RedisBridge(Bridge):
                     # A connection that broke is worth a new one soon; a server that is away, or
                     # refuses what it is asked, needs time.
                     refused = isinstance(error, Refused)
-                    if connection is not None:
-                        awaited = connection.refused
                     attempt = 1 if answers and not refused else attempt + 1
                     self._is_down(loop, error)
                     if once:
                         return
                     await sleep(wait_before(attempt, _BACKOFF, random.random()))
+                finally:
+                    self._sessions -= answers
         finally:
-            self._down.discard(loop)
+            if loop in self._down:  # it has been given up
+                self._down.discard(loop)
+                if not self._down:
+                    self._away_since = None
+                    self._connected = self._sessions > 0
 
     def _is_up(self, loop: object) -> None:
         self._down.discard(loop)
@@ -432,7 +457,8 @@ class RedisBridge(Bridge):
     def _is_down(self, loop: object, error: Exception) -> None:
         self._down.add(loop)
         if self._away_since is None:
-            self._away_since = current_time()
+            waited = self._settings.response_timeout if isinstance(error, TimeoutError) else 0.0
+            self._away_since = current_time() - waited
         if self._connected or not self._outages:
             self._connected = False
             self._outages += 1
@@ -450,12 +476,35 @@ class RedisBridge(Bridge):
         """Send, and tell and ask what has to be."""
         await self._join(connection)  # the server may have lost what there was
         await together(
+            *(partial(self._send, carrier, connection) for carrier in self._carriers),
             *(
                 partial(loop, connection)
                 for carrier in self._carriers
-                for loop in (carrier.send, carrier.tell, carrier.maintain)
-            )
+                for loop in (carrier.tell, carrier.maintain)
+            ),
         )
+
+    async def _send(self, carrier: Carrier[Any], connection: Connection) -> None:
+        """Send what is published; a server that is full takes all but that."""
+        attempt = 0
+
+        def sent() -> None:
+            nonlocal attempt
+            if attempt:
+                attempt = 0
+                self._is_up(carrier)
+
+        try:
+            while True:
+                try:
+                    await carrier.send(connection, sent)
+                    return
+                except Full as error:
+                    attempt += 1
+                    self._is_down(carrier, error)
+                    await sleep(wait_before(attempt, _BACKOFF, random.random()))
+        finally:
+            self._down.discard(carrier)
 
     async def _read_broadcasts(
         self, carriers: Sequence[Broadcast[Any]], connection: Connection

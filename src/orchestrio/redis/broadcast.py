@@ -26,6 +26,9 @@ T = TypeVar("T")
 #: How often, in seconds, to look whether the topic is still the one that it was.
 _LOOK: Final = 1.0
 
+#: The ordinal of an entry after which the numbers begin anew.
+_UNKNOWN: Final = -1
+
 #: What is known of the message that a handler has in hand.
 _in_hand: Final[ContextVar[MessageInfo | None]] = ContextVar("orchestrio_in_hand", default=None)
 
@@ -70,7 +73,7 @@ class Broadcast(Carrier[T]):
     @property
     @override
     def room(self) -> int:
-        return 0 if self._inbox else COUNT
+        return 0 if self._inbox or self._burials else COUNT
 
     @override
     def _joined(self, joined: Joined) -> None:
@@ -83,9 +86,14 @@ class Broadcast(Carrier[T]):
             self._ordinal = 0
         else:
             self._see(joined)
+            if self._doubts:
+                self._ordinal = _UNKNOWN
 
     def _see(self, joined: Joined) -> None:
         """Go on from the end of the stream if it ends before one's place: it has lost its tail."""
+        if joined.ordinal < self._head:
+            self._lag(self._head - max(self._ordinal, joined.ordinal), "the server has lost them")
+        self._head = joined.ordinal
         if joined.at and _parts(joined.last) < _parts(joined.at):
             self.position = joined.last
             self._ordinal = min(self._ordinal, joined.ordinal)
@@ -96,14 +104,15 @@ class Broadcast(Carrier[T]):
         while True:
             await sleep(_LOOK)
             at = self.position  # of what is read meanwhile the answer knows nothing
-            self._head, last = await connection.run(WHERE, keys, [self._born])
-            self._see(Joined(False, self._born, self._head, last, at))
+            head, last = await connection.run(WHERE, keys, [self._born])
+            self._see(Joined(False, self._born, head, last, at, 0))
 
     @override
     def take_in(self, entries: Sequence[Entry]) -> None:
+        self._see_that_it_goes_on(entries, self._ordinal)
         for entry in entries:
-            ordinal = int(entry.fields.get(b"n", 0))
-            if ordinal > self._ordinal + 1:
+            ordinal = entry.ordinal
+            if self._ordinal >= 0 and ordinal > self._ordinal + 1:
                 self._lag(
                     ordinal - self._ordinal - 1,
                     "they were trimmed before they were read here, since this process was slow or"
@@ -124,10 +133,11 @@ class Broadcast(Carrier[T]):
             self.bury(entry, str(error), 1)
         else:
             number = await self.relay.deliver(message.data)
-            self._infos[number] = message.info(0)
-            if len(self._infos) > self.relay.capacity:  # that was read, or overwritten
-                del self._infos[next(iter(self._infos))]
-            self.counts.received += 1
+            if number is not None:
+                self._infos[number] = message.info(0)
+                if len(self._infos) > self.relay.capacity:  # that was read, or overwritten
+                    del self._infos[next(iter(self._infos))]
+                self.counts.received += 1
         self._inbox.popleft()
         if not self._inbox:
             self._changed.notify_all()

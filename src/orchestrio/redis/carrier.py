@@ -7,21 +7,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from anyio import EndOfStream, Lock
+from anyio import EndOfStream, Lock, current_time
 
 from .._broadcast.relay import Relay
 from .._model.errors import InvalidChannelError
 from .._model.log import logger
 from .._model.wakeup import Wakeup
 from .._model.words import counted
+from .._tasks.tally import Tally
 from .connection import Connection, Entry
 from .envelope import Format, Outgoing, time_text
 from .keys import Keys
-from .outages import Rejected
+from .outages import Refused, Rejected
 from .outbox import Outbox
 from .scripts import BURY, JOIN, OTHER_MODE, PUBLISH
 
@@ -31,6 +32,12 @@ T = TypeVar("T")
 
 #: How many entries are read or taken over at a time: the event loop does nothing else meanwhile.
 COUNT: Final = 128
+
+#: How many dead letters and losses are told of one by one.
+_AT_ONCE: Final = 10
+
+#: How many dead letters are written in one step.
+_STEP: Final = 32
 
 #: How long the server knows what it took from a bridge, so that nothing is taken twice: a day.
 _MEMORY: Final = 86_400_000
@@ -71,6 +78,8 @@ class Joined(NamedTuple):
     """The identifier of its last entry."""
     at: bytes
     """The last entry that had been read when it was asked for that; empty if none had."""
+    lost: int
+    """How many entries of the group were lost with the stream; -1 if the server does not know."""
 
 
 class Burial(NamedTuple):
@@ -120,6 +129,10 @@ class Carrier(ABC, Generic[T]):
         self._arrived: Final = Wakeup()
         #: what is to be moved to the dead letters
         self._burials: Final[list[Burial]] = []
+        #: whether the last session found that the ordinals go back
+        self._doubts = False
+        self._losses = Tally(_AT_ONCE, self._tell_losses)
+        self._buried = Tally(_AT_ONCE, self._tell_burials)
         #: there is something to tell the server
         self._news: Final = Wakeup()
 
@@ -147,14 +160,42 @@ class Carrier(ABC, Generic[T]):
 
     @property
     def owes(self) -> bool:
-        """Whether there is something that the server has to be told."""
-        return self.outbox.unsent > 0 or bool(self._burials)
+        """Whether there is something that the server has to be told of what it has delivered."""
+        return bool(self._burials)
 
     def _lose(self, count: int, how: str) -> None:
         """Count messages that the server has lost, and say so."""
         if count > 0:
             self.counts.lost += count
-            logger.warning("%s of %s were lost: %s", counted(count, "messages"), self.name, how)
+            if self._losses.note(current_time(), count):
+                logger.warning("%s has lost %s: %s", self.name, counted(count, "messages"), how)
+
+    def _tell_losses(self, times: int, count: int) -> None:
+        logger.warning("%s has lost %s more", self.name, counted(count, "messages"))
+
+    def _tell_burials(self, times: int, count: int) -> None:
+        logger.error(
+            "%s more of %s were moved to the dead letters, %s",
+            counted(times, "messages"),
+            self.name,
+            self.keys.dead,
+        )
+
+    def _see_that_it_goes_on(self, entries: Sequence[Entry], after: int) -> None:
+        """Have the session begin anew, and join, if the ordinals go back.
+
+        Somebody has emptied the server; if the topic is the same nevertheless, it was a failover,
+        or a group that was made anew, and they are taken as they come.
+
+        :param after: the ordinal of the last entry that was read
+        :raises Refused: to begin anew
+        """
+        first = entries[0].ordinal
+        if self._doubts:
+            self._doubts = False
+        elif 0 < first <= after:
+            self._doubts = True
+            raise Refused(f"{self.name} begins with {first} again, after {after}")
 
     @property
     def name(self) -> str:
@@ -173,6 +214,11 @@ class Carrier(ABC, Generic[T]):
         """The group that it competes in, if any."""
         return ""
 
+    @property
+    def _known(self) -> int:
+        """The ordinal of the last entry that somebody of the group has got; 0 if none is known."""
+        return 0
+
     async def join(self, connection: Connection) -> None:
         """Make the topic, if it is not there, and find one's place in it.
 
@@ -184,10 +230,10 @@ class Carrier(ABC, Generic[T]):
             for name, value in self._format.about.items():
                 constants += (name, value)
             try:
-                made, born, ordinal, last = await connection.run(
+                made, born, ordinal, last, lost = await connection.run(
                     JOIN,
                     [self.keys.stream, self.keys.about, self.keys.count],
-                    [self._mode, self._group, *constants],
+                    [self._mode, self._group, self._born, self._known, *constants],
                 )
             except Rejected as error:
                 _, found, other = str(error).partition(f"{OTHER_MODE} ")
@@ -200,7 +246,7 @@ class Carrier(ABC, Generic[T]):
                     f" the key {self.keys.about}",
                     self._format.event,
                 ) from None
-            joined = Joined(bool(made), born.decode(), ordinal, last, at)
+            joined = Joined(bool(made), born.decode(), ordinal, last, at, lost)
             self._joined(joined)
             self._born = joined.born
             self._head = joined.ordinal
@@ -211,17 +257,22 @@ class Carrier(ABC, Generic[T]):
 
     # -- sending -------------------------------------------------------------------------------
 
-    async def send(self, connection: Connection) -> None:
-        """Send what is published, in order, until nothing is any more."""
+    async def send(self, connection: Connection, sent: Callable[[], None]) -> None:
+        """Send what is published, in order, until nothing is any more.
+
+        :param connection: to whom
+        :param sent: called each time that something has been
+        """
         try:
             while True:
                 await self._send_batch(connection)
+                sent()
         except EndOfStream:
             return
 
     async def _send_batch(self, connection: Connection) -> int:
         origin, batch = await self.outbox.next_batch()
-        arguments: list[str | bytes | int] = [self._limits.entries, _MEMORY, origin]
+        arguments: list[str | bytes | int] = [self._born, self._limits.entries, _MEMORY, origin]
         for number, message in batch:
             arguments += (number, time_text(message.time), message.data, message.traceparent or "")
         keys = self.keys
@@ -261,12 +312,14 @@ class Carrier(ABC, Generic[T]):
 
     async def tell_some(self, connection: Connection) -> bool:
         """Tell the server something; return whether there was anything to tell."""
-        if not self._burials:
-            return False
-        burial = self._burials[0]
-        await self._bury(connection, burial)
-        self._burials.remove(burial)
-        return True
+        burials = self._burials[:_STEP]
+        for burial in burials:
+            await self._bury(connection, burial)
+            if burial in self._burials:  # the topic may have begun anew meanwhile
+                self._burials.remove(burial)
+        if burials:
+            self._changed.notify_all()
+        return bool(burials)
 
     def bury(self, entry: Entry, why: str, deliveries: int) -> None:
         """Have an entry moved to the dead letters."""
@@ -277,26 +330,31 @@ class Carrier(ABC, Generic[T]):
         entry, why, deliveries = burial
         group = self._group
         keys = [self.keys.stream, self.keys.dead]
-        if group:
-            keys.append(self.keys.group(group).tries)
+        keys.append(self.keys.group(group).tries if group else self.keys.buried)
         fields: list[str | bytes | int] = ["error", why[:10_000], "entry", entry.identifier]
         fields += ["deliveries", deliveries, "group", group]
         fields += ["n", entry.fields.get(b"n", b""), "m", self._format.export(entry.fields)]
         arguments = [self._limits.dead_letters, group, entry.identifier, *fields]
         if await connection.run(BURY, keys, arguments):
             self.counts.buried += 1
-            logger.error(
-                "message %s of %s was moved to the dead letters, %s: %s",
-                entry.identifier.decode(),
-                self.name,
-                self.keys.dead,
-                why.partition("\n")[0],
-            )
+            if self._buried.note(current_time()):
+                logger.error(
+                    "message %s of %s was moved to the dead letters, %s: %s",
+                    entry.identifier.decode(),
+                    self.name,
+                    self.keys.dead,
+                    why.partition("\n")[0],
+                )
 
-    async def finish(self, connection: Connection) -> None:
-        """Send what is left, and leave."""
+    async def leave(self, connection: Connection) -> None:
+        """Tell what is left to be told, and leave."""
+        while await self.tell_some(connection):
+            pass
+        self._losses.settle()
+        self._buried.settle()
+
+    async def send_rest(self, connection: Connection) -> None:
+        """Send what is left."""
         left = self.outbox.ready  # now: what is published meanwhile is for the next run
         while left > 0:
             left -= await self._send_batch(connection)
-        while await self.tell_some(connection):
-            pass

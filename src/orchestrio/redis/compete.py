@@ -7,6 +7,7 @@ begins, so that what kills processes within a moment is counted, too.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -20,7 +21,7 @@ from .._broadcast.acknowledgements import Acknowledgements, MessageInfo
 from .._broadcast.relay import Relay
 from .._model.log import logger
 from .._model.wakeup import Wakeup
-from .carrier import COUNT, Burial, Carrier, Joined, Limits
+from .carrier import COUNT, Carrier, Joined, Limits
 from .connection import Connection, Entry
 from .envelope import Envelope, Format, Outgoing, Unreadable, traceparent
 from .keys import Keys
@@ -36,6 +37,9 @@ _TOLD: Final = 1000
 
 #: How often, in seconds, the server hears of a consumer, and is asked what is due again.
 _BEAT: Final = 1.0
+
+#: How often at least, in seconds, what is done with is removed from the stream.
+_SWEEP: Final = 10.0
 
 #: For how many times `claim_after` what cannot be read here is left to others.
 _UNREADABLE: Final = 10
@@ -56,7 +60,7 @@ class _Job:
     """A message that is this process's to handle."""
 
     entry: Entry
-    age: int  # of the topic when it was read; see `Compete._age`
+    age: int  # how often the topic had begun anew when it was read
     deliveries: int = 0  # whose handler began, before this one
     suspect: bool = False  # whether its consumer died
     why: str = ""  # the last error
@@ -107,19 +111,23 @@ class Compete(Carrier[T]):
         self._at: Final = keys.group(group)
         self._hand: Final[dict[int, _Job]] = {}  # what is being handled, by its number on the bus
         self._here: Final[set[bytes]] = set()  # all that the server has not been told of as done
-        self._done: Final[dict[bytes, None]] = {}  # handled
-        self._returns: Final[list[_Return]] = []  # to come again
+        self._done: Final[dict[bytes, bool]] = {}  # done with, and whether it was handled here
+        self._returns: Final[dict[bytes, _Return]] = {}  # to come again
         self._begun: Final[dict[bytes, _Job]] = {}  # handlers that have begun: not told yet
         self._marked: Final = Wakeup()  # that it was told
         self._is_open = True
+        self._is_served = True  # whether somebody tells the server
+        #: after which entry to look for what did not arrive; empty if that is done
+        self._recovering = ""
         #: how often the topic began anew: what was read of it before is nowhere in the server
         self._age = 0
-        self._last: tuple[bytes, int] = (
-            b"",
-            0,
-        )  # the last entry that this one was the first to get
+        # The last entry that this one was the first to get, and its ordinal.
+        self._last: tuple[bytes, int] = (b"", 0)
+        self._was_alone = False  # when it was last heard how many consumers there are
+        self._gap = 0  # entries that this one has not got, nor anybody, if it was alone
         self._got = 0  # the ordinal of the last entry that somebody of the group has got
-        self._unclaimed = 0  # how many entries of the group wait for somebody to claim them
+        self._again = 0  # how many entries of the group are to come again
+        self._silent = 0  # how many entries silent consumers of the group have
         #: whether there is more to claim than there was room for
         self.has_more: bool = True
         self._next_claim = -inf
@@ -152,7 +160,7 @@ class Compete(Carrier[T]):
     def room(self) -> int:
         if not (self._is_open and self._acknowledgements.readers):
             return 0
-        return self._prefetch - len(self._hand) - len(self._inbox)
+        return self._prefetch - len(self._hand) - len(self._inbox) - len(self._burials)
 
     @property
     @override
@@ -166,7 +174,17 @@ class Compete(Carrier[T]):
 
     def open(self) -> None:
         """Take messages in from now on."""
-        self._is_open = True
+        self._is_open = self._is_served = True
+
+    def end(self) -> None:
+        """Have no handler wait for the server any more: nobody is there to tell it."""
+        self._is_served = False
+        self._marked.notify_all()
+
+    async def settled(self) -> None:
+        """Wait until what was delivered here has been handled, or never will be."""
+        while self._hand:
+            await self._changed.wait()
 
     def close(self) -> None:
         """Take no more messages in; what waits here is handed back at the end."""
@@ -185,14 +203,18 @@ class Compete(Carrier[T]):
         self._done.clear()
         self._begun.clear()
         self._marked.notify_all()
-        gone = len(self._returns)
+        gone = len(self._returns) + len(self._burials)
         self._returns.clear()
+        self._burials.clear()
         if joined.made:
-            gone += max(0, self._head - self._got) + self._unclaimed
+            backlog = self._head - self._got if joined.lost < 0 else joined.lost
+            gone += max(0, backlog) + self._again + self._silent
         self._here.clear()
         self._here.update(job.identifier for job in (*self._hand.values(), *self._inbox))
         self._got = joined.ordinal if joined.made else 0
-        self._unclaimed = 0
+        self._again = self._silent = 0
+        self._last = (b"", 0)
+        self._gap = 0
         self._lose(gone, _EMPTIED)
 
     # -- receiving -----------------------------------------------------------------------------
@@ -214,42 +236,59 @@ class Compete(Carrier[T]):
         )
         self.has_more = bool(more)
         self._next_claim = now + self.beat
-        self._unclaimed = max(0, self._unclaimed - len(found))
+        for what in found:
+            if what[4]:
+                self._silent = max(0, self._silent - 1)
+            else:
+                self._again = max(0, self._again - 1)
         self._take_over(lost, found)
 
+    def begin_to_recover(self) -> None:
+        """Look anew for what the server has given to this consumer and did not arrive."""
+        self._recovering = "-"
+
     async def recover(self, connection: Connection) -> None:
-        """Take in what the server has given to this consumer and did not arrive."""
-        position = "-"
-        while position and self.room > 0:
+        """Take in what the server has given to this consumer and did not arrive, if there is room."""
+        keys = [self.keys.stream, self.keys.about, self._at.tries]
+        who = [self._born, self._name, self._consumer]
+        while self._recovering and self.room > 0:
             lost, position, found = await connection.run(
-                RECOVER,
-                [self.keys.stream, self.keys.about, self._at.tries],
-                [self._born, self._name, self._consumer, position, min(self.room, COUNT)],
+                RECOVER, keys, [*who, self._recovering, min(self.room, COUNT)]
             )
+            self._recovering = position.decode()
             self._take_over(lost, found)
+
+    @property
+    def wants(self) -> bool:
+        """Whether what is new may come in."""
+        return self.room > 0 and not self._recovering
 
     @override
     def take_in(self, entries: Sequence[Entry]) -> None:
+        self._see_that_it_goes_on(entries, self._last[1])
         last = 0
+        if self._got and entries[0].ordinal > self._got + 1:
+            self._gap += entries[0].ordinal - self._got - 1
         for entry in entries:
-            ordinal = int(entry.fields.get(b"n", 0))
+            ordinal = entry.ordinal
             # Between two entries of one answer there is none that another one has got.
             if last and ordinal > last + 1:
                 self._lose(ordinal - last - 1, _TRIMMED)
-            last = ordinal
-            if entry.fields.get(b"group", self._raw) == self._raw:
-                self._add(_Job(entry, self._age))
-            else:  # it was put back for another group
-                self._done[entry.identifier] = None
-                self._news.notify_all()
+            last = ordinal or last
+            self._add(_Job(entry, self._age))
         self._got = max(self._got, last)
         self._last = entries[-1].identifier, last
 
     def _add(self, job: _Job) -> None:
-        if job.identifier not in self._here:
-            self._here.add(job.identifier)
+        if job.identifier in self._here:
+            return
+        self._here.add(job.identifier)
+        if job.entry.fields.get(b"group", self._raw) == self._raw:
             self._inbox.append(job)
             self._arrived.notify_all()
+        else:  # it was put back for another group
+            self._done[job.identifier] = False
+            self._news.notify_all()
 
     def _take_over(
         self, lost: int, found: list[tuple[bytes, int, bytes, int, int, list[bytes]]]
@@ -281,10 +320,12 @@ class Compete(Carrier[T]):
             else:
                 job.message = message
                 number = await self.relay.deliver(message.data)
+                assert number is not None, "nothing is dropped of what is to be acknowledged"
                 self._hand[number] = job
                 self.counts.received += 1
                 self._acknowledgements.expect(number)
         self._inbox.popleft()
+        self._changed.notify_all()  # there may be room, if it went elsewhere
 
     def _cannot_read(self, job: _Job, error: Unreadable) -> None:
         """Leave it to others for a time, who may be of another version."""
@@ -303,30 +344,39 @@ class Compete(Carrier[T]):
         job.why = str(error)
         delay = min(_AGAIN, self._claim_after)
         self._return(_Return(job, delay, unreadable=True))
-        self.has_more = False
-        self._next_claim = current_time() + 2 * delay + self.beat  # the others first
+        # Not always this one first: others look at the same time, since the server wakes them so.
+        self._next_claim = current_time() + (1 + random.random()) * (delay + self.beat)
 
     def _give_up(self, job: _Job, why: str, deliveries: int) -> None:
         if job.age == self._age:
             self.bury(job.entry, why, deliveries)
         else:
+            self._here.discard(job.identifier)
             self._lose(1, _EMPTIED)
 
     def _return(self, what: _Return) -> None:
-        self._returns.append(what)
+        self._returns[what.job.identifier] = what
         self._news.notify_all()
 
     # -- handling ------------------------------------------------------------------------------
 
     def _begin(self, number: int) -> Awaitable[None] | None:
-        job = self._hand[number]
+        job = self._hand.get(number)
+        if job is None:  # it was settled before this task came
+            traceparent.set(None)
+            return None
         assert job.message is not None
         traceparent.set(job.message.traceparent)
-        if not job.begun:  # by another event task
+        if job.age != self._age:
             job.begun = True
+            return None
+        if not job.begun:  # by another event task
             self._begun[job.identifier] = job
             self._news.notify_all()
-        return self._wait_marked(job) if job.suspect else None
+        if job.suspect and self._is_served:
+            return self._wait_marked(job)
+        job.begun = True
+        return None
 
     def _about(self, number: int) -> MessageInfo | None:
         job = self._hand.get(number)
@@ -336,22 +386,26 @@ class Compete(Carrier[T]):
 
     async def _wait_marked(self, job: _Job) -> None:
         """Wait until the server has noted that the handler begins."""
-        while job.identifier in self._begun:
+        while self._begun.get(job.identifier) is job and self._is_served:
             await self._marked.wait()
+        job.begun = True
 
     def _settled(self, number: int, error: BaseException | None) -> None:
         job = self._hand.pop(number)
-        if error is None:
-            if job.age == self._age:
-                self._done[job.identifier] = None
-                self._begun.pop(job.identifier, None)
-        else:
+        if error is not None:
             self._not_handled(job, error)
+        elif job.age == self._age:
+            self._done[job.identifier] = True
+            self._begun.pop(job.identifier, None)
+        else:
+            self._here.discard(job.identifier)
         self._news.notify_all()
         self._changed.notify_all()
 
     def _not_handled(self, job: _Job, error: BaseException) -> None:
+        self._begun.pop(job.identifier, None)  # what comes of it is told
         if job.age != self._age:
+            self._here.discard(job.identifier)
             self._lose(1, _EMPTIED)
             return
         if not job.begun:
@@ -365,7 +419,6 @@ class Compete(Carrier[T]):
             job.why = f"{type(error).__name__}: {error}"
             delay = self._claim_after
         if job.deliveries + 1 >= self._max_deliveries:
-            self._begun.pop(job.identifier, None)
             times = job.deliveries + 1
             self._give_up(job, f"it was delivered {times} times. {job.why}", times)
         else:
@@ -376,9 +429,9 @@ class Compete(Carrier[T]):
     @override
     async def tell_some(self, connection: Connection) -> bool:
         told = await super().tell_some(connection)
-        done = list(islice(self._done, _TOLD))
+        done = dict(islice(self._done.items(), _TOLD))
         begun = list(islice(self._begun.values(), _TOLD))
-        returns = self._returns[:_TOLD]
+        returns = list(islice(self._returns.values(), _TOLD))
         if not (done or begun or returns):
             return told
         arguments: list[str | bytes | int] = [self._born, self._name, self._consumer]
@@ -389,17 +442,20 @@ class Compete(Carrier[T]):
             job = one.job
             why = job.why[:1000] if job.begun or one.unreadable else ""
             arguments += (job.identifier, int(one.delay * 1000), int(one.unreadable), why)
+            arguments.append(job.deliveries + job.begun)
         keys = [self.keys.stream, self.keys.about, self._at.tries, self._at.later]
         self._lose(await connection.run(TELL, keys, arguments), _TRIMMED)
-        self.counts.acknowledged += len(done)
+        self.counts.acknowledged += sum(done.values())
         for identifier in done:
             self._done.pop(identifier, None)
-            self._here.discard(identifier)
         for job in begun:
-            self._begun.pop(job.identifier, None)
+            if self._begun.get(job.identifier) is job:
+                del self._begun[job.identifier]
+        for one in returns:
+            if self._returns.get(one.job.identifier) is one:
+                del self._returns[one.job.identifier]
+        self._here.difference_update(done, (one.job.identifier for one in returns))
         self._marked.notify_all()
-        del self._returns[: len(returns)]
-        self._here.difference_update(one.job.identifier for one in returns)
         return True
 
     # -- looking after -------------------------------------------------------------------------
@@ -409,16 +465,17 @@ class Compete(Carrier[T]):
         """Say that this consumer is alive, and look for what nobody looks after, for ever."""
         swept = -inf
         while True:
-            await self._renew(connection)
+            await self.renew(connection)
             now = current_time()
-            if now - swept >= self._claim_after / 3:
+            if now - swept >= min(self._claim_after / 3, _SWEEP):
                 swept = now
                 await self._sweep(connection)
             await sleep(self.beat)
 
     async def _sweep(self, connection: Connection) -> None:
         keys = [self.keys.stream, self._at.later, self._at.alive]
-        idle: list[bytes] = await connection.run(SWEEP, keys, [self._name, _OLD])
+        idle: list[bytes]
+        self._silent, idle = await connection.run(SWEEP, keys, [self._name, _OLD])
         for group in set(idle) - self._told_idle:
             self._told_idle.add(group)
             logger.warning(
@@ -434,28 +491,36 @@ class Compete(Carrier[T]):
         """How often the server hears of this consumer, and is asked what is due, in seconds."""
         return min(_BEAT, self._claim_after / 4)
 
-    async def _renew(self, connection: Connection) -> None:
+    async def renew(self, connection: Connection) -> None:
+        """Say that this consumer is alive, and learn how its group stands."""
         keys = [self.keys.stream, self.keys.about, self.keys.count]
         keys += [self._at.alive, self._at.later]
-        head, got, lost, self._unclaimed = await connection.run(
+        head, got, lost, self._again, consumers = await connection.run(
             RENEW, keys, [self._born, self._name, self._consumer, *self._last]
         )
         self._head = max(self._head, head)
-        self._got = max(self._got, got)
+        self._got = max(self._got, got + lost if got else 0)
+        is_alone = consumers == 1
+        if self._gap and self._was_alone and is_alone:
+            lost += self._gap
+        self._gap = 0
+        self._was_alone = is_alone
         self._lose(lost, _TRIMMED)
 
+    @property
     @override
-    async def _bury(self, connection: Connection, burial: Burial) -> None:
-        await super()._bury(connection, burial)
-        self._here.discard(burial.entry.identifier)
+    def _known(self) -> int:
+        return self._got
 
     @override
-    async def finish(self, connection: Connection) -> None:
-        await super().finish(connection)
+    async def leave(self, connection: Connection) -> None:
         await self._sweep(connection)
-        in_hand = [job.identifier for job in self._hand.values()]  # it is stopped alone
+        await super().leave(connection)
+        # If it is stopped alone, handlers go on; and some have ended since it was told last.
+        keeps = {*self._done, *self._returns, *(one.entry.identifier for one in self._burials)}
+        keeps.update(job.identifier for job in self._hand.values())
         keys = [self.keys.stream, self._at.later, self._at.alive]
-        lost = await connection.run(LEAVE, keys, [self._name, self._consumer, *in_hand])
+        lost = await connection.run(LEAVE, keys, [self._name, self._consumer, *keeps])
         self._lose(lost, _TRIMMED)
-        self._here.intersection_update(in_hand)
+        self._here.intersection_update(keeps)
         self._inbox.clear()

@@ -67,6 +67,12 @@ class Entry:
     identifier: bytes
     fields: Mapping[bytes, bytes]
 
+    @property
+    def ordinal(self) -> int:
+        """The how-manieth of its topic it is; 0 if no bridge wrote it."""
+        number = self.fields.get(b"n", b"")
+        return int(number) if number.isdigit() and len(number) < 16 else 0
+
 
 @final
 class Connection:
@@ -82,25 +88,10 @@ class Connection:
         # An answer comes later by as much as a read before it waits in the server.
         self._timeout: Final = settings.response_timeout + BLOCK
         self._done: Callable[[], None] | None = None
-        self._which: Script | None = None
-        #: the script that was refused last, if one was
-        self.refused: Script | None = None
 
-    @property
-    def reads_across_topics(self) -> bool:
-        """Whether one read may name streams of several topics; in a cluster they lie apart.
-
-        There a session for each topic reads it, so that none waits for another.
-        """
-        return not self._settings.cluster
-
-    def when_done(self, call: Callable[[], None], which: Script | None) -> None:
-        """Have something called, once, when the server has done something.
-
-        :param call: what
-        :param which: when it has run this script; None for anything
-        """
-        self._done, self._which = call, which
+    def when_done(self, call: Callable[[], None]) -> None:
+        """Have something called, once, when the server has done something."""
+        self._done = call
 
     async def ping(self, keys: Sequence[str]) -> None:
         """Make sure that the server answers, in a cluster each node that has one of some keys.
@@ -138,9 +129,8 @@ class Connection:
         except RedisError as error:
             line = script.line_of(error)
             doing = f"EVALSHA ({line})" if line else "EVALSHA"
-            self.refused = script
             raise self._verdict(error, doing, *keys) from None
-        self._succeeded(script)
+        self._succeeded()
         return result
 
     async def read(
@@ -192,15 +182,15 @@ class Connection:
             )
         except RedisError as error:
             raise self._verdict(error, command.decode(), *positions) from None
-        self._succeeded(None)
+        self._succeeded()
         streams = cast("dict[bytes, list[tuple[bytes, list[bytes]]]]", found or {})
         return [
             (name.decode(), [Entry(identifier, pairs(fields)) for identifier, fields in entries])
             for name, entries in streams.items()
         ]
 
-    def _succeeded(self, script: Script | None) -> None:
-        if self._done is not None and (self._which is None or self._which is script):
+    def _succeeded(self) -> None:
+        if self._done is not None:
             self._done()
             self._done = None
 

@@ -41,6 +41,8 @@ class Keys:
         self.count: str = f"{self.stream}:count"
         #: a stream: the dead letters
         self.dead: str = f"{self.stream}:dead"
+        #: a sorted set: in broadcast, which entries are there already, by when
+        self.buried: str = f"{self.stream}:buried"
 
     def origin(self, origin: str) -> str:
         """Return the key of the number of the last message that was taken from an origin."""

@@ -17,11 +17,15 @@ from coredis.exceptions import (
 )
 from coredis.parser import Parser
 
-__all__ = ["TROUBLE", "Refused", "Rejected", "code_of", "distrust", "is_answer", "verdict"]
+__all__ = ["TROUBLE", "Full", "Refused", "Rejected", "code_of", "distrust", "is_answer", "verdict"]
 
 
 class Refused(Exception):
     """The server is there, and does not take this now: its memory is full, or it is a replica."""
+
+
+class Full(Refused):
+    """Its memory is full: what needs none it takes."""
 
 
 class Rejected(Exception):
@@ -108,7 +112,8 @@ def verdict(error: RedisError, who: object, doing: str) -> Refused | Rejected:
     code = code_of(error)
     text = _told(error)
     if code in _PASSING or str(error).startswith(_PASSING_TEXTS):
-        return Refused(f"{text} ({doing})")
+        kind = Full if code == "OOM" else Refused
+        return kind(f"{text} ({doing})")
     cure = _CURES.get(code)
     return Rejected(f"{who} refuses {doing}: {text}" + (f": {cure}" if cure else ""))
 

@@ -9,14 +9,14 @@ from anyio import move_on_after
 
 from .._model.wakeup import Wakeup
 from .broadcast import Broadcast
-from .carrier import COUNT
+from .carrier import COUNT, Carrier
 from .compete import Compete
 from .connection import BLOCK, Connection
 
 __all__ = ["read_broadcasts", "read_group"]
 
-#: How soon, in seconds, to ask again for topics that have nothing, while another has no room: a
-#: request that waits in the server cannot be added to when there is room.
+#: How soon, in seconds, to ask again for topics that have nothing, while another has no room, and
+#: then ever later: a request that waits in the server cannot be added to when there is room.
 _SOON: Final = 0.02
 
 
@@ -29,6 +29,7 @@ async def read_broadcasts(
     :param carriers: the topics
     :param changed: notified when one has room again
     """
+    soon = _SOON
     while True:
         wanted = {carrier.keys.stream: carrier for carrier in carriers if carrier.room}
         if not wanted:
@@ -39,9 +40,7 @@ async def read_broadcasts(
         found = await connection.read(positions, COUNT, BLOCK if waits else 0)
         for stream, entries in found:
             wanted[stream].take_in(entries)
-        if not (found or waits):
-            with move_on_after(_SOON):
-                await changed.wait()
+        soon = _SOON if found or waits else await _look_again(carriers, changed, soon)
 
 
 async def read_group(
@@ -62,14 +61,17 @@ async def read_group(
     :param changed: notified when a topic has room again, or may be read at all
     """
     for carrier in carriers:
-        await carrier.recover(connection)
+        await carrier.renew(connection)  # before it reads, so that nobody takes himself for alone
+        carrier.begin_to_recover()
     patience = min(BLOCK, *(carrier.beat for carrier in carriers))
     busy = False
+    soon = _SOON
     while True:
         for carrier in carriers:
+            await carrier.recover(connection)
             room = carrier.room
             await carrier.claim(connection, most=(room + 1) // 2 if busy else room)
-        wanted = {carrier.keys.stream: carrier for carrier in carriers if carrier.room > 0}
+        wanted = {carrier.keys.stream: carrier for carrier in carriers if carrier.wants}
         if not wanted:
             await changed.wait()
             continue
@@ -85,6 +87,19 @@ async def read_group(
         busy = bool(found)
         for stream, entries in found:
             wanted[stream].take_in(entries)
-        if not (found or waits or hurries):
-            with move_on_after(_SOON):
-                await changed.wait()
+        quick = busy or waits or hurries
+        soon = _SOON if quick else await _look_again(carriers, changed, soon)
+
+
+async def _look_again(carriers: Sequence[Carrier[Any]], changed: Wakeup, delay: float) -> float:
+    """Wait until a topic has room that had none, or for a moment, for one that had nothing.
+
+    :param carriers: the topics
+    :param changed: notified when one has room
+    :param delay: how long to wait, in seconds
+    :return: how long to wait the next time, if nothing is there then
+    """
+    if any(carrier.is_full for carrier in carriers):  # it may have got room while it was read
+        with move_on_after(delay):
+            await changed.wait()
+    return min(2 * delay, BLOCK)

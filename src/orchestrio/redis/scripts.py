@@ -16,7 +16,6 @@ __all__ = [
     "CLAIM",
     "JOIN",
     "LEAVE",
-    "MISSING",
     "OTHER_MODE",
     "PROLONG",
     "PUBLISH",
@@ -27,10 +26,7 @@ __all__ = [
     "WHERE",
 ]
 
-#: What the answer of a script begins with if what was there is gone, as after FLUSHALL.
-MISSING: Final = "MISSING"
-
-#: What it begins with if the topic is carried in another mode.
+#: What the answer of `JOIN` begins with if the topic is carried in another mode.
 OTHER_MODE: Final = "OTHERMODE"
 
 _ALSO_WHEN_FULL: Final = "#!lua flags=allow-oom\n"
@@ -51,6 +47,15 @@ end
 _NOW: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+"""
+
+_ORDINAL: Final = """
+local function ordinal(entry)
+    for i = 1, #entry[2], 2 do
+        if entry[2][i] == 'n' then return tonumber(entry[2][i + 1]) or 0 end
+    end
+    return 0
+end
 """
 
 ACQUIRE: Final = Script("""
@@ -87,33 +92,53 @@ return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 JOIN: Final = Script(
     _ALSO_WHEN_FULL
     + """
--- KEYS: stream, about, count; ARGV: mode, group ('' for none), then the constants of the topic
--- Returns {1 if the topic was made here, its birth, the ordinal of its last entry, whose id}.
+-- KEYS: stream, about, count; ARGV: mode, group ('' for none), birth as far as it is known, the
+-- ordinal of the last entry that somebody of the group has got, as far as that is known, then the
+-- constants of the topic
+-- Returns {1 if the topic was made here, its birth, the ordinal of its last entry, whose id, and how
+-- many entries of the group were lost with the stream, -1 if that is not known here}.
 """
     + _NOW
+    + _ORDINAL
     + """
 local mode = redis.call('HGET', KEYS[2], 'mode')
 if mode and mode ~= ARGV[1] then
     return redis.error_reply('OTHERMODE ' .. mode)
 end
-local made = 0
+local made, lost = 0, 0
+local born = redis.call('HGET', KEYS[2], 'born')
 local count = tonumber(redis.call('GET', KEYS[3]) or '0')
-if not mode or (ARGV[2] ~= '' and count > 0 and redis.call('EXISTS', KEYS[1]) == 0) then
-    made = 1
-    redis.call('HSET', KEYS[2], 'mode', ARGV[1], 'born', string.format('%.0f', now))
+local there = redis.call('EXISTS', KEYS[1]) == 1
+if not born then
+    if there and count > 0 and ARGV[3] ~= '' then
+        born = ARGV[3]  -- somebody has deleted no more than this key
+    else
+        made, lost = 1, -1
+    end
 end
-redis.call('HSET', KEYS[2], unpack(ARGV, 3))
 if ARGV[2] ~= '' then
-    local there = false
-    if redis.call('EXISTS', KEYS[1]) == 1 then
+    local joined = false
+    if there then
         for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
-            there = there or group[2] == ARGV[2]
+            joined = joined or group[2] == ARGV[2]
         end
     end
-    if not there then
+    if not joined then
+        local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+        first = first and ordinal(first) or count + 1
+        local noted = redis.call('HGET', KEYS[2], 'got:' .. ARGV[2]) or ''
+        local got = math.max(tonumber(string.match(noted, ' (%d+)$') or '0'), tonumber(ARGV[4]))
+        if made == 0 and got > 0 and first > got then
+            made, lost = 1, first - 1 - got
+            redis.call('HDEL', KEYS[2], 'got:' .. ARGV[2], 'gap:' .. ARGV[2])
+        end
         redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[2], '0', 'MKSTREAM')
     end
 end
+if made == 1 then
+    born = string.format('%.0f', now)
+end
+redis.call('HSET', KEYS[2], 'mode', ARGV[1], 'born', born, unpack(ARGV, 5))
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 local id = '0-0'
 if #last > 0 then
@@ -126,33 +151,34 @@ elseif redis.call('EXISTS', KEYS[1]) == 1 then
         end
     end
 end
-return {made, redis.call('HGET', KEYS[2], 'born'), count, id}
+return {made, born, count, id, lost}
 """
 )
 """Make a topic and its consumer group, if they are not there; the group begins with what is in the
 stream.
 """
 
-PUBLISH: Final = Script("""
+PUBLISH: Final = Script(
+    """
 -- KEYS: stream, about, count, what was last taken from this origin
--- ARGV: entries to keep (0: all), how long to remember the origin (ms), the origin, then number,
+-- ARGV: birth, entries to keep (0: all), how long to remember the origin (ms), the origin, then number,
 -- time, data, traceparent ('' for none) of each
 -- A message whose number was taken before is not taken again: to send twice is safe.
 -- Returns how many were new, and the ordinal of the last entry.
-if redis.call('EXISTS', KEYS[2]) == 0 then
-    return redis.error_reply('MISSING the topic was lost in the server')
-end
+"""
+    + _SAME
+    + """
 local last = tonumber(redis.call('GET', KEYS[4]) or '0')
-local trim = tonumber(ARGV[1])
+local trim = tonumber(ARGV[2])
 local ordinal = tonumber(redis.call('GET', KEYS[3]) or '0')
 local first = ordinal
-for i = 4, #ARGV, 4 do
+for i = 5, #ARGV, 4 do
     local number = tonumber(ARGV[i])
     if number > last then
         last = number
         ordinal = ordinal + 1
         local entry = {
-            'v', 2, 'n', ordinal, 'id', ARGV[3] .. ARGV[i], 'time', ARGV[i + 1],
+            'v', 2, 'n', ordinal, 'id', ARGV[4] .. ARGV[i], 'time', ARGV[i + 1],
             'data', ARGV[i + 2]}
         if ARGV[i + 3] ~= '' then
             entry[11] = 'traceparent'
@@ -167,10 +193,11 @@ for i = 4, #ARGV, 4 do
 end
 if ordinal > first then
     redis.call('SET', KEYS[3], string.format('%.0f', ordinal))
-    redis.call('SET', KEYS[4], string.format('%.0f', last), 'PX', ARGV[2])
+    redis.call('SET', KEYS[4], string.format('%.0f', last), 'PX', ARGV[3])
 end
 return {ordinal - first, ordinal}
-""")
+"""
+)
 """Append messages to a stream, each with its ordinal."""
 
 WHERE: Final = Script(
@@ -224,10 +251,12 @@ end
 at = at + count + 1
 count = tonumber(ARGV[at])
 for i = at + 1, at + 2 * count, 2 do
-    redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
+    if #redis.call('XPENDING', KEYS[1], group, ARGV[i], ARGV[i], 1) > 0 then
+        redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1])
+    end
 end
 local lost = 0
-for i = at + 2 * count + 1, #ARGV, 4 do
+for i = at + 2 * count + 1, #ARGV, 5 do
     local id = ARGV[i]
     if #redis.call('XPENDING', KEYS[1], group, id, id, 1, consumer) == 0 then
         -- it is another's
@@ -242,6 +271,11 @@ for i = at + 2 * count + 1, #ARGV, 4 do
         end
         if ARGV[i + 3] ~= '' then
             redis.call('HSET', KEYS[3], id .. '!', ARGV[i + 3])
+        end
+        if ARGV[i + 4] == '0' then
+            redis.call('HDEL', KEYS[3], id)
+        else
+            redis.call('HSET', KEYS[3], id, ARGV[i + 4])
         end
     end
 end
@@ -260,21 +294,16 @@ RENEW: Final = Script(
 -- KEYS: stream, about, count, alive, later; ARGV: birth, group, consumer, the id of the last entry
 -- that it was the first to get, the ordinal of that
 -- Returns the ordinal of the last entry, that of the last one that somebody has got (0 if that is
--- unknown), how many between that and the next are lost and were not told of, and how many entries
--- wait for somebody to claim them: those to come again, and what silent consumers have.
+-- unknown), how many between that and the next are lost and were not told of, how many entries are
+-- to come again, and how many consumers there are.
 """
     + _SAME
     + _THERE
     + _NOW
+    + _ORDINAL
     + """
 redis.call('ZADD', KEYS[4], string.format('%.0f', now), ARGV[3])
 local head = tonumber(redis.call('GET', KEYS[3]) or '0')
-local function ordinal(entry)
-    for i = 1, #entry[2], 2 do
-        if entry[2][i] == 'n' then return tonumber(entry[2][i + 1]) end
-    end
-    return 0
-end
 local got, lost = 0, 0
 for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
     local facts = {}
@@ -306,31 +335,20 @@ for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
         end
     end
 end
-local waiting = redis.call('ZCARD', KEYS[5])
-for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[2])) do
-    local facts = {}
-    for i = 1, #consumer, 2 do facts[consumer[i]] = consumer[i + 1] end
-    if facts['pending'] > 0 and facts['name'] ~= '(later)' then
-        local heard = tonumber(redis.call('ZSCORE', KEYS[4], facts['name']) or '0')
-        if heard < now - 3000 then
-            waiting = waiting + facts['pending']
-        end
-    end
-end
-return {head, got, lost, waiting}
+return {head, got, lost, redis.call('ZCARD', KEYS[5]), redis.call('ZCARD', KEYS[4])}
 """
 )
 """Say that a consumer is alive, and learn how its topic stands."""
 
 _TAKE: Final = """
--- Claim an entry; return it, or nil and whether it was pending and is lost.
-local function take(id, suspect)
+-- Claim an entry; return it, or nil, 1 if it was pending and is lost, and whether it is gone.
+local function take(id, suspect, ...)
     local entry = redis.call('XRANGE', KEYS[1], id, id)
     if #entry == 0 then
         redis.call('HDEL', KEYS[3], id, id .. '!', id .. '?')
-        return nil, redis.call('XACK', KEYS[1], ARGV[2], id)
+        return nil, redis.call('XACK', KEYS[1], ARGV[2], id), true
     end
-    if #redis.call('XCLAIM', KEYS[1], ARGV[2], ARGV[3], 0, id, 'JUSTID') == 0 then
+    if #redis.call('XCLAIM', KEYS[1], ARGV[2], ARGV[3], 0, id, 'JUSTID', ...) == 0 then
         return nil, 0
     end
     local known = redis.call('HMGET', KEYS[3], id, id .. '!', id .. '?')
@@ -359,9 +377,9 @@ if #due > 0 then
     redis.call('ZREM', KEYS[4], unpack(due))
 end
 for _, id in ipairs(due) do
-    local entry, gone = take(id, 0)
+    local entry, gone, absent = take(id, 0, 'FORCE')  -- also if somebody has deleted '(later)'
     found[#found + 1] = entry
-    lost = lost + gone
+    lost = lost + (absent and 1 or gone)
 end
 local more = #due == room
 if not more then
@@ -419,12 +437,13 @@ SWEEP: Final = Script(
 -- KEYS: stream, later, alive; ARGV: group, age (ms)
 -- Whoever has entries and never said that it is alive gets its time from now on; so do entries that
 -- are to come again, and for which that is not noted. What every group has handled is removed.
--- Returns the other groups that have left entries of such an age unhandled.
+-- Returns how many entries silent consumers have, and the other groups that have left entries of
+-- such an age unhandled.
 """
     + _THERE
     + _NOW
     + """
-local stamp = string.format('%.0f', now)
+local stamp, silent = string.format('%.0f', now), 0
 for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
     local facts = {}
     for i = 1, #consumer, 2 do facts[consumer[i]] = consumer[i + 1] end
@@ -437,6 +456,9 @@ for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
         end
     elseif facts['pending'] > 0 then
         redis.call('ZADD', KEYS[3], 'NX', stamp, facts['name'])
+        if tonumber(redis.call('ZSCORE', KEYS[3], facts['name'])) < now - 3000 then
+            silent = silent + facts['pending']
+        end
     end
 end
 local function parts(id)
@@ -469,7 +491,7 @@ end
 if lowest then
     redis.call('XTRIM', KEYS[1], 'MINID', '~', lowest)
 end
-return idle
+return {silent, idle}
 """
 )
 """Find what nobody looks after, and remove what is done with."""
@@ -515,7 +537,8 @@ Returns how many of them are lost.
 BURY: Final = Script(
     _ALSO_WHEN_FULL
     + """
--- KEYS: stream, dead letters, tries; ARGV: how many to keep, group ('' for none), id, then fields
+-- KEYS: stream, dead letters, and tries, or without a group what was buried
+-- ARGV: how many to keep, group ('' for none), id, then fields
 -- Of several processes that move the same entry one does.
 if ARGV[2] ~= '' then
     redis.call('HDEL', KEYS[3], ARGV[3], ARGV[3] .. '!', ARGV[3] .. '?')
@@ -523,13 +546,10 @@ if ARGV[2] ~= '' then
         return 0
     end
 else
-    for _, letter in ipairs(redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 100)) do
-        for i = 1, #letter[2], 2 do
-            if letter[2][i] == 'entry' and letter[2][i + 1] == ARGV[3] then
-                return 0
-            end
-        end
+    if redis.call('ZADD', KEYS[3], 'NX', redis.call('TIME')[1], ARGV[3]) == 0 then
+        return 0
     end
+    redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -10001)
 end
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, 4))
 return 1

@@ -341,6 +341,8 @@ class _Carrier(Generic[T]):
             except BaseException:
                 self._again.send_nowait(job)
                 raise
+            if number is None:
+                continue  # the channel was full, and drops the newest
             self._taken[number] = job
             while len(self._taken) > self.relay.capacity:  # these were read, or overwritten
                 del self._taken[next(iter(self._taken))]
