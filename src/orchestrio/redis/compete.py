@@ -455,6 +455,7 @@ class Compete(Carrier[T]):
             if self._returns.get(one.job.identifier) is one:
                 del self._returns[one.job.identifier]
         self._here.difference_update(done, (one.job.identifier for one in returns))
+        self._again += len(returns)
         self._marked.notify_all()
         return True
 

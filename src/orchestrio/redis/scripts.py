@@ -443,11 +443,12 @@ SWEEP: Final = Script(
     + _THERE
     + _NOW
     + """
-local stamp, silent = string.format('%.0f', now), 0
+local stamp, silent, put_off = string.format('%.0f', now), 0, 0
 for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
     local facts = {}
     for i = 1, #consumer, 2 do facts[consumer[i]] = consumer[i + 1] end
     if facts['name'] == '(later)' then
+        put_off = facts['pending']
         if facts['pending'] > redis.call('ZCARD', KEYS[2]) then
             for _, one in ipairs(
                 redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 10000, '(later)')) do
@@ -459,6 +460,11 @@ for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
         if tonumber(redis.call('ZSCORE', KEYS[3], facts['name'])) < now - 3000 then
             silent = silent + facts['pending']
         end
+    end
+end
+if put_off < redis.call('ZCARD', KEYS[2]) then  -- somebody has deleted that consumer
+    for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, 9999)) do
+        redis.call('XCLAIM', KEYS[1], ARGV[1], '(later)', 0, id, 'FORCE', 'JUSTID')
     end
 end
 local function parts(id)
