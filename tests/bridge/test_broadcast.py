@@ -186,3 +186,13 @@ async def test_a_slow_server_is_felt_by_publishers(server: RedisServer) -> None:
             assert carrier.statistics().unsent <= 4 + 256
         await until(lambda: carrier.statistics().unsent == 0)
     assert len(server.entries(STREAM)) == 2000
+
+
+async def test_what_was_published_before_a_stop_is_handled_here_as_well(
+    server: RedisServer,
+) -> None:
+    inbox = Inbox[int]()
+    async with process(bridge(server), NUMBERS, inbox.put) as scheduler:
+        for number in range(20):
+            await scheduler.publish(NUMBERS, number)
+    assert inbox.items == list(range(20))

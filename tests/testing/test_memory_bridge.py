@@ -314,3 +314,11 @@ async def test_what_is_handled_during_a_drain_goes_out_at_once_and_nothing_comes
         ((when, number),) = heard
         assert when == pytest.approx(asked + 4)
         assert number == 1
+
+
+async def test_what_was_published_before_a_stop_is_handled_here_as_well() -> None:
+    process = Process(MemoryServer())
+    async with running(process) as (one,):
+        for number in range(6):
+            await one.publish(ORDERS, Order(number=number))
+    assert process.handled == list(range(6))

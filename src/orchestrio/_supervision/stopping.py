@@ -26,6 +26,9 @@ __all__ = ["Turns", "ask_to_end", "end", "enough_rounds", "runs_of", "wait_cance
 #: How long after its own deadline a ``shutdown()`` may still ignore its cancellation (seconds).
 _LAST_RESORT: Final = 1.0
 
+#: How long what was published may take to come back over a bridge, in seconds, before a drain.
+_HOME: Final = 1.0
+
 #: When a drain looks again whether those that get new messages all the time have handled those that
 #: it waits for: after so many seconds, or after such a part of the time that it has taken. Looking
 #: costs the delivery of messages nothing.
@@ -54,6 +57,10 @@ async def end(runs: Iterable[Run], rounds: float) -> None:
     bridges = [run for run in runs if run.host.receive_no_more()]
     await _end_all([run for run in runs if run.host.kind == "background" and run not in bridges])
     if consumers:
+        for run in bridges:
+            if run.is_working:
+                with move_on_at(current_time() + _HOME):
+                    await run.host.catch_up()
         await _drain_and_end(consumers, rounds)
     if bridges:
         await _end_all(bridges)

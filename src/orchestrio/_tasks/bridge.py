@@ -12,14 +12,21 @@ __all__ = ["Bridge"]
 class Bridge(BackgroundTask):
     """A background task that takes over channels: it sends what is published, and brings in.
 
-    A stop treats it as what serves the others. It is asked first to bring in nothing more, and
-    works on until the event tasks have handled what is there: what they publish meanwhile goes out,
-    and what they have in hand stays theirs.
+    A stop of all treats it as what serves the others. It is asked first to bring in nothing more of
+    others, then for what was published here before, and works on until the event tasks have handled
+    what is there: what they publish meanwhile goes out, and what they have in hand stays theirs.
     """
 
     @abstractmethod
     def receive_no_more(self) -> None:
-        """Bring in nothing more in this run; it may be called twice."""
+        """Bring in no work of others any more in this run; it may be called twice."""
+
+    @abstractmethod
+    async def catch_up(self) -> None:
+        """Bring in what was published here, if it comes in here at all, and then nothing more.
+
+        It is cancelled if that takes long.
+        """
 
     @abstractmethod
     def let_go(self) -> None:

@@ -85,6 +85,11 @@ class BackgroundWorker(Worker):
         bridge.receive_no_more()
         return True
 
+    @override
+    async def catch_up(self) -> None:
+        if isinstance(self._task, Bridge):
+            await self._task.catch_up()
+
     @property
     @override
     def is_fit(self) -> bool:

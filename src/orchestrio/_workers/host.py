@@ -59,6 +59,9 @@ class Host(Protocol):
         """Have a bridge bring in nothing more; return whether it is one."""
         ...
 
+    async def catch_up(self) -> None:
+        """Have a bridge bring in what was published here."""
+
     def finish_current(self) -> bool:
         """Have the work end after the message in hand; return whether there are messages."""
         ...

@@ -454,6 +454,9 @@ class Worker(Node, ABC):
         """
         return False
 
+    async def catch_up(self) -> None:
+        """Have a bridge bring in what was published here; see `Bridge.catch_up`."""
+
     def finish_current(self) -> bool:
         """Have the work end after the message in hand, if it has an event; the rest is kept.
 

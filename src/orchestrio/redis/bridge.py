@@ -50,6 +50,9 @@ C = TypeVar("C", bound=Carrier[Any])
 
 _BACKOFF: Final = Backoff(initial_delay=0.1, max_delay=5.0)
 
+#: How soon, in seconds, to look again whether what was sent has come back.
+_AGAIN: Final = 0.02
+
 #: For how long, in seconds, the server may be away before the task is not ready any more.
 _GRACE: Final = 5.0
 
@@ -324,6 +327,19 @@ class RedisBridge(Bridge):
     def receive_no_more(self) -> None:
         for carrier in self._competes:
             carrier.close()
+        if self._competes:
+            self._end_receiving()
+
+    @override
+    async def catch_up(self) -> None:
+        try:
+            while not self._down and any(carrier.is_awaited for carrier in self._broadcasts):
+                with move_on_after(_AGAIN):
+                    await self._changed.wait()
+        finally:
+            self._end_receiving()
+
+    def _end_receiving(self) -> None:
         if self._receiving is not None:
             self._receiving.cancel()
 

@@ -75,6 +75,11 @@ class Broadcast(Carrier[T]):
     def room(self) -> int:
         return 0 if self._inbox or self._burials else COUNT
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether something that was published here has not come back yet."""
+        return self.outbox.unsent > 0 or 0 <= self._ordinal < self.sent_to or bool(self._inbox)
+
     @override
     def _joined(self, joined: Joined) -> None:
         if not self._born:
@@ -83,7 +88,7 @@ class Broadcast(Carrier[T]):
         elif joined.born != self._born:
             self._lag(self._head - self._ordinal, "somebody has emptied the server")
             self.position = b"0-0"
-            self._ordinal = 0
+            self._ordinal = self.sent_to = 0
         else:
             self._see(joined)
             if self._doubts:

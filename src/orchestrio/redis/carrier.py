@@ -120,6 +120,8 @@ class Carrier(ABC, Generic[T]):
         self._joining: Final = Lock()
         #: the last entry that was read; empty if none was
         self.position: bytes = b""
+        #: the ordinal of the last entry that was sent from here
+        self.sent_to: int = 0
         #: which topic of that name it is; '' before it has joined
         self._born: str = ""
         #: the ordinal of the last entry in the stream, as far as is known here
@@ -279,6 +281,7 @@ class Carrier(ABC, Generic[T]):
         _, self._head = await connection.run(
             PUBLISH, [keys.stream, keys.about, keys.count, keys.origin(origin)], arguments
         )
+        self.sent_to = self._head
         self.counts.sent += len(batch)
         await self.outbox.sent()
         return len(batch)

@@ -16,6 +16,7 @@ from anyio import (
     EndOfStream,
     create_memory_object_stream,
     create_task_group,
+    sleep,
 )
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from typing_extensions import override
@@ -236,6 +237,18 @@ class MemoryBridge(Bridge):
 
     @override
     def receive_no_more(self) -> None:
+        if self._mode == "compete":
+            self._end_receiving()
+
+    @override
+    async def catch_up(self) -> None:
+        try:
+            for carrier in self._carriers:
+                await carrier.catch_up()
+        finally:
+            self._end_receiving()
+
+    def _end_receiving(self) -> None:
         for carrier in self._carriers:
             carrier.receive_no_more()
 
@@ -322,6 +335,14 @@ class _Carrier(Generic[T]):
             self._receiving.add(scope)
             await self._receive()
         self._receiving.discard(scope)
+
+    async def catch_up(self) -> None:
+        """Wait until what was sent here has come in, if it does."""
+        while not self._competes and self._hub.is_up:
+            is_sent = self.relay.outgoing.must_wait
+            if is_sent and not self._incoming.statistics().current_buffer_used:
+                return
+            await sleep(0.01)
 
     def receive_no_more(self) -> None:
         """Leave what comes in to others."""
