@@ -47,7 +47,10 @@ def in_stream(server: RedisServer) -> list[str]:
 
 
 def size_of(file: Path) -> int:
-    return sum(path.stat().st_size for path in file.parent.glob(file.name + "*"))
+    """The bytes of the file and its log, but for what is set aside."""
+    return sum(
+        Path(f"{file}{end}").stat().st_size for end in ("", "-wal") if Path(f"{file}{end}").exists()
+    )
 
 
 async def what_is_said_of(name: Path | str) -> str:
@@ -466,3 +469,17 @@ async def test_a_full_disk_is_waited_for(
     assert run.stderr.count("can be used again") == 1
     assert len(in_stream(server)) == 40
     assert len({*in_stream(server)}) == 40
+
+
+async def test_something_is_set_aside_to_give_up_when_the_disk_is_full(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    """What was sent could not be deleted otherwise; `full_disk.py` fills one."""
+    file = tmp_path / "outbox.db"
+    spare = tmp_path / "outbox.db-spare"
+    async with process(bridge(server, file), TEXTS) as publisher:
+        await publisher.publish(TEXTS, "one")
+        assert spare.stat().st_size == 8_000_000
+    spare.unlink()
+    async with process(bridge(server, file), TEXTS):
+        assert spare.stat().st_size == 8_000_000

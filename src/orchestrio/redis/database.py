@@ -54,6 +54,10 @@ _STEP: Final = 1024
 #: How long the log of SQLite stays once it was longer, in bytes.
 _LOG: Final = 4_000_000
 
+#: How much is set aside beside the file, in bytes, to be given up when the disk is full: to delete
+#: what was sent takes room, too, at most that of the log, which must be written back first.
+_SPARE: Final = 2 * _LOG
+
 _PASSING: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM})
 
 _WHY: Final = {
@@ -123,6 +127,9 @@ class Database:
         self._last = 0  # the number that was given last; it never goes back
         self._used = 0  # bytes
         self._freed: Final = Wakeup()
+        self._spare: Final = self.path.with_name(f"{self.path.name}-spare")
+        #: whether that was given up, and what there is of room is for deleting
+        self._is_short = False
         self._in_trouble: set[object] = set()  # what is tried again
         self._told_full = -inf  # when it was last said to be full
 
@@ -137,7 +144,7 @@ class Database:
         """
         if self._connection is not None:
             return
-        others = await self._run(self._open)
+        others = await self._run(self._open, frees=True)
         await self.shrink()
         if others:
             logger.warning(
@@ -237,7 +244,7 @@ class Database:
                 )
             return used(connection)
 
-        self._used = await self._run(insert)
+        self._used = await self._run(insert, takes=True)
 
     async def count(self, topic: str) -> int:
         """Return how many messages of a topic there are."""
@@ -275,20 +282,51 @@ class Database:
 
         def delete() -> int:
             connection = self._opened
+            if self._is_short:
+                connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
             with transaction(connection):
                 connection.execute(
                     "DELETE FROM outbox WHERE topic = ? AND number <= ?", (topic, last)
                 )
             return used(connection)
 
-        self._used = await self._run(delete)
+        self._used = await self._run(delete, frees=True)
+        if self._is_short:
+            self._is_short = not await self._run(self._has_room)
         if self._used < self._limit:
             self._freed.notify_all()
 
+    def _has_room(self) -> bool:
+        """Whether there are free pages in the file, or nothing is in it any more."""
+        connection = self._opened
+        return pragma(connection, "freelist_count") > _SLACK or used(connection) < BATCH_BYTES
+
     async def shrink(self) -> None:
         """Give space back to the file system, if more than half of the file is free."""
-        while await self._run(self._shrink):
+        while await self._run(self._shrink, frees=True):
             pass
+        if self._used < _SPARE and not self._is_short:
+            await self._once(self._set_aside)
+
+    def _set_aside(self) -> None:
+        """Have something to give up when the disk is full, if it is not full now."""
+        with suppress(OSError):
+            if self._spare.stat().st_size == _SPARE:
+                return
+        try:
+            with self._spare.open("wb") as file:
+                for _ in range(_SPARE // _LOG):
+                    file.write(bytes(_LOG))
+        except OSError:
+            self._give_up_spare()
+
+    def _give_up_spare(self) -> bool:
+        """Return whether there was something to give up."""
+        try:
+            self._spare.unlink()
+        except OSError:
+            return False
+        return True
 
     def _shrink(self) -> bool:
         """Give some free pages back; return whether there are more to give."""
@@ -303,17 +341,24 @@ class Database:
 
     # -- trouble -------------------------------------------------------------------------------
 
-    async def _run(self, function: Callable[[], R]) -> R:
+    async def _run(
+        self, function: Callable[[], R], *, takes: bool = False, frees: bool = False
+    ) -> R:
         """Do something in a worker thread, again and again for as long as the disk is in trouble.
 
         Each time it happens or it does not; only the wait in between can be cancelled.
 
+        :param function: what to do
+        :param takes: whether it takes room: it waits while there is none but to delete
+        :param frees: whether it gives room: what was set aside is for it
         :raises OutboxError: if waiting does not help
         """
         attempt = 0
         step = object()
         try:
             while True:
+                while takes and self._is_short:
+                    await self._freed.wait()
                 try:
                     result = await self._once(function)
                 except sqlite3.Error as error:
@@ -329,6 +374,10 @@ class Database:
                             error,
                         )
                     self._in_trouble.add(step)
+                    is_full = code & 0xFF == sqlite3.SQLITE_FULL
+                    if frees and is_full and await self._once(self._give_up_spare):
+                        self._is_short = True
+                        continue
                 else:
                     if self._in_trouble == {step}:
                         logger.info("outbox %s can be used again", self.path)
