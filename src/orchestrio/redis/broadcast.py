@@ -83,11 +83,11 @@ class Broadcast(Carrier[T]):
     @override
     def _joined(self, joined: Joined) -> None:
         if not self._born:
-            self.position = joined.last
+            self._go_on_after(joined.last)
             self._ordinal = joined.ordinal
         elif joined.born != self._born:
             self._lag(self._head - self._ordinal, "somebody has emptied the server")
-            self.position = b"0-0"
+            self._go_on_after(b"0-0")
             self._ordinal = self.sent_to = 0
         else:
             self._see(joined)
@@ -100,7 +100,7 @@ class Broadcast(Carrier[T]):
             self._lag(self._head - max(self._ordinal, joined.ordinal), "the server has lost them")
         self._head = joined.ordinal
         if joined.at and _parts(joined.last) < _parts(joined.at):
-            self.position = joined.last
+            self._go_on_after(joined.last)
             self._ordinal = min(self._ordinal, joined.ordinal)
 
     @override
@@ -126,7 +126,7 @@ class Broadcast(Carrier[T]):
             if ordinal:
                 self._ordinal = ordinal
         self._inbox.extend(entries)
-        self.position = entries[-1].identifier
+        self._go_on_after(entries[-1].identifier)
         self._arrived.notify_all()
 
     @override

@@ -183,6 +183,10 @@ class Carrier(ABC, Generic[T]):
             self.keys.dead,
         )
 
+    def _go_on_after(self, identifier: bytes) -> None:
+        """Read on after an entry."""
+        self.position = identifier
+
     def _see_that_it_goes_on(self, entries: Sequence[Entry], after: int) -> None:
         """Have the session begin anew, and join, if the ordinals go back.
 

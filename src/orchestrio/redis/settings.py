@@ -116,7 +116,7 @@ class RedisSettings(BaseModel, frozen=True):
     """Name of the ACL user of the sentinels."""
     sentinel_password: SecretStr | None = None
     """Password of the sentinels, if they ask for one."""
-    tls: bool = False
+    tls: Annotated[bool, Field(strict=True)] = False
     """Whether to encrypt, also to the sentinels; the certificate and the name of the host are
     verified.
     """
