@@ -17,8 +17,10 @@ from anyio import (
     ClosedResourceError,
     EndOfStream,
     Event,
+    aclose_forcefully,
     connect_tcp,
     connect_unix,
+    move_on_after,
     sleep_forever,
 )
 from anyio.abc import ByteStream
@@ -32,6 +34,9 @@ from .outages import Rejected, distrust, is_answer, verdict
 from .settings import Address
 
 __all__ = ["Link", "dial"]
+
+#: How long a server has to object to the certificate that it was shown, in seconds.
+_OBJECTION: Final = 0.05
 
 
 async def dial(where: Address | str, context: ssl.SSLContext | None) -> ByteStream:
@@ -47,16 +52,32 @@ async def dial(where: Address | str, context: ssl.SSLContext | None) -> ByteStre
             return await connect_unix(where)
         if context is None:
             return await connect_tcp(where.host, where.port)
-        return await connect_tcp(
+        stream = await connect_tcp(
             where.host,
             where.port,
             tls=True,
             ssl_context=context,
             tls_standard_compatible=False,
         )
-    except (OSError, BrokenResourceError) as error:
+        await _hear_objection(stream)
+        return stream
+    except (OSError, BrokenResourceError, EndOfStream) as error:
         rejected = _without_trust(where, error)
         raise rejected or _unreachable(where, error) from None
+
+
+async def _hear_objection(stream: ByteStream) -> None:
+    """Wait for what a server has to say of the certificate that it was shown, or was not.
+
+    With TLS 1.3 it does so when the handshake is over, and what it says is lost if it finds, as it
+    closes the connection, that something was sent to it.
+    """
+    try:
+        with move_on_after(_OBJECTION):
+            await stream.receive()
+    except BaseException:
+        await aclose_forcefully(stream)
+        raise
 
 
 def _unreachable(where: Address | str, error: Exception) -> ConnectionError:
