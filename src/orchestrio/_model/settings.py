@@ -221,7 +221,9 @@ class ChannelConfig(Settings, frozen=True):
     """Settings of one channel of a bus."""
 
     capacity: Annotated[int, Field(strict=True, ge=1, le=_MAX_CAPACITY)] = 1024
-    """How many items it holds: exact, at least 1; an event task has up to 256 more in hand."""
+    """How many items it holds: exact, at least 1. An event task has one more in hand, with
+    ``concurrency`` as many as that.
+    """
     description: Text = ""
     """What the channel is for, in the user's words."""
     overflow: Overflow = "drop_oldest"

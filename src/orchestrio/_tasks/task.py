@@ -28,17 +28,19 @@ class Task(ABC):
     """What both kinds of task have: something before the work, and something after it.
 
     All hooks of a task run in one task of the event loop, so a context variable set in `initialize`
-    is seen by the others. A cancel scope or task group must be left in the hook that entered it.
+    is seen by the others; with ``concurrency`` above 1 handlers have tasks and copies of their own.
+    A cancel scope or task group must be left in the hook that entered it.
     """
 
     async def initialize(self) -> None:
-        """Get ready: called once before any work, in the order of registration.
+        """Get ready: called once in each run, before any work, in the order of registration.
 
-        Raising ends the start: what was initialised before is shut down in reverse order.
+        Raising ends the start: what was initialised before is shut down in reverse order. In a
+        restart it is a failure as any other.
         """
 
     async def shutdown(self) -> None:
-        """Release what `initialize` took: called once, shielded, in reverse order of start.
+        """Release what `initialize` took: called once in each run, shielded, in reverse order.
 
         It runs whatever happened before, within ``shutdown_timeout``.
         """
@@ -82,7 +84,9 @@ class BackgroundTask(Task):
 
 
 class EventTask(Task, Generic[T]):
-    """A task that gets each message of the event it subscribes to, one at a time, in order.
+    """A task that gets each message of the event it subscribes to, in order.
+
+    It handles one at a time, with ``concurrency`` as many as that.
 
     Example::
 

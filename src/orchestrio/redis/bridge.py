@@ -99,8 +99,8 @@ class RedisBridge(Bridge):
     - ``mode="compete"``: each message is handled in one process. It is acknowledged when its event
       tasks have handled it. If they fail, or the process dies, it is delivered again after
       `claim_after` seconds, to whoever is there; when handlers have begun it `max_deliveries` times
-      it is moved to the stream of dead letters. A message may be handled twice, and is never lost:
-      *at least once*.
+      it is moved to the stream of dead letters. A message may be handled twice, and no crash of a
+      process loses it: *at least once*.
 
     Register it before the tasks that handle and publish, and do not restart it by hand: while it
     is away, what is published waits in the outbox. That has the capacity and the overflow policy

@@ -43,7 +43,7 @@ class BridgeSettings(Model, frozen=True):
     before another takes it over.
     """
     max_deliveries: _Count = 5
-    """With ``"compete"``: how often handlers begin with a message at most."""
+    """With ``"compete"``: how often handlers begin with a message, before it is a dead letter."""
     max_dead_letters: _Count = 10_000
     """About how many dead letters of a topic the server keeps."""
     lease: Annotated[Deadline, Field(ge=0.1, allow_inf_nan=False)] = 10.0
@@ -80,7 +80,7 @@ class BridgeOptions(TypedDict, total=False):
     before another takes it over.
     """
     max_deliveries: int
-    """With ``"compete"``: how often handlers begin with a message at most."""
+    """With ``"compete"``: how often handlers begin with a message, before it is a dead letter."""
     max_dead_letters: int
     """About how many dead letters of a topic the server keeps."""
     lease: float | timedelta
