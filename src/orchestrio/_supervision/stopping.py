@@ -57,13 +57,19 @@ async def end(runs: Iterable[Run], rounds: float) -> None:
     bridges = [run for run in runs if run.host.receive_no_more()]
     await _end_all([run for run in runs if run.host.kind == "background" and run not in bridges])
     if consumers:
-        for run in bridges:
-            if run.is_working:
-                with move_on_at(current_time() + _HOME):
-                    await run.host.catch_up()
+        if bridges:
+            await _catch_up([run for run in bridges if run.is_working])
         await _drain_and_end(consumers, rounds)
     if bridges:
         await _end_all(bridges)
+
+
+async def _catch_up(bridges: Sequence[Run]) -> None:
+    """Have bridges bring in what was published here, if that does not take long."""
+    with move_on_at(current_time() + _HOME):
+        async with create_task_group() as group:
+            for run in bridges:
+                group.start_soon(run.host.catch_up)
 
 
 def enough_rounds(runs: Iterable[Run]) -> int:
