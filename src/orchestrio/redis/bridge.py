@@ -313,9 +313,8 @@ class RedisBridge(Bridge):
 
     def _readers(self) -> Iterator[Callable[[Connection], Awaitable[None]]]:
         """What reads all topics, each over a connection of its own."""
-        apart = bool(
-            self._settings.cluster
-        )  # where the topics lie apart, one request cannot name two
+        # Where the topics lie apart, one request cannot name two.
+        apart = bool(self._settings.cluster)
         if self._broadcasts:
             for broadcasts in _each_or_all(self._broadcasts, apart=apart):
                 yield partial(self._read_broadcasts, broadcasts)

@@ -58,7 +58,7 @@ class Broadcast(Carrier[T]):
             self._begun, _ignore, _ignore, about=lambda _: _in_hand.get()
         )
         relay.acknowledge(acknowledgements, lossless=False)
-        self._ordinal = 0  # and its ordinal
+        self._ordinal = 0  # of the last entry that was read
 
     @property
     @override

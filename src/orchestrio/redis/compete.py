@@ -22,7 +22,7 @@ from .._broadcast.relay import Relay
 from .._model.log import logger
 from .._model.wakeup import Wakeup
 from .carrier import COUNT, Carrier, Joined, Limits
-from .connection import Connection, Entry
+from .connection import Connection, Entry, pairs
 from .envelope import Envelope, Format, Outgoing, Unreadable, traceparent
 from .keys import Keys
 from .outbox import Outbox
@@ -46,7 +46,6 @@ _UNREADABLE: Final = 10
 
 #: After how long, in seconds, what cannot be read here is tried again.
 _AGAIN: Final = 1.0
-
 
 #: For how long messages wait in a group that nobody seems to use, in milliseconds: a day.
 _OLD: Final = 86_400_000
@@ -297,7 +296,7 @@ class Compete(Carrier[T]):
         for identifier, deliveries, why, unreadable, suspect, fields in found:
             self._add(
                 _Job(
-                    Entry(identifier, dict(zip(fields[::2], fields[1::2], strict=True))),
+                    Entry(identifier, pairs(fields)),
                     self._age,
                     deliveries,
                     bool(suspect),

@@ -1,7 +1,7 @@
 """What the server does in one step, as Lua scripts; each says its keys and arguments.
 
 The keys of a topic begin with the same ``{namespace:topic}``, so that a cluster keeps them together.
-All but `PUBLISH` run in a server whose memory is full as well: to drain it is the only way out.
+What consumers need runs in a server whose memory is full as well: to drain it is the only way out.
 """
 
 from __future__ import annotations
@@ -58,6 +58,19 @@ local function ordinal(entry)
 end
 """
 
+_LAST: Final = """
+-- Return the last id that the stream gave.
+local function last_given()
+    if redis.call('EXISTS', KEYS[1]) == 1 then
+        local info = redis.call('XINFO', 'STREAM', KEYS[1])
+        for i = 1, #info, 2 do
+            if info[i] == 'last-generated-id' then return info[i + 1] end
+        end
+    end
+    return '0-0'
+end
+"""
+
 ACQUIRE: Final = Script("""
 -- KEYS: lease, the last token; ARGV: who, for how long (ms)
 -- Tokens go by the server's clock, so that they grow also if the last one is forgotten.
@@ -100,6 +113,7 @@ JOIN: Final = Script(
 """
     + _NOW
     + _ORDINAL
+    + _LAST
     + """
 local mode = redis.call('HGET', KEYS[2], 'mode')
 if mode and mode ~= ARGV[1] then
@@ -140,17 +154,7 @@ if made == 1 then
 end
 redis.call('HSET', KEYS[2], 'mode', ARGV[1], 'born', born, unpack(ARGV, 5))
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
-local id = '0-0'
-if #last > 0 then
-    id = last[1][1]
-elseif redis.call('EXISTS', KEYS[1]) == 1 then
-    local info = redis.call('XINFO', 'STREAM', KEYS[1])
-    for i = 1, #info, 2 do
-        if info[i] == 'last-generated-id' then
-            id = info[i + 1]
-        end
-    end
-end
+local id = #last > 0 and last[1][1] or last_given()
 return {made, born, count, id, lost}
 """
 )
@@ -207,17 +211,9 @@ WHERE: Final = Script(
 -- Returns the ordinal of the last entry, and the last id that the stream gave.
 """
     + _SAME
+    + _LAST
     + """
-local id = '0-0'
-if redis.call('EXISTS', KEYS[1]) == 1 then
-    local info = redis.call('XINFO', 'STREAM', KEYS[1])
-    for i = 1, #info, 2 do
-        if info[i] == 'last-generated-id' then
-            id = info[i + 1]
-        end
-    end
-end
-return {tonumber(redis.call('GET', KEYS[3]) or '0'), id}
+return {tonumber(redis.call('GET', KEYS[3]) or '0'), last_given()}
 """
 )
 """Tell whether a topic is still the one that it was, and how far it has come."""
@@ -227,7 +223,8 @@ TELL: Final = Script(
     + """
 -- KEYS: stream, about, tries, later
 -- ARGV: birth, group, consumer, how many were handled, their ids, how many were begun, for each of
--- these its id and how many deliveries that makes, then for each that is to come again: id, in how many ms, 1 if it could not be read, why ('': nothing)
+-- these its id and how many deliveries that makes, then for each that is to come again: id, in how
+-- many ms, 1 if it could not be read, why ('': nothing), and how many deliveries began
 -- What is not this consumer's any more does not come again through it.
 """
     + _SAME
