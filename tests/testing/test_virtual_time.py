@@ -242,10 +242,21 @@ async def test_looking_up_a_host_name_keeps_the_clock_from_jumping(
 
 
 async def test_a_thread_that_anyio_did_not_start_is_waited_for_with_join() -> None:
-    thread = threading.Thread(target=pause)
+    joining = threading.Event()
+
+    def pause_while_joined() -> None:
+        joining.wait()
+        pause()
+
+    thread = threading.Thread(target=pause_while_joined)
+
+    def join() -> None:
+        joining.set()
+        thread.join()
+
     with fail_after(MINUTE):
         thread.start()
-        await to_thread.run_sync(thread.join)
+        await to_thread.run_sync(join)
     assert took_a_real_while()
 
 
