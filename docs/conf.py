@@ -50,6 +50,7 @@ pygments_dark_style = "github-dark"  # the usual one underlines what is imported
 html_title = f"orchestrio {release}"
 html_baseurl = os.environ.get("READTHEDOCS_CANONICAL_URL", "")
 html_static_path = ["_static"]
+html_favicon = "_static/favicon.svg"
 html_css_files = ["orchestrio.css"]
 html_theme_options = {
     "source_repository": "https://github.com/orchestrio/orchestrio",

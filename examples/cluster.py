@@ -2,7 +2,7 @@
 
     python examples/cluster.py [--backend trio] [--orders 300]
 
-    this process ──▶ "orders", compete  ──▶ worker-1, worker-2 (killed in the middle), worker-3
+    this process ──▶ "orders", compete  ──▶ worker-1, worker-2, worker-3; the quickest is killed
     this process ──▶ "closing", broadcast ──▶ all that are left, which then stop
 
 It starts a Redis of its own, so redis-server or valkey-server has to be on PATH. Each worker prints
@@ -104,14 +104,15 @@ class Worker(BackgroundTask):
 
 
 class Tally(EventTask[Packed]):
-    """Counts what is packed; kills a worker in the middle, and closes when all is done."""
+    """Counts what is packed; kills who has packed a tenth first, and closes when all is done."""
 
     subscribed_event = PACKED
 
-    def __init__(self, scheduler: Scheduler, victim: Worker, orders: int) -> None:
+    def __init__(self, scheduler: Scheduler, workers: list[Worker], orders: int) -> None:
         self.scheduler = scheduler
-        self.victim = victim
+        self.workers = {worker.name: worker for worker in workers}
         self.orders = orders
+        self.killed = False
         self.by_order: Counter[int] = Counter()
         self.by_worker: Counter[str] = Counter()
 
@@ -119,9 +120,10 @@ class Tally(EventTask[Packed]):
         self.by_order[packed.order] += 1
         self.by_worker[packed.worker] += 1
         so_far = self.by_worker[packed.worker]
-        if packed.worker == self.victim.name and so_far == self.orders // 10:
+        if so_far == self.orders // 10 and not self.killed:
             print(f"{packed.worker} is killed: it has packed {so_far} orders")
-            self.victim.kill()
+            self.killed = True
+            self.workers[packed.worker].kill()
         if len(self.by_order) == self.orders and self.by_order.total() >= self.orders:
             await self.scheduler.publish(CLOSING, "all is packed")
 
@@ -140,7 +142,7 @@ async def run(url: str, options: Namespace) -> bool:
         workers = [
             Worker(f"worker-{number}", url, options.backend, scheduler) for number in (1, 2, 3)
         ]
-        tally = Tally(scheduler, workers[1], options.orders)
+        tally = Tally(scheduler, workers, options.orders)
         scheduler.register_event_task(tally)
         ids = [scheduler.register_background_task(worker, name=worker.name) for worker in workers]
         await scheduler.start()

@@ -282,7 +282,7 @@ def watch(options: Namespace, folder: Path) -> bool:
     """Run all of it and print a summary; return whether every line can be accounted for."""
     scheduler = Scheduler()
     scheduler.add_channel(STORED, ChannelConfig(capacity=1000, overflow="block"))
-    scheduler.add_channel(LIVE, ChannelConfig(capacity=1000, overflow="drop_oldest"))
+    scheduler.add_channel(LIVE, ChannelConfig(capacity=200, overflow="drop_oldest"))
 
     # Tasks are initialised in the order of registration and shut down in the reverse one.
     database = Database(options.database or folder / "hits.db")

@@ -34,6 +34,7 @@ RUNS_UNDER = {
     "pytest.mark.asyncio": "pytest-asyncio",
     "def test_": "pytest",
     "starlette.": "a server",
+    "FastAPI(": "a server",
     "from live import": "a server",
     "watchdog=": "systemd",
     "redis://": "Redis",

@@ -8,10 +8,8 @@ from types import ModuleType
 
 
 def public(module: ModuleType) -> dict[str, object]:
-    """What a public module offers: all of its names that are not those of a module."""
-    names = getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")])
-    found = {name: getattr(module, name) for name in names}
-    return {name: value for name, value in found.items() if not inspect.ismodule(value)}
+    """What a public module offers, as it says itself."""
+    return {name: getattr(module, name) for name in module.__all__}
 
 
 def members(cls: type) -> Iterator[tuple[str, object]]:

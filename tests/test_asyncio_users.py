@@ -6,10 +6,11 @@ import asyncio
 import logging
 import sys
 import unittest
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from types import TracebackType
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -21,8 +22,11 @@ from orchestrio import (
     LifecycleError,
     Scheduler,
     TaskExecutionError,
+    TaskShutdownError,
     current_task_context,
 )
+from orchestrio._broadcast.acknowledgements import Acknowledgements
+from orchestrio._broadcast.relay import Relay
 from orchestrio.testing import harness
 
 LOOPS = [pytest.param(("asyncio", {}), id="asyncio")]
@@ -458,3 +462,105 @@ def test_a_scheduler_in_a_test_of_unittest_works() -> None:
 
     assert errors_of(Case) == []
     assert hooks == ["shutdown"]
+
+
+class LoopAround:
+    """Does as an event loop of asyncio, and is none by its class, as one that wraps another."""
+
+    def __init__(self) -> None:
+        self.inner = asyncio.SelectorEventLoop()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.Future(loop=cast("asyncio.AbstractEventLoop", self))
+
+    def create_task(
+        self, coroutine: Coroutine[Any, Any, object], **options: Any
+    ) -> asyncio.Task[Any]:
+        return asyncio.Task(coroutine, loop=cast("asyncio.AbstractEventLoop", self), **options)
+
+
+def test_a_scheduler_runs_in_what_does_as_an_event_loop_of_asyncio() -> None:
+    import trio  # noqa: F401  # that it is there makes no loop one of its own
+
+    around = LoopAround()
+    loop = cast("asyncio.AbstractEventLoop", around)
+    scheduler = Scheduler()
+    done: list[str] = []
+
+    @scheduler.background()
+    async def work() -> None:
+        await asyncio.sleep(0)
+        done.append("worked")
+
+    async def run() -> None:
+        await scheduler.run()
+        done.append("ran")
+
+    def begin() -> None:
+        asyncio._set_running_loop(loop)
+        task = loop.create_task(run())
+        task.add_done_callback(lambda _: around.inner.stop())
+
+    around.inner.call_soon(begin)
+    around.inner.run_forever()
+    around.inner.close()
+    assert done == ["worked", "ran"]
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_a_bridge_hears_of_a_stray_cancellation_as_of_a_failure(concurrency: int) -> None:
+    settled: list[BaseException | None] = []
+    scheduler = Scheduler()
+    scheduler.add_channel(NUMBERS)
+
+    @scheduler.on(NUMBERS, on_error="skip", concurrency=concurrency)
+    async def handle(_: int) -> None:
+        raise asyncio.CancelledError
+
+    async with scheduler:
+        relay = Relay[int, int](scheduler.bus, NUMBERS, lambda number: number)
+        acknowledgements = Acknowledgements(
+            lambda _: None, lambda _, error: settled.append(error), lambda: None
+        )
+        relay.acknowledge(acknowledgements, lossless=True)
+        await scheduler.start()
+        await settle()
+        number = await relay.deliver(7)
+        assert number is not None
+        acknowledgements.expect(number)
+        await settle()
+    assert [isinstance(error, Exception) for error in settled] == [True]
+
+
+async def test_a_cancellation_in_the_last_step_of_shutdown_is_a_failure_of_that_task(
+    scheduler: Scheduler,
+) -> None:
+    """A client's close() may cancel all that use it."""
+    beats: list[int] = []
+
+    class Closing(BackgroundTask):
+        async def execute(self) -> None:
+            await anyio.sleep_forever()
+
+        async def shutdown(self) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+
+    @scheduler.background()
+    async def neighbour() -> None:
+        while True:
+            await anyio.lowlevel.checkpoint()
+            beats.append(1)
+
+    async with scheduler:
+        task_id = scheduler.register_background_task(Closing(), name="closing")
+        await scheduler.start()
+        with pytest.raises(TaskShutdownError, match="cancelled by something other"):
+            await scheduler.stop_task(task_id)
+        beats.clear()
+        await settle()
+        assert beats

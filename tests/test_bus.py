@@ -279,6 +279,18 @@ def test_an_unknown_event_is_answered_with_near_names(bus: EventBus, key: Any, a
     assert "wholly different" not in message
 
 
+class Letter(str, Enum):  # noqa: UP042  # whose str() is not its text
+    ORDERS = "o"
+    ORDERED = "x"
+
+
+def test_near_are_names_as_they_are_shown_and_not_the_text_in_a_key(bus: EventBus) -> None:
+    bus.add_channel("wholly different")
+    bus.add_channel(Letter.ORDERS)
+    with pytest.raises(InvalidChannelError, match=r"did you mean <Letter.ORDERS: 'o'>\?"):
+        bus.subscribe(Letter.ORDERED)
+
+
 def test_an_event_unlike_any_other_is_answered_with_the_known_ones(bus: EventBus) -> None:
     bus.add_channel("orders")
     bus.add_channel("refunds")

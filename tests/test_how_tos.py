@@ -32,13 +32,17 @@ only_posix = pytest.mark.skipif(sys.platform == "win32", reason="needs SIGTERM")
 HOW_TO = DOCS / "how-to"
 
 
-def the_example_of(page: str) -> Example:
-    """The one that a page has for something else to run."""
-    (example,) = [example for example in examples_of(HOW_TO / page) if example.runs_under]
+def the_example_of(page: str, mark: str = "") -> Example:
+    """The one with that mark that a page has for something else to run."""
+    (example,) = [
+        example
+        for example in examples_of(HOW_TO / page)
+        if example.runs_under and mark in example.source
+    ]
     return example
 
 
-# -- Starlette -------------------------------------------------------------------------------
+# -- Starlette and FastAPI --------------------------------------------------------------------
 
 
 class Server:
@@ -55,8 +59,11 @@ class Server:
                 return match[0]
         raise AssertionError(f"the server did not start: exit code {self.process.wait()}")
 
-    def ask(self, path: str, method: str = "GET") -> tuple[int, object]:
+    def ask(self, path: str, method: str = "GET", body: object = None) -> tuple[int, object]:
         request = urllib.request.Request(self.address + path, method=method)
+        if body is not None:
+            request.data = json.dumps(body).encode()
+            request.add_header("Content-Type", "application/json")
         try:
             with urllib.request.urlopen(request, timeout=IN_TIME) as response:
                 return response.status, json.load(response)
@@ -94,7 +101,7 @@ HYPERCORN = ["hypercorn", "shop:app", "-k", "trio", "--bind", "127.0.0.1:0"]
 @only_posix
 @pytest.mark.parametrize("command", [UVICORN, HYPERCORN], ids=["asyncio", "trio"])
 def test_the_application_publishes_what_it_is_sent(command: list[str], tmp_path: Path) -> None:
-    with serving(the_example_of("starlette.md"), command, tmp_path) as server:
+    with serving(the_example_of("starlette.md", "Starlette("), command, tmp_path) as server:
         for number in range(3):
             assert server.ask(f"/orders/{number}", "POST") == (202, {"receivers": 1})
         status, report = server.ask("/health")
@@ -105,10 +112,25 @@ def test_the_application_publishes_what_it_is_sent(command: list[str], tmp_path:
         assert server.stop() == "shipped 0\nshipped 1\nshipped 2\nstopped\n"
 
 
+@only_posix
+@pytest.mark.parametrize("command", [UVICORN, HYPERCORN], ids=["asyncio", "trio"])
+def test_an_application_of_fastapi_publishes_models(command: list[str], tmp_path: Path) -> None:
+    with serving(the_example_of("starlette.md", "FastAPI("), command, tmp_path) as server:
+        tea = {"number": 1, "item": "tea"}
+        assert server.ask("/orders", "POST", tea) == (202, 1)
+        assert server.ask("/returns", "POST", tea | {"item": "milk"}) == (202, None)
+        assert server.ask("/orders", "POST", {"number": "none"})[0] == 422
+        status, report = server.ask("/health")
+        assert status == 200
+        assert isinstance(report, dict)
+        assert report["ready"]
+        assert server.stop() == "shipped tea\nshipped milk\nstopped\n"
+
+
 @pytest.fixture
 def failing() -> Example:
     """The application with a handler that fails at the order of number 0."""
-    example = the_example_of("starlette.md")
+    example = the_example_of("starlette.md", "Starlette(")
     source = example.source.replace('"shipped", number', "1 / number")
     assert source != example.source
     return replace(example, source=source)

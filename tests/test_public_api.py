@@ -27,7 +27,7 @@ import orchestrio.redis
 import orchestrio.testing
 from orchestrio._model import errors
 from orchestrio.redis import BridgeOptions, RedisBridge
-from orchestrio.redis.options import BridgeSettings
+from orchestrio.redis._options import BridgeSettings
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(orchestrio.__file__).parent
@@ -111,7 +111,15 @@ def test_a_public_object_says_where_users_find_it(name: str) -> None:
 
 def test_a_shell_that_completes_names_offers_the_public_ones_only() -> None:
     assert dir(orchestrio) == sorted(orchestrio.__all__)
-    assert set(orchestrio.__all__) == set(public(orchestrio))
+
+
+def test_what_is_not_public_is_behind_an_underscore() -> None:
+    shown = {
+        name
+        for name in map(module_name, MODULES)
+        if not any(part.startswith("_") for part in name.split("."))
+    }
+    assert shown == {module.__name__ for module in PUBLIC_MODULES}
 
 
 def test_the_package_is_marked_as_typed() -> None:

@@ -337,5 +337,19 @@ async def test_a_closed_bus_is_closed_for_a_bridge_that_leaves_later() -> None:
     bus, relay = taken_over()
     bus.close()
     relay.release()
-    with pytest.raises(ClosedResourceError):
+    with pytest.raises(ClosedResourceError, match="numbers.* closed while a bridge carries it"):
         await relay.deliver(1)
+
+
+@pytest.mark.parametrize("acknowledged", [False, True])
+async def test_a_channel_is_not_removed_while_a_bridge_carries_it(acknowledged: bool) -> None:
+    bus, relay = taken_over()
+    if acknowledged:
+        compete(relay)
+    with pytest.raises(LifecycleError, match=r"numbers.* bridge carries it.*remove_task\(\)"):
+        bus.remove_channel(NUMBERS)
+    assert bus.publish_nowait(NUMBERS, 1) == 1  # it is as it was
+    assert relay.outgoing.take(10) == [1]
+    relay.release()
+    bus.remove_channel(NUMBERS)
+    bus.add_channel(NUMBERS)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -279,3 +281,25 @@ def test_at_the_exit_it_warns_and_does_nothing_else(
     assert "ResourceWarning: unclosed <BroadcastReceiveStream" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert "Exception ignored" not in ended.stderr
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, pickle.dumps])
+async def test_a_stream_cannot_be_copied_but_by_clone(how: Callable[[object], object]) -> None:
+    # A copy would have a channel of its own, or close that of the other one as garbage.
+    send, receive = create_broadcast_stream[int](2)
+    with send, receive:
+        for stream in (send, receive):
+            with pytest.raises(TypeError, match=r"cannot be copied or pickled.*clone\(\)"):
+                how(stream)
+
+
+@pytest.mark.parametrize("kind", [BroadcastSendStream, BroadcastReceiveStream])
+async def test_a_stream_that_was_never_made_is_garbage_without_a_word(
+    kind: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ignored: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    with pytest.raises(TypeError):
+        kind()
+    gc.collect()
+    assert not ignored

@@ -307,6 +307,16 @@ def test_an_event_task_is_one(task: Any, words: str, scheduler: Scheduler) -> No
     assert len(scheduler.registry) == 0
 
 
+class Ambiguous(Worker, Reader): ...
+
+
+@pytest.mark.parametrize("call", ["register_background_task", "register_event_task"])
+def test_a_task_is_of_one_kind(call: str, scheduler: Scheduler) -> None:
+    with pytest.raises(LifecycleError, match="Ambiguous is both .* make two tasks"):
+        getattr(scheduler, call)(Ambiguous())
+    assert len(scheduler.registry) == 0
+
+
 def with_hook(base: type[Any], hook: str, value: object) -> Any:
     return type("Odd", (base,), {hook: value})()
 
@@ -474,11 +484,13 @@ async def test_one_task_is_at_work_in_one_scheduler() -> None:
     async with first:
         await first.start()
         async with second:
-            with pytest.raises(LifecycleError, match="'Worker' is at work in another scheduler"):
+            with pytest.raises(
+                LifecycleError, match="'Worker' belongs to another scheduler, which runs"
+            ):
                 await second.start()
         async with third:
             await third.start()
-            with pytest.raises(LifecycleError, match="at work in another"):
+            with pytest.raises(LifecycleError, match="belongs to another"):
                 third.register_background_task(task)
             assert len(third.registry) == 0
     last = Scheduler()
@@ -505,6 +517,7 @@ async def test_one_task_is_at_work_in_one_scheduler() -> None:
         (lambda: TaskMetadata(restart="always"), "restart", r"RestartPolicy\(mode='always'\)"),  # type: ignore[arg-type]
         (lambda: Scheduler().every("5s"), "seconds", "number of seconds, or a timedelta"),  # type: ignore[arg-type]
         (lambda: Scheduler().every(0), "seconds", "above 0"),
+        (lambda: Scheduler().every(None), "seconds", "number of seconds, or a timedelta"),  # type: ignore[arg-type]
         (lambda: Scheduler().every(-1), "seconds", "greater"),
         (lambda: Scheduler().every(math.inf), "seconds", "finite"),
         (lambda: Scheduler().every(True), "seconds", "number of seconds"),

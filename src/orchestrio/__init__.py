@@ -6,14 +6,11 @@ broadcasts typed messages between them. See the README for the idea and a first 
 
 from inspect import isfunction as _isfunction
 
+from ._broadcast._streams.create import create_broadcast_stream
+from ._broadcast._streams.receive import BroadcastReceiveStream, ReceiverStatistics
+from ._broadcast._streams.send import BroadcastSendStream
 from ._broadcast.bus import EventBus
 from ._broadcast.channel import ChannelStatistics
-from ._broadcast.streams import (
-    BroadcastReceiveStream,
-    BroadcastSendStream,
-    ReceiverStatistics,
-    create_broadcast_stream,
-)
 from ._model.errors import (
     EventReceiveError,
     EventSendError,
@@ -123,7 +120,7 @@ __all__ = [
     "current_task_context",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Public names and their methods say where users find them, in tracebacks and help().
 for _name in __all__:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import warnings
+
 import pytest
 from anyio import Event, create_task_group, fail_after, sleep
 from processes import Inbox, process
@@ -10,6 +13,7 @@ from support import IN_TIME, until
 
 from orchestrio import (
     ChannelConfig,
+    EventSendError,
     LifecycleError,
     Scheduler,
     TaskInitializationError,
@@ -184,3 +188,35 @@ async def test_handlers_go_on_when_the_bridge_is_stopped_alone(server: RedisServ
         await scheduler.stop_task(entry)
         go.set()
         assert await inbox.wait_for(5) == list(range(5))
+
+
+def said_by_a_fork(scheduler: Scheduler) -> str:
+    """Fork now, publish in the child, and return what it got for that."""
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which it does without
+        child = os.fork()
+    if child == 0:
+        try:
+            scheduler.bus.publish_nowait(JOBS, 1)
+        except EventSendError as error:
+            os.write(writing, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    return said
+
+
+@MODES
+async def test_a_fork_of_a_process_that_works_cannot_publish(
+    server: RedisServer, mode: str
+) -> None:
+    """What it would send, the server would take for what its parent sends."""
+    inbox = Inbox[int]()
+    async with process(bridge(server, mode), JOBS, inbox.put) as scheduler:
+        assert "was forked from the one in which the bridge works" in said_by_a_fork(scheduler)
+        await scheduler.publish(JOBS, 2)
+        assert await inbox.wait_for(1) == [2]

@@ -10,11 +10,15 @@ from time import process_time
 import pytest
 from anyio import Event, fail_after, sleep, sleep_forever
 from processes import Inbox, process
-from redis_server import RedisServer
+from redis_server import RedisServer, free_port
 from support import IN_TIME, until
+from tcp_proxy import Proxy
 
 from orchestrio import ChannelConfig, Scheduler, TaskInitializationError, Topic
-from orchestrio.redis import RedisBridge
+from orchestrio.redis import RedisBridge, RedisSettings
+from orchestrio.redis._scripts.groups import SWEEP
+from orchestrio.redis._server.connection import connected
+from orchestrio.redis._wire.keys import Keys
 
 JOBS = Topic("jobs", int)
 STREAM = "{test:jobs}"
@@ -224,6 +228,38 @@ async def test_a_handler_that_takes_long_keeps_its_message(server: RedisServer) 
         await until(lambda: pending(server) == 0)
 
 
+async def test_the_silence_of_a_server_is_not_that_of_its_consumers(server: RedisServer) -> None:
+    """It was away for long, and one has not found back to it yet."""
+    began, go = Inbox[int](), Event()
+
+    async def handle(number: int) -> None:
+        await began.put(number)
+        await go.wait()
+
+    with Proxy(server.port) as proxy:
+        settings = RedisSettings(host="127.0.0.1", port=proxy.port)
+        here = RedisBridge(
+            settings, topics=[JOBS], namespace="test", mode="compete", claim_after=0.4
+        )
+        there = bridge(server, claim_after=0.4)
+        async with process(here, JOBS, handle) as publisher, process(there, JOBS, handle):
+            await publisher.publish(JOBS, 1)
+            await began.wait_for(1)
+            proxy.target = free_port()
+            server.kill()
+            await until(lambda: here.statistics().outages == there.statistics().outages == 1)
+            await sleep(1.5)
+            server.start()
+            await until(lambda: there.statistics().connected)
+            await sleep(0.3)
+            proxy.target = server.port
+            await until(lambda: here.statistics().connected)
+            await sleep(0.3)
+            go.set()
+            await until(lambda: pending(server) == 0)
+    assert began.items == [1]
+
+
 def heard(server: RedisServer) -> int:
     """When something was heard of both consumers, in milliseconds since 1970."""
     found = server.ask("ZRANGE", f"{STREAM}:workers:alive", 0, -1, "WITHSCORES")
@@ -278,6 +314,24 @@ async def test_no_policy_of_the_channel_loses_a_message(server: RedisServer, ove
         go.set()
         assert await inbox.wait_for(100) == list(range(100))
         await until(lambda: carrier.statistics().acknowledged == 100)
+
+
+async def test_what_a_group_that_is_made_anew_has_not_got_is_not_trimmed(
+    server: RedisServer,
+) -> None:
+    """Somebody has destroyed it; what was to come again is noted before the rest is read again."""
+    for _ in range(300):
+        server.ask("XADD", STREAM, "*", "v", "2")
+    server.ask("XGROUP", "CREATE", STREAM, "workers", "0")
+    last = server.ask("XADD", STREAM, "*", "v", "2")
+    assert isinstance(last, bytes)
+    server.ask("ZADD", f"{STREAM}:workers:later", "1", last)
+    keys = Keys("test", "jobs")
+    at = keys.group("workers")
+    async with connected(RedisSettings(host="127.0.0.1", port=server.port)) as connection:
+        await connection.run(SWEEP, [keys.stream, at.later, at.alive], ["workers", 86_400_000])
+    assert pending(server) == 1
+    assert server.ask("XLEN", STREAM) == 301
 
 
 async def test_what_all_have_handled_is_trimmed(server: RedisServer) -> None:
@@ -388,6 +442,15 @@ async def took_over(server: RedisServer, count: int) -> tuple[float, int]:
         await until(lambda: carrier.statistics().acknowledged == count)
     assert inbox.items == list(range(count))
     return took, most
+
+
+async def test_a_clock_that_was_put_back_keeps_nobody_alive(server: RedisServer) -> None:
+    leave_to_the_dead(server, 2)
+    server.ask("ZADD", f"{STREAM}:workers:alive", 10**15, "dead")
+    inbox = Inbox[int]()
+    async with process(bridge(server, claim_after=0.4), JOBS, inbox.put):
+        with fail_after(10):
+            assert await inbox.wait_for(2) == [0, 1]
 
 
 async def test_what_a_dead_process_had_is_taken_over_soon_and_in_small_steps(

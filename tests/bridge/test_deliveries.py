@@ -10,14 +10,16 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 import pytest
-from anyio import Event, create_task_group, current_time, sleep, sleep_forever
+from anyio import Event, create_task_group, current_time, fail_after, sleep, sleep_forever
 from anyio.abc import Process
 from processes import Inbox, process
 from redis_server import RedisServer
-from support import until
+from support import IN_TIME, until
 
 from orchestrio import ChannelConfig, RestartPolicy, Scheduler, Topic
 from orchestrio.redis import BridgeOptions, RedisBridge
+from orchestrio.redis._scripts.groups import PENDING
+from orchestrio.redis._server.connection import Connection, Script
 
 JOBS = Topic("jobs", int)
 OTHERS = Topic("others", int)
@@ -331,6 +333,73 @@ async def test_what_handlers_publish_while_they_drain_goes_out_at_once(
                 await until(here.stopping.is_set)
                 go.set()
                 assert await others.wait_for(20) == list(range(20))
+
+
+async def test_what_the_server_gives_for_an_old_request_is_handled(server: RedisServer) -> None:
+    """It was on its way for so long that it came when nobody waited for an answer any more."""
+    begun, go = Inbox[int](), Event()
+    carrier = bridge(server, {"claim_after": 0.4, "prefetch": 2})
+
+    async def work(number: int) -> None:
+        await begun.put(number)
+        await go.wait()
+
+    async with process(carrier, JOBS, work, config=WIDE) as publisher:
+        for number in range(8):
+            await publisher.publish(JOBS, number)
+        await until(lambda: carrier.statistics().in_hand == 2)
+        ((_, me),) = consumers(server)
+        request = ("XREADGROUP", "GROUP", "workers", me, "COUNT", 4, "STREAMS", STREAM, ">")
+        await until(lambda: carrier.statistics().unsent == 0)
+        assert server.ask(*request) is not None
+        go.set()
+        await until(lambda: carrier.statistics().acknowledged == 8)
+    assert sorted(begun.items) == list(range(8))
+
+
+def consumers(server: RedisServer) -> list[tuple[int, bytes]]:
+    """How many entries each consumer has, and its name."""
+    found = server.ask("XPENDING", STREAM, "workers")
+    assert isinstance(found, list)
+    assert isinstance(found[3], list)
+    pairs = [pair for pair in found[3] if isinstance(pair, list)]
+    return [(int(n), who) for who, n in pairs if isinstance(n, bytes) and isinstance(who, bytes)]
+
+
+async def test_what_is_told_of_while_it_is_recovered_is_not_handled_again(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server says what this process has, and hears that it is done before that arrives."""
+    begun, go, asked, told = Inbox[int](), Event(), Event(), Event()
+    run = Connection.run
+
+    async def answer_late(
+        self: Connection, script: Script, keys: list[str], arguments: list[str | bytes | int]
+    ) -> object:
+        answer: object = await run(self, script, keys, arguments)
+        if script is PENDING and begun.items:
+            asked.set()
+            await told.wait()
+        return answer
+
+    async def work(number: int) -> None:
+        await begun.put(number)
+        await go.wait()
+
+    monkeypatch.setattr(Connection, "run", answer_late)
+    carrier = bridge(server)
+    async with process(carrier, JOBS, work) as publisher:
+        await publisher.publish(JOBS, 1)
+        await begun.wait_for(1)
+        server.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        with fail_after(IN_TIME):
+            await asked.wait()
+        go.set()
+        await until(lambda: carrier.statistics().acknowledged == 1)
+        told.set()
+        await publisher.publish(JOBS, 2)
+        await until(lambda: carrier.statistics().acknowledged >= 2)
+    assert begun.items == [1, 2]
 
 
 async def test_what_cannot_be_read_here_is_left_to_a_process_that_can(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +16,7 @@ from support.payloads import Computed, Exploding, Order
 
 from orchestrio import EventSendError, InvalidChannelError, Topic
 from orchestrio.redis import traceparent
-from orchestrio.redis.envelope import Format, Unreadable, time_text
+from orchestrio.redis._wire.envelope import Format, Unreadable, time_text
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 NUMBERS = Topic("numbers", int)
@@ -68,6 +69,15 @@ def test_what_all_messages_of_a_topic_have_in_common() -> None:
     )
 
 
+class Key(str, enum.Enum):  # noqa: UP042  # whose str() is not its text
+    NUMBERS = "numbers"
+
+
+def test_keys_that_are_equal_are_one_name() -> None:
+    assert Topic(Key.NUMBERS) == Topic("numbers")
+    assert Format(Topic(Key.NUMBERS), "shop", 100).name == "numbers"
+
+
 @pytest.mark.parametrize("name", ["a b/ü?#%", "new\nline", "\x7f"])
 def test_any_text_is_a_name(name: str) -> None:
     about = Format(name, "my shop/ä", 100).about
@@ -103,6 +113,24 @@ def test_a_message_is_packed_with_its_time_and_its_trace() -> None:
     assert (packed.data, packed.traceparent) == (b"7", TRACE)
     assert abs(packed.time - datetime.now(UTC).timestamp()) < 60
     assert numbers().pack(7).traceparent is None
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        TRACE.encode(),
+        5,
+        f"00-{'0' * 32}-{'b' * 16}-01",
+        f"00-{'a' * 32}-{'0' * 16}-01",
+        f"ff-{'a' * 32}-{'b' * 16}-01",
+    ],
+)
+def test_what_is_no_trace_does_not_travel(found: object) -> None:
+    token = traceparent.set(found)  # type: ignore[arg-type]  # that is the point
+    assert numbers().pack(7).traceparent is None
+    traceparent.reset(token)
+    trace = str(found).encode()
+    assert numbers().decode(with_(traceparent=trace)).traceparent is None
 
 
 def test_what_is_too_long_or_has_no_json_is_refused() -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,12 @@ class Leader:
 
 @asynccontextmanager
 async def candidate(
-    server: RedisServer, leader: Leader, *, lease: float = 0.4, port: int | None = None
+    server: RedisServer,
+    leader: Leader,
+    *,
+    lease: float = 0.4,
+    port: int | None = None,
+    watchdog: float = inf,
 ) -> AsyncGenerator[Scheduler]:
     settings = RedisSettings(host="127.0.0.1", port=port or server.port, response_timeout=0.3)
     async with Scheduler() as scheduler:
@@ -55,7 +61,7 @@ async def candidate(
         scheduler.register_background_task(
             RedisBridge(settings, topics=[NOTHING], namespace="test", lease=lease)
         )
-        scheduler.background(singleton=True, name="leader")(leader.execute)
+        scheduler.background(singleton=True, name="leader", watchdog=watchdog)(leader.execute)
         with fail_after(IN_TIME):
             await scheduler.start()
         yield scheduler
@@ -75,6 +81,15 @@ async def test_one_of_several_works(server: RedisServer) -> None:
     assert sum(len(leader.tokens) for leader in leaders) == 1
 
 
+async def test_one_that_waits_for_its_lease_is_no_silent_one(server: RedisServer) -> None:
+    first, second = Leader(), Leader()
+    async with candidate(server, first):
+        await until(lambda: first.works)
+        async with candidate(server, second, watchdog=0.1) as other:
+            await sleep(0.5)
+            assert other.health().ready
+
+
 async def test_another_takes_over_when_one_stops(server: RedisServer) -> None:
     first, second = Leader(), Leader()
     async with candidate(server, second, lease=4.0) as other:
@@ -85,6 +100,16 @@ async def test_another_takes_over_when_one_stops(server: RedisServer) -> None:
             await until(lambda: first.works)
             assert time.monotonic() - began < 4.0  # it was given up, and did not run out
     assert first.tokens[0] > second.tokens[0]
+
+
+async def test_another_takes_over_also_if_the_memory_of_the_server_is_full(
+    server: RedisServer,
+) -> None:
+    leader = Leader()
+    server.ask("CONFIG", "SET", "maxmemory", 1)
+    async with candidate(server, leader) as scheduler:
+        await until(lambda: leader.works)
+        await scheduler.shutdown()
 
 
 async def test_it_stops_at_once_when_the_lease_is_lost(server: RedisServer) -> None:
@@ -202,6 +227,46 @@ async def test_other_tasks_have_no_fencing_token() -> None:
 
     await scheduler.run()
     assert asked.is_set()
+
+
+async def test_of_two_bridges_the_first_has_the_leases_in_each_process(
+    server: RedisServer,
+) -> None:
+    """Or one process might hold the lease of one bridge, and one that of the other."""
+
+    def two_bridges(leader: Leader) -> Scheduler:
+        scheduler = Scheduler()
+        for number in range(2):
+            topic = Topic(f"nothing {number}", int)
+            scheduler.add_channel(topic)
+            carrier = RedisBridge(server.url, topics=[topic], namespace=f"n{number}", lease=0.4)
+            scheduler.register_background_task(carrier, name=f"bridge {number}")
+        scheduler.background(singleton=True, name="leader")(leader.execute)
+        return scheduler
+
+    here, there = Leader(), Leader()
+    async with two_bridges(here) as one, two_bridges(there) as other:
+        with fail_after(IN_TIME):
+            await one.start()
+            await until(lambda: here.works)
+            await other.start()
+            # What is initialised last must not make the others' lease another one.
+            for name in ("bridge 0", "leader"):
+                await other.restart_task(other.registry.get_by_name(name).task_id)
+        await sleep(1)
+        assert (here.works, there.works) == (True, False)
+
+
+async def test_a_bridge_is_no_singleton(server: RedisServer) -> None:
+    """Or all processes but one would seem ready, and carry nothing."""
+    scheduler = Scheduler()
+    scheduler.add_channel(NOTHING)
+    bridge = RedisBridge(server.url, topics=[NOTHING], namespace="test")
+    scheduler.register_background_task(bridge, singleton=True)
+    with pytest.raises(TaskExecutionError) as raised, fail_after(IN_TIME):
+        await scheduler.run()
+    assert isinstance(raised.value.__cause__, LifecycleError)
+    assert "a bridge cannot be a singleton" in str(raised.value.__cause__)
 
 
 async def test_an_event_task_is_no_singleton() -> None:

@@ -39,7 +39,33 @@ class Slow:
         await self.go.wait()
 
 
-@pytest.mark.parametrize("lose", ["FLUSHALL", "DEL {test:jobs}"])
+async def test_what_comes_after_a_stream_was_deleted_is_not_counted(server: RedisServer) -> None:
+    """The counter is there, and so the ordinals go on."""
+    options: BridgeOptions = {"mode": "compete", "prefetch": 10}
+    carriers, slow = [bridge(server, options) for _ in range(2)], [Slow(), Slow()]
+    async with (
+        process(carriers[0], JOBS, slow[0], config=WIDE) as publisher,
+        process(carriers[1], JOBS, slow[1], config=WIDE),
+    ):
+        for number in range(50):
+            await publisher.publish(JOBS, number)
+        await until(lambda: sum(one.statistics().in_hand for one in carriers) == 20)
+        await until(lambda: server.ask("XLEN", STREAM) == 50)
+        server.ask("DEL", STREAM)
+        for number in range(50, 70):
+            await publisher.publish(JOBS, number)
+        await until(lambda: sum(one.statistics().missed for one in carriers) > 0)
+        for one in slow:
+            one.go.set()
+        await until(lambda: sum(len(one.inbox.items) for one in slow) >= 40)
+        await sleep(0.5)
+        handled = {number for one in slow for number in one.inbox.items}
+        assert len(handled) + sum(one.statistics().missed for one in carriers) == 70
+
+
+@pytest.mark.parametrize(
+    "lose", ["FLUSHALL", "DEL {test:jobs}", "DEL {test:jobs} {test:jobs}:count"]
+)
 async def test_a_backlog_that_is_gone_is_counted_exactly(
     server: RedisServer, caplog: pytest.LogCaptureFixture, lose: str
 ) -> None:
@@ -89,26 +115,91 @@ async def test_what_is_deleted_while_it_waits_to_be_tried_again_is_counted(
         await until(lambda: carrier.statistics().missed == 1)
 
 
-async def test_of_several_processes_one_counts_what_is_gone(server: RedisServer) -> None:
+@pytest.mark.parametrize("after", [0.0, 0.2, 1.2])  # s
+async def test_of_several_processes_one_counts_what_is_gone(
+    server: RedisServer, after: float
+) -> None:
     options: BridgeOptions = {"mode": "compete", "prefetch": 2}
-    carriers = [bridge(server, options) for _ in range(3)]
+    carriers, other = [bridge(server, options) for _ in range(3)], bridge(server, options)
     slow = [Slow() for _ in carriers]
     async with (
-        process(carriers[0], JOBS, slow[0], config=WIDE) as scheduler,
+        process(other, JOBS, config=WIDE) as publisher,
+        process(carriers[0], JOBS, slow[0], config=WIDE),
         process(carriers[1], JOBS, slow[1], config=WIDE),
         process(carriers[2], JOBS, slow[2], config=WIDE),
     ):
         for number in range(50):
-            await scheduler.publish(JOBS, number)
+            await publisher.publish(JOBS, number)
         await until(lambda: sum(one.statistics().in_hand for one in carriers) == 6)
-        await until(lambda: carriers[0].statistics().unsent == 0)
-        await sleep(1.2)  # all have heard how far the group is
+        await until(lambda: server.ask("XLEN", STREAM) == 50)
+        await sleep(after)
         server.ask("FLUSHALL")
-        await until(lambda: sum(one.statistics().missed for one in carriers) > 0)
+        counting = [*carriers, other]
+        await until(lambda: sum(one.statistics().missed for one in counting) > 0)
         await sleep(0.5)
-        assert sum(one.statistics().missed for one in carriers) == 44
+        assert sum(one.statistics().missed for one in counting) == 44
         for one in slow:
             one.go.set()
+
+
+@pytest.mark.parametrize(
+    "lose", ["FLUSHALL", "DEL {test:jobs}", "DEL {test:jobs} {test:jobs}:count"]
+)
+async def test_of_several_groups_each_counts_what_is_gone(server: RedisServer, lose: str) -> None:
+    carriers = [
+        bridge(server, {"mode": "compete", "prefetch": 10, "group": group})
+        for group in ("one", "other")
+    ]
+    slow = [Slow() for _ in carriers]
+    async with (
+        process(carriers[0], JOBS, slow[0], config=WIDE) as publisher,
+        process(carriers[1], JOBS, slow[1], config=WIDE),
+    ):
+        for number in range(50):
+            await publisher.publish(JOBS, number)
+        await until(lambda: all(one.statistics().in_hand == 10 for one in carriers))
+        await until(lambda: server.ask("XLEN", STREAM) == 50)
+        await sleep(1.2)  # a beat: both know how far it has come
+        server.ask(*lose.split())
+        await until(lambda: all(one.statistics().missed > 0 for one in carriers))
+        await sleep(0.5)
+        assert [one.statistics().missed for one in carriers] == [40, 40]
+        for one in slow:
+            one.go.set()
+
+
+async def test_a_group_that_comes_later_does_not_have_others_begin_anew(
+    server: RedisServer,
+) -> None:
+    """What it noted was of the stream that is gone."""
+    one, other = (
+        bridge(server, {"mode": "compete", "prefetch": 2, "group": group})
+        for group in ("one", "other")
+    )
+    slow, inbox = Slow(), Inbox[int]()
+    async with process(one, JOBS, slow, config=WIDE) as publisher:
+        slow.go.set()
+        async with process(other, JOBS, inbox.put, config=WIDE):
+            for number in range(10):
+                await publisher.publish(JOBS, number)
+            await until(lambda: one.statistics().acknowledged == 10)
+            await until(lambda: other.statistics().acknowledged == 10)
+            await sleep(1.2)  # a beat: it is noted
+        slow.go = Event()
+        server.ask("DEL", STREAM)
+        await until(lambda: server.ask("EXISTS", STREAM) == 1)
+        for number in range(10, 30):
+            await publisher.publish(JOBS, number)
+        await until(lambda: one.statistics().in_hand == 2)
+        await until(lambda: server.ask("XLEN", STREAM) == 20)
+        late = bridge(server, {"mode": "compete", "group": "other"})
+        born = server.ask("HGET", f"{STREAM}:about", "born")
+        async with process(late, JOBS, inbox.put, config=WIDE):
+            await inbox.wait_for(30)
+        assert server.ask("HGET", f"{STREAM}:about", "born") == born
+        slow.go.set()
+        assert await slow.inbox.wait_for(30) == [*range(30)]
+        assert one.statistics().missed == 0
 
 
 async def test_readers_of_a_broadcast_notice_that_a_stream_began_anew(
@@ -138,7 +229,10 @@ async def test_readers_of_a_broadcast_notice_that_a_stream_began_anew(
         assert await inbox.wait_for(2) == [1, 2]
 
 
-async def test_a_broadcast_counts_what_was_flushed_before_it_read_it(server: RedisServer) -> None:
+@pytest.mark.parametrize("after", [0.2, 1.2])  # s
+async def test_a_broadcast_counts_what_was_flushed_before_it_read_it(
+    server: RedisServer, after: float
+) -> None:
     small = ChannelConfig(capacity=4, overflow="block")
     reader, slow = bridge(server), Slow()
     async with (
@@ -148,13 +242,30 @@ async def test_a_broadcast_counts_what_was_flushed_before_it_read_it(server: Red
         for number in range(1000):
             await publisher.publish(JOBS, number)
         await until(lambda: server.ask("XLEN", STREAM) == 1000)
-        await sleep(1.2)
+        await sleep(after)
         server.ask("FLUSHALL")
         await until(lambda: reader.statistics().missed > 0)
         slow.go.set()
         await publisher.publish(JOBS, -1)
         await until(lambda: -1 in slow.inbox.items)
         assert reader.statistics().missed + len(slow.inbox.items) == 1001
+
+
+async def test_a_broadcast_tells_of_no_loss_where_there_is_none(server: RedisServer) -> None:
+    """What it asks and what it sends cross each other, and answers come in any order."""
+    carrier, done = bridge(server), 0
+
+    async def handle(number: int) -> None:
+        nonlocal done
+        done += 1
+        await sleep(0.0005)
+
+    small = ChannelConfig(capacity=4, overflow="block")
+    async with process(carrier, JOBS, handle, config=small) as scheduler:
+        for number in range(2000):
+            await scheduler.publish(JOBS, number)
+        await until(lambda: done == 2000)
+        assert carrier.statistics().missed == 0
 
 
 @pytest.mark.parametrize(("first", "second"), [("compete", "broadcast"), ("broadcast", "compete")])
@@ -175,6 +286,27 @@ async def test_a_topic_has_one_mode(server: RedisServer, first: str, second: str
 def test_two_topics_of_one_name_are_refused() -> None:
     with pytest.raises(InvalidChannelError, match="2 of the topics are called 'jobs'"):
         RedisBridge("redis://localhost", topics=[JOBS, "jobs"], namespace="test")
+
+
+@pytest.mark.parametrize("other", [Topic("jobs", str), "jobs"])
+async def test_two_topics_of_one_name_are_refused_on_two_bridges(
+    server: RedisServer, other: Topic[str] | str
+) -> None:
+    def of(namespace: str) -> RedisBridge:
+        return RedisBridge(server.url, topics=[other], namespace=namespace)
+
+    async with process(bridge(server), JOBS) as scheduler:
+        scheduler.add_channel(other)
+        scheduler.register_background_task(of("other"))  # two streams
+    async with Scheduler() as scheduler:
+        scheduler.add_channel(JOBS)
+        scheduler.add_channel(other)
+        scheduler.register_background_task(bridge(server), name="first")
+        scheduler.register_background_task(of("test"), name="second")
+        with pytest.raises(TaskInitializationError, match="'second'") as caught:
+            await scheduler.start()
+    assert isinstance(caught.value.__cause__, InvalidChannelError)
+    assert "called 'jobs' in the namespace 'test'" in str(caught.value)
 
 
 async def test_fencing_tokens_grow_also_if_the_server_was_emptied(server: RedisServer) -> None:

@@ -15,12 +15,21 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 import pytest
-from anyio import CancelScope, Event, WouldBlock, create_task_group, fail_after, to_thread
+from anyio import (
+    CancelScope,
+    Event,
+    WouldBlock,
+    create_task_group,
+    fail_after,
+    sleep_forever,
+    to_thread,
+)
 from processes import Inbox, process
 from redis_server import RedisServer
 from support import IN_TIME, settle, until
 
 from orchestrio import (
+    BackgroundTask,
     ChannelConfig,
     EventBus,
     EventSendError,
@@ -31,9 +40,9 @@ from orchestrio import (
 )
 from orchestrio._broadcast.relay import Relay
 from orchestrio.redis import RedisBridge
-from orchestrio.redis.database import Database
-from orchestrio.redis.envelope import Format, Outgoing
-from orchestrio.redis.outbox import DiskOutbox
+from orchestrio.redis._outbox.database import Database
+from orchestrio.redis._outbox.outbox import DiskOutbox
+from orchestrio.redis._wire.envelope import Format, Outgoing
 
 JOBS = Topic("jobs", int)
 STREAM = "{test:jobs}"
@@ -244,6 +253,78 @@ async def test_whatever_the_policy_what_was_accepted_without_waiting_is_stored(
             sender.send_many_nowait([8, 9])
         assert publisher.bus.statistics()[JOBS].dropped == 0
     assert on_disk(file) == list(range(8))
+
+
+class Announcing(BackgroundTask):
+    """Says when it comes and goes."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+
+    async def initialize(self) -> None:
+        await self.scheduler.publish(JOBS, 1)
+
+    async def execute(self) -> None:
+        await sleep_forever()
+
+    async def shutdown(self) -> None:
+        await self.scheduler.publish(JOBS, 2)
+        await self.scheduler.publish(JOBS, 3)
+
+
+@pytest.mark.parametrize("mode", ["broadcast", "compete"])
+async def test_hooks_publish_to_disk_before_and_after_the_bridge_works(
+    server: RedisServer, tmp_path: Path, mode: Literal["broadcast", "compete"]
+) -> None:
+    scheduler = Scheduler()
+    scheduler.add_channel(JOBS)
+    file = tmp_path / "outbox.db"
+    scheduler.register_background_task(
+        RedisBridge(server.url, topics=[JOBS], namespace="test", mode=mode, outbox=file)
+    )
+    scheduler.register_background_task(Announcing(scheduler))
+    with fail_after(IN_TIME):
+        async with scheduler:
+            await scheduler.start()
+    assert in_stream(server) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("disk", [True, False], ids=["disk", "memory"])
+async def test_what_is_published_when_the_bridge_has_ended_is_not_lost_in_silence(
+    server: RedisServer, tmp_path: Path, disk: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Last(BackgroundTask):
+        async def execute(self) -> None:
+            await sleep_forever()
+
+        async def shutdown(self) -> None:
+            if disk:
+                with pytest.raises(EventSendError, match="Register the bridge before"):
+                    await scheduler.publish(JOBS, 4)
+            else:
+                await scheduler.publish(JOBS, 4)
+
+    scheduler = Scheduler()
+    scheduler.add_channel(JOBS)
+    scheduler.register_background_task(Last())
+    scheduler.register_background_task(bridge(server, tmp_path / "outbox.db" if disk else None))
+    with fail_after(IN_TIME):
+        async with scheduler:
+            await scheduler.start()
+    assert in_stream(server) == []
+    assert "1 message, published after the bridge to" in caplog.text
+
+
+async def test_what_is_published_while_the_bridge_is_stopped_is_told_of_in_the_end(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    carrier = bridge(server)
+    async with process(carrier, JOBS) as publisher:
+        await publisher.stop_task(publisher.registry.get_by_name("redis-broadcast").task_id)
+        for number in range(3):
+            await publisher.publish(JOBS, number)
+        assert "published after" not in caplog.text
+    assert "3 messages, published after the bridge to" in caplog.text
 
 
 async def test_publishers_end_with_a_bridge_that_cannot_store_any_more(tmp_path: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Iterable, Iterator
+import warnings
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +32,7 @@ from orchestrio import (
     Topic,
 )
 from orchestrio.redis import OutboxError, RedisBridge
+from orchestrio.redis._outbox.database import Database
 
 TEXTS = Topic("texts", str)
 STREAM = "{test:texts}"
@@ -126,6 +131,10 @@ async def test_a_restart_may_overlap(server: RedisServer, tmp_path: Path) -> Non
 
 async def test_a_folder_is_no_file(tmp_path: Path) -> None:
     assert "is a folder" in await what_is_said_of(tmp_path)
+
+
+async def test_a_device_is_no_file() -> None:
+    assert "is a device" in await what_is_said_of(Path(os.devnull))
 
 
 async def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
@@ -235,18 +244,86 @@ async def test_a_missing_right_is_told(
     assert run.stdout.startswith(f"outbox {file} {said}"), run.stderr
 
 
+@pytest.mark.parametrize("name", ["outbox.db", "outbox.db-wal"])
 async def test_a_file_that_goes_while_it_is_used_ends_the_task(
-    server: RedisServer, tmp_path: Path
+    server: RedisServer, tmp_path: Path, name: str
 ) -> None:
     """Or what is accepted from then on would be in a file that nobody finds."""
-    file = tmp_path / "outbox.db"
-    with pytest.raises(TaskExecutionError) as raised:
-        async with process(bridge(server, file), TEXTS) as publisher, create_task_group() as group:
-            file.unlink()
+    (tmp_path / "link.db").symlink_to(tmp_path / "outbox.db")
+    carrier = bridge(server, tmp_path / "link.db")
+    with pytest.raises(TaskExecutionError) as raised, fail_after(IN_TIME):
+        async with process(carrier, TEXTS) as publisher, create_task_group() as group:
+            await publisher.publish(TEXTS, "kept")
+            (tmp_path / name).unlink()
             group.start_soon(publisher.publish, TEXTS, "lost")
             await publisher.wait_stopped(publisher.registry.get_by_name("redis-broadcast").task_id)
             group.cancel_scope.cancel()
     assert "was deleted or replaced" in str(raised.value.__cause__)
+
+
+FORKS = """
+import os, signal, sys, anyio
+from orchestrio import ChannelConfig, Scheduler
+from orchestrio.redis import RedisBridge
+
+async def main():
+    carrier = RedisBridge(sys.argv[2], topics=["texts"], namespace="test", outbox=sys.argv[3])
+    async with Scheduler() as scheduler:
+        scheduler.add_channel("texts", ChannelConfig(overflow="block"))
+        scheduler.register_background_task(carrier)
+        await scheduler.start()
+        os.kill(int(sys.argv[4]), signal.SIGKILL)  # of the server
+        await scheduler.publish("texts", "before")
+        child = os.fork()
+        if not child:
+            raise SystemExit(0)
+        await anyio.to_thread.run_sync(os.waitpid, child, 0)
+        await scheduler.publish("texts", "after")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+anyio.run(main, backend=sys.argv[1])
+"""
+"""A bridge in a process of which a fork comes to its end in peace, and which is killed then."""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
+async def test_a_fork_that_ends_takes_nothing_of_its_parent_with_it(
+    server: RedisServer, tmp_path: Path, anyio_backend_name: str
+) -> None:
+    if anyio_backend_name == "trio":
+        pytest.skip("a loop of trio does not come to an end in a fork")
+    file = tmp_path / "outbox.db"
+    assert server.process is not None
+    of_the_server = [server.url, str(file), str(server.process.pid)]
+    command = [sys.executable, "-c", FORKS, anyio_backend_name, *of_the_server]
+    run = await to_thread.run_sync(in_a_process, command)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    server.kill()
+    server.start()
+    async with process(bridge(server, file), TEXTS):
+        await until(lambda: in_stream(server)[-1:] == ["after"])
+    assert in_stream(server) == ["before", "after"]
+
+
+def in_a_fork(function: Callable[[], object]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which it does without
+        child = os.fork()
+    if child == 0:
+        function()
+        gc.collect()
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
+async def test_what_a_fork_collects_leaves_the_file_alone(tmp_path: Path) -> None:
+    databases = [Database(tmp_path / "outbox.db", limit=1_000_000, topics=())]
+    await databases[0].open()
+    await to_thread.run_sync(gc.collect)  # and the thread forgets what it did before
+    in_a_fork(databases.clear)
+    assert (tmp_path / "outbox.db-wal").exists()
+    await databases[0].close()
 
 
 # -- who it is from --------------------------------------------------------------------------

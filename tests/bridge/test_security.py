@@ -7,10 +7,11 @@ import sys
 import traceback
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import pytest
 import trustme
-from anyio import fail_after
+from anyio import Event, fail_after, sleep_forever
 from processes import Inbox, process
 from pydantic import SecretStr, ValidationError
 from redis_server import RedisServer, free_port
@@ -304,10 +305,15 @@ async def test_who_shows_no_certificate_is_told_that_one_is_wanted(
         ("mode", "both"),
         ("max_bytes", 0),
         ("max_length", 0),
+        ("max_length", 2**62),
+        ("max_dead_letters", 2**70),
         ("prefetch", 0),
         ("claim_after", 0),
+        ("claim_after", 1e306),
         ("max_deliveries", 0),
         ("lease", 0),
+        ("lease", 1e17),
+        ("outbox", "out\0box"),
         ("leese", 1),
     ],
 )
@@ -315,6 +321,42 @@ def test_an_option_that_is_not_valid_is_named(field: str, value: object) -> None
     options: dict[str, object] = {"topics": [NUMBERS], "namespace": "test", field: value}
     with pytest.raises(ValidationError, match=rf"^1 .* for RedisBridge\(\)\n{field}\n"):
         RedisBridge("redis://localhost", **options)  # type: ignore[arg-type]  # that is the point
+
+
+@pytest.mark.parametrize("mode", ["broadcast", "compete"])
+async def test_the_server_takes_the_most_that_is_valid(
+    server: RedisServer, mode: Literal["broadcast", "compete"]
+) -> None:
+    most = 10**12
+    carrier = RedisBridge(
+        server.url,
+        topics=[NUMBERS],
+        namespace="test",
+        mode=mode,
+        max_length=most,
+        max_dead_letters=most,
+        claim_after=most,
+        lease=most,
+        max_deliveries=1,
+    )
+    async with process(carrier, NUMBERS) as scheduler:
+        scheduler.on(NUMBERS, on_error="skip")(fail)
+        working = Event()
+
+        @scheduler.background(singleton=True)
+        async def work() -> None:
+            working.set()
+            await sleep_forever()
+
+        with fail_after(IN_TIME):
+            await working.wait()
+        await scheduler.publish(NUMBERS, 1)
+        server.ask("XADD", "{test:numbers}", "*", "v", "no message")
+        await until(lambda: carrier.statistics().buried == (2 if mode == "compete" else 1))
+
+
+async def fail(_: int) -> None:
+    raise ValueError
 
 
 def test_every_option_that_is_not_valid_is_named_at_once() -> None:

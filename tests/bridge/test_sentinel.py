@@ -11,25 +11,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from anyio import create_task_group, sleep
+from anyio import create_task_group
 from anyio.to_thread import run_sync
-from processes import Inbox, process
+from processes import JOBS, Inbox, all_come_while, bridge_of_jobs, process
 from redis_server import RedisServer, Sentinel, free_port
 from support import until
 from tcp_proxy import Proxy
 
-from orchestrio import ChannelConfig, Topic
-from orchestrio.redis import RedisBridge, RedisSettings
+from orchestrio.redis import RedisSettings
 
-JOBS = Topic("jobs", int)
-BLOCK = ChannelConfig(capacity=64, overflow="block")
 MODES = pytest.mark.parametrize("mode", ["broadcast", "compete"])
-
-
-def bridge(settings: RedisSettings, mode: str) -> RedisBridge:
-    if mode == "broadcast":
-        return RedisBridge(settings, topics=[JOBS], namespace="test")
-    return RedisBridge(settings, topics=[JOBS], namespace="test", mode="compete", claim_after=1)
 
 
 @pytest.fixture
@@ -59,43 +50,13 @@ def hold_up_writes(primary: RedisServer, replica: RedisServer) -> None:
 
 async def goes_on(settings: RedisSettings, mode: str, failover: Callable[[], None]) -> None:
     """Publish while it happens, and afterwards; every message is handled, and nothing else is."""
-    inboxes = [Inbox[int](), Inbox[int]()]
-    bridges = [bridge(settings, mode) for _ in range(3)]
-    published = 0
-    over = False
 
-    async def fail_over() -> None:
-        nonlocal over
-        await until(lambda: len(inboxes[1].items) > 20)
+    async def fail_over(inbox: Inbox[int]) -> None:
+        await inbox.wait_for(20)
         await run_sync(failover)
-        over = True
 
-    async with (
-        process(bridges[0], JOBS, config=BLOCK) as publisher,
-        process(bridges[1], JOBS, inboxes[0].put, config=BLOCK),
-        process(bridges[2], JOBS, inboxes[1].put, config=BLOCK),
-        create_task_group() as group,
-    ):
-        group.start_soon(fail_over)
-        after = 0
-        while after < 100:
-            await publisher.publish(JOBS, published)
-            published += 1
-            after += over
-            await sleep(0.002)
-
-        def all_came() -> bool:
-            got = [set(inbox.items) for inbox in inboxes]
-            everything = set(range(published))
-            if mode == "broadcast":
-                return got == [everything, everything]
-            return got[0] | got[1] == everything
-
-        await until(all_came)
-        await until(lambda: bridges[0].statistics().unsent == 0)
-    assert bridges[0].statistics().outages >= 1
-    if mode == "broadcast":
-        assert [inbox.items for inbox in inboxes] == [list(range(published))] * 2
+    publishing = await all_come_while(settings, mode, fail_over)
+    assert publishing.statistics().outages >= 1
 
 
 @MODES
@@ -153,7 +114,7 @@ async def test_a_service_that_no_sentinel_knows_is_waited_for(
 ) -> None:
     """It may be configured later, as operators of Kubernetes do."""
     settings = RedisSettings(sentinels=(f"127.0.0.1:{sentinel.port}",), service="other")
-    carrier, inbox = bridge(settings, "broadcast"), Inbox[int]()
+    carrier, inbox = bridge_of_jobs(settings, "broadcast"), Inbox[int]()
 
     async def configure() -> None:
         await until(lambda: carrier.statistics().outages == 1)
@@ -175,7 +136,7 @@ async def test_what_a_sentinel_takes_for_the_primary_must_be_one(
     settings = RedisSettings(sentinels=(f"127.0.0.1:{sentinel.port}",), service="main")
     sentinel.ask("SENTINEL", "REMOVE", "main")
     sentinel.ask("SENTINEL", "MONITOR", "main", "127.0.0.1", replica.port, 1)
-    carrier, inbox = bridge(settings, "broadcast"), Inbox[int]()
+    carrier, inbox = bridge_of_jobs(settings, "broadcast"), Inbox[int]()
 
     async def configure() -> None:
         await until(lambda: carrier.statistics().outages == 1)
@@ -197,7 +158,7 @@ async def test_sentinels_with_a_password_of_their_own(
     settings = RedisSettings.from_url(f"redis+sentinel://127.0.0.1:{sentinel.port}/main")
     fields = settings.model_dump() | {"sentinel_password": "of-the-sentinel"}
     inbox = Inbox[int]()
-    carrier = bridge(RedisSettings.model_validate(fields), "broadcast")
+    carrier = bridge_of_jobs(RedisSettings.model_validate(fields), "broadcast")
     async with process(carrier, JOBS, inbox.put) as publisher:
         await publisher.publish(JOBS, 1)
         assert await inbox.wait_for(1) == [1]

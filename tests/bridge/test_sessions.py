@@ -12,7 +12,7 @@ from redis_server import Cluster, RedisServer, slot_of
 from support import until
 
 from orchestrio.redis import RedisSettings
-from orchestrio.redis.connection import Connection, Refused, Script, connected
+from orchestrio.redis._server.connection import Connection, Refused, Script, connected
 
 COUNT = Script("return redis.call('INCR', KEYS[1])")
 ADD = Script("return redis.call('XADD', KEYS[1], '*', 'n', ARGV[1])")

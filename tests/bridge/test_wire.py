@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Any, Literal
 
 import pytest
 from cloudevents.core.formats.json import JSONFormat
+from documented import DOCS
 from processes import Inbox, process
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from redis_server import RedisServer
 from support import until
 from support.payloads import (
@@ -26,10 +28,20 @@ from support.payloads import (
 )
 
 from orchestrio import EventSendError, Message, Topic, current_task_context
-from orchestrio.redis import RedisBridge, traceparent
+from orchestrio.redis import RedisBridge, TopicAdmin, traceparent
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 NUMBERS = Topic("numbers", int)
+
+
+class Named(BaseModel):
+    """A payload whose schema has a name."""
+
+    model_config = ConfigDict(json_schema_extra={"$id": "https://example.com/named.json"})
+
+    number: int
+
+
 STREAM = "{test:numbers}"
 
 Mode = Literal["broadcast", "compete"]
@@ -110,6 +122,39 @@ async def test_a_dead_letter_is_a_cloud_event(server: RedisServer, mode: Mode) -
     assert [event.get_source() for event in events] == ["/test/numbers"] * 2
     assert (events[0].get_id(), events[0].get_data()) == ("abcdefgh7", b"{")
     assert events[1].get_data() == b'{"something": "else"}'
+
+
+def fields_told_under(title: str) -> set[str]:
+    """The fields in the table of a section of the page about the envelope."""
+    page = (DOCS / "reference" / "envelope.md").read_text("utf-8")
+    (section,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    return set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+
+
+async def test_the_page_about_the_envelope_tells_of_each_field(server: RedisServer) -> None:
+    topic = Topic("numbers", Named)
+
+    async def refuse(_: Named) -> None:
+        raise OSError("never")
+
+    token = traceparent.set(TRACE)
+    async with process(bridge(server, "compete", topic), topic, refuse) as publisher:
+        await publisher.publish(topic, Named(number=5))
+        await until(lambda: bool(server.entries(f"{STREAM}:dead")))
+        admin = TopicAdmin(server.url, topic, namespace="test")
+        (letter,) = (await admin.dead_letters()).letters
+        await admin.requeue(letter.id)
+        await until(lambda: bool(server.entries(f"{STREAM}:dead")))
+    traceparent.reset(token)
+    entries = server.entries(STREAM)
+    assert fields_told_under("An entry of the stream") == {name for one in entries for name in one}
+    (dead,) = server.entries(f"{STREAM}:dead")
+    assert fields_told_under("A dead letter") == set(dead)
+    shared = json.loads(dead["m"]).keys() - {"id", "time", "data", "traceparent"}
+    assert fields_told_under("What all messages of a topic share") == shared
+    about = server.ask("HKEYS", f"{STREAM}:about")
+    assert isinstance(about, list)
+    assert shared <= {name.decode() for name in about if isinstance(name, bytes)}
 
 
 # -- payloads ----------------------------------------------------------------------------------

@@ -592,6 +592,10 @@ SCHEDULER = [
 CONTEXT = [
     Call("current_task_context", misuse="outside a task"),
     Call("TaskContext.dependency_restarted", (a_task_on_its_own,), misuse="it depends on no other"),
+    *(
+        Call(f"TaskContext.{method}", (a_task_on_its_own,), misuse="elsewhere", in_thread=True)
+        for method in ("beat", "ready")
+    ),
 ]
 
 # -- the bridge ----------------------------------------------------------------------------------

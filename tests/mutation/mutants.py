@@ -59,7 +59,7 @@ MESSAGES: Final = (*GROUPS, "-k", "over_a_group_restart")
 MUTANTS: Final = (
     Mutant(
         name="lost wake-up on the fast path",
-        file="src/orchestrio/_broadcast/streams.py",
+        file="src/orchestrio/_broadcast/_streams/send.py",
         text="""\
         channel.tail = tail + 1
         channel.caught_up = 0
@@ -177,7 +177,8 @@ MUTANTS: Final = (
                 await begun
             await self._handle(item)
         except BaseException as error:
-            acknowledgements.settle(reader, number, error)
+            # A cancellation that nobody here has asked for is a failure as any other.
+            acknowledgements.settle(reader, number, failure_in(error) or error)
             raise
         acknowledgements.settle(reader, number, None)
 """,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -373,10 +374,24 @@ class SilentError(MuteError):
         raise RuntimeError("nothing at all")
 
 
+class LeavingError(MuteError):
+    """Ends the program instead."""
+
+    def __str__(self) -> str:
+        raise SystemExit("RuntimeError")
+
+
+class CancelledWordsError(MuteError):
+    """Is cancelled instead."""
+
+    def __str__(self) -> str:
+        raise asyncio.CancelledError("RuntimeError")
+
+
 Mute = Callable[[], Exception]
 
 
-@pytest.fixture(params=[MuteError, SilentError])
+@pytest.fixture(params=[MuteError, SilentError, LeavingError, CancelledWordsError])
 def mute(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mute:
     # The traceback module prints such an error; but a handler of the log that shows arguments may
     # not, and that is not what is looked at here.
@@ -436,7 +451,7 @@ async def test_an_error_without_words_in_execute_is_mended_by_a_policy(
         await scheduler.start()
         await settle()
         assert scheduler.status(shot).state is TaskState.BACKING_OFF
-        assert "__str__ raised RuntimeError" in (scheduler.status(shot).error or "")
+        assert "Error, whose __str__ raised" in (scheduler.status(shot).error or "")
         await anyio.sleep(1.5)
         assert scheduler.status(shot).state is TaskState.RUNNING
         assert task.hooks[-2:] == ["initialize 2", "execute 2"]

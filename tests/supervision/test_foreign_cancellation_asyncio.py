@@ -710,6 +710,19 @@ async def test_a_task_that_stops_on_errors_stops_and_the_others_go_on(
     assert [letter.message for letter in letters] == [1]
 
 
+async def test_the_log_shows_the_line_that_was_cancelled_and_none_of_the_library(
+    scheduler: Scheduler, stray: Stray, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduler.register_event_task(Handler(stray, on_0=1), name="astray", on_error="stop")
+    async with scheduler:
+        await scheduler.start()
+        await publish(scheduler, range(1))
+        await settle(50)
+    assert "'astray' stopped, the others go on" in caplog.text
+    assert __file__ in caplog.text
+    assert "/orchestrio/_" not in caplog.text
+
+
 async def test_a_handler_that_went_astray_is_called_again(
     scheduler: Scheduler,
     letters: list[DeadLetter],

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from support import NEVER, SOON
+from support import NEVER, SOON, TroubleError
 from support.diary import Diary, add
 
-from orchestrio import Scheduler, TaskState
+from orchestrio import RestartPolicy, Scheduler, TaskState
 
 
 async def test_a_group_ends_with_its_significant_task(scheduler: Scheduler, diary: Diary) -> None:
@@ -45,6 +45,33 @@ async def test_a_group_ends_with_a_significant_group_inside(
         await anyio.sleep(100)
         assert diary.when("down", "helper") == [1]
         assert scheduler.status(other).state is TaskState.RUNNING
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_significant_group_inside_one_that_always_restarts_begins_anew_with_it(
+    scheduler: Scheduler, diary: Diary, fails: bool
+) -> None:
+    always = RestartPolicy(mode="always", initial_delay=1, jitter=0, max_delay=1, max_restarts=None)
+    outer = scheduler.group("outer", restart=always)
+    add(outer, diary, "helper")
+    middle = outer.group("middle", significant=True, restart=NEVER if fails else None)
+    inner = middle.group("inner", significant=True)
+    began: list[float] = []
+
+    @inner.background(significant=True)
+    async def main() -> None:
+        began.append(anyio.current_time() - start)
+        await anyio.sleep(10)
+        if fails:
+            raise TroubleError
+
+    async with scheduler:
+        start = anyio.current_time()
+        await scheduler.start()
+        await anyio.sleep(35)
+        assert [round(at) for at in began] == [0, 11, 22, 33]
+        assert len(diary.when("up", "helper")) == 4
+        assert not any(group.ended for group in scheduler.groups.values())
 
 
 async def test_an_end_that_is_not_significant_ends_nothing(

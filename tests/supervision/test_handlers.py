@@ -704,3 +704,21 @@ async def test_an_interrupt_in_a_handler_is_neither_retried_nor_a_dead_letter(
             await anyio.sleep_forever()
     assert calls == [1]
     assert letters == []
+
+
+async def test_a_failure_in_the_last_drain_is_the_cause_by_itself(scheduler: Scheduler) -> None:
+    """Also if the others of the pool are still busy, and cancelled for it."""
+
+    @scheduler.background
+    async def publish() -> None:
+        for number in range(3):
+            await scheduler.publish(NUMBERS, number)
+
+    @scheduler.on(NUMBERS, concurrency=3, stop_timeout=1)
+    async def handle(number: int) -> None:
+        await anyio.sleep(0.02 if number == 0 else 60)
+        raise TroubleError(f"trouble with {number}")
+
+    with pytest.raises(TaskExecutionError) as raised:
+        await scheduler.run()
+    assert repr(raised.value.__cause__) == repr(TroubleError("trouble with 0"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Literal
 
 import anyio
 import pytest
@@ -16,6 +17,7 @@ from support.hooks import Collector, Forever
 from orchestrio import (
     BackgroundTask,
     HealthReport,
+    LifecycleError,
     RestartPolicy,
     Scheduler,
     TaskExecutionError,
@@ -192,6 +194,53 @@ async def test_a_task_that_beats_in_time_is_left_alone(scheduler: Scheduler) -> 
         await anyio.sleep(10_000)
         shot = scheduler.status()[0]
         assert (shot.state, shot.restarts) == (TaskState.RUNNING, 0)
+
+
+@pytest.mark.parametrize("fixed", ["rate", "delay"])
+async def test_a_periodic_task_is_alive_between_its_ticks(
+    scheduler: Scheduler, fixed: Literal["rate", "delay"]
+) -> None:
+    @scheduler.every(103, fixed=fixed, watchdog=5)
+    async def tick() -> None:
+        await anyio.sleep(4.9)
+
+    async with scheduler:
+        await scheduler.start()
+        await anyio.sleep(10_000)
+        assert scheduler.status()[0].handled > 90
+
+
+async def test_a_tick_that_hangs_fails(scheduler: Scheduler) -> None:
+    began: list[float] = []
+
+    @scheduler.every(103, watchdog=5)
+    async def tick() -> None:
+        began.append(current_time())
+        if len(began) == 3:
+            await anyio.sleep_forever()
+
+    with pytest.raises(TaskExecutionError, match="'tick' failed.*its watchdog"):
+        await scheduler.run()
+    assert current_time() == began[2] + 5
+
+
+async def test_a_beat_in_another_thread_is_refused(scheduler: Scheduler) -> None:
+    said: list[str] = []
+
+    @scheduler.background(reports_ready=True)
+    async def blocking() -> None:
+        context = current_task_context()
+        for call in (context.beat, context.ready):
+            with pytest.raises(
+                LifecycleError, match="'blocking'.*another thread.*from_thread"
+            ) as no:
+                await anyio.to_thread.run_sync(call)
+            said.append(str(no.value))
+        for call in (context.beat, context.ready):
+            await anyio.to_thread.run_sync(anyio.from_thread.run_sync, call)
+
+    await scheduler.run()
+    assert len(said) == 2
 
 
 async def test_a_watchdog_watches_every_run(scheduler: Scheduler) -> None:

@@ -90,6 +90,19 @@ async def test_a_task_that_backs_off_says_why_and_until_when(scheduler: Schedule
         assert shot.last_error_at == at(10)
 
 
+async def test_an_error_that_says_very_much_is_cut(scheduler: Scheduler) -> None:
+    @scheduler.background(restart=RestartPolicy(initial_delay=30, jitter=0))
+    async def wordy() -> None:
+        raise TroubleError("boom" * 1_000_000)
+
+    async with scheduler:
+        await scheduler.start()
+        await anyio.sleep(1)
+        shot = of(scheduler, "wordy")
+        assert "TroubleError: boomboom" in (shot.error or "")
+        assert len(shot.model_dump_json()) < 50_000
+
+
 async def test_a_stop_in_the_back_off_leaves_no_retry(scheduler: Scheduler) -> None:
     @scheduler.background(restart=SOON)
     async def flaky() -> None:

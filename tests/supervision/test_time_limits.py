@@ -441,3 +441,27 @@ async def test_a_task_that_is_being_stopped_does_not_wait_for_one_that_shuts_dow
         assert current_time() == 2
     assert diary.who("handled") == ["number"]
     assert diary.hooks[-1] == "down first"
+
+
+@pytest.mark.parametrize("listens", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+async def test_one_without_time_to_stop_has_the_time_that_its_task_groups_take_to_close(
+    stage: Stage, way: Way, listens: bool
+) -> None:
+    async def nest(depth: int) -> None:
+        async with create_task_group() as group:
+            if depth:
+                group.start_soon(nest, depth - 1)
+            await anyio.sleep_forever()
+
+    @stage.group.background(name="deep", stop_timeout=0)
+    async def deep() -> None:
+        if listens:
+            assert current_task_context().stopping
+        await nest(5)
+
+    async with stage.scheduler:
+        await stage.scheduler.start()
+        await settle()
+        await stage.stop(way)
+    assert current_time() == 0, "and no more than that"

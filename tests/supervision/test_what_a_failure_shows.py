@@ -581,3 +581,74 @@ async def test_a_policy_that_leaves_it_alone_shows_its_line_once(
     await scheduler.run()
     assert caplog.text.count(line_of(wrong_password)) == 1
     assert internal_frames(caplog.text.splitlines()) == []
+
+
+# -- where it stood when its time was up -----------------------------------------------------
+
+
+async def hang() -> None:
+    await anyio.sleep(1000)
+
+
+async def hang_in_a_group() -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(hang)
+
+
+class Hanging(BackgroundTask):
+    """Hangs in its ``shutdown()``."""
+
+    def __init__(self, way: Callable[[], Awaitable[None]]) -> None:
+        self.way = way
+
+    async def execute(self) -> None:
+        """Return at once."""
+
+    async def shutdown(self) -> None:
+        await self.way()
+
+
+def check_that_it_shows_where_it_hung(error: BaseException) -> None:
+    lines = printed(error)
+    assert any(line_of(hang) in line for line in lines[-5:])
+    assert sum(line_of(hang) in line for line in lines) <= 2
+    assert not internal_frames(lines)
+
+
+@pytest.mark.parametrize("way", [hang, hang_in_a_group])
+@pytest.mark.parametrize("option", ["watchdog", "start_timeout"])
+async def test_a_task_whose_time_is_up_shows_where_it_stood(
+    scheduler: Scheduler, way: Callable[[], Awaitable[None]], option: str
+) -> None:
+    if option == "watchdog":
+        scheduler.background(name="stuck", watchdog=5)(way)
+    else:
+        scheduler.background(name="stuck", reports_ready=True, start_timeout=5)(way)
+    with pytest.raises((TaskExecutionError, TaskInitializationError)) as caught:
+        await scheduler.run()
+    if way is hang:
+        check_that_it_shows_where_it_hung(caught.value)
+    lines = printed(caught.value)
+    assert any(THIS_FILE in line for line in lines[-5:]), "in a group, at least where that stands"
+    assert not internal_frames(lines)
+
+
+async def test_a_handler_that_hangs_shows_where_it_stood(scheduler: Scheduler) -> None:
+    @scheduler.on(NUMBERS, watchdog=5, drain_timeout=100)
+    async def stuck(_: int) -> None:
+        await hang()
+
+    @scheduler.background()
+    async def publish() -> None:
+        await scheduler.publish(NUMBERS, 0)
+
+    with pytest.raises(TaskExecutionError, match="its watchdog") as caught:
+        await scheduler.run()
+    check_that_it_shows_where_it_hung(caught.value)
+
+
+async def test_a_shutdown_whose_time_is_up_shows_where_it_stood(scheduler: Scheduler) -> None:
+    scheduler.register_background_task(Hanging(hang), shutdown_timeout=5)
+    with pytest.raises(ExceptionGroup, match="did not shut down well") as caught:
+        await scheduler.run()
+    check_that_it_shows_where_it_hung(caught.value)

@@ -26,7 +26,7 @@ posix_signals = pytest.mark.skipif(
 )
 
 
-IN_TIME = 20.0
+IN_TIME = 60.0
 """How long anything that a test waits for may take, in seconds."""
 
 

@@ -290,6 +290,44 @@ class Excluding(BaseModel):
     secret: str = Field(exclude=True)
 
 
+class Entity(BaseModel):
+    """Equal to what has its identifier, whatever else that holds."""
+
+    id: int
+    secret: SecretStr = SecretStr("")
+    size: float | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Entity) and other.id == self.id
+
+
+@dataclass
+class Record:
+    id: int
+    secret: SecretStr = field(default=SecretStr(""), compare=False)
+
+
+@dataclass
+class Place:
+    id: int
+    size: float | None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Place) and other.id == self.id
+
+
+class Labelled(BaseModel):
+    """Its field is called as a part of a schema is in which no class is looked for."""
+
+    metadata: Entity
+
+
+class Preset(BaseModel):
+    """So is that of this one."""
+
+    default: list[Entity]
+
+
 class ExcludingDefault(BaseModel):
     x: int
     cache: str = Field(default="none", exclude=True)
@@ -372,6 +410,8 @@ TWICE = datetime(2026, 10, 25, 2, 30, tzinfo=PARIS, fold=1)  # in the hour that 
 
 #: What arrives as it was sent: a name, the type, the message.
 ARRIVES: list[tuple[str, Any, object]] = [
+    ("entity", OrderedDict[str, list[Entity]], OrderedDict(a=[Entity(id=1, size=2.5)])),
+    ("entity of its own sort", Place, Place(1, 2.5)),
     ("alias", Order, Order.model_validate({"userId": 7, "items": [{"unitPrice": 5}]})),
     (
         "nested aliases",
@@ -476,6 +516,13 @@ REFUSED: list[tuple[str, Any, object]] = [
     ("Base64 one way", HalfRaw, HalfRaw(x=b"\xff\xfe")),
     ("very large int", int, 10**5000),
     ("excluded", Excluding, Excluding(x=1, secret="s")),
+    ("secret of an entity", Entity, Entity(id=1, secret=SecretStr("s"))),
+    ("secrets of entities", dict[str, list[Entity]], {"a": [Entity(id=1, secret=SecretStr("s"))]}),
+    ("secret in metadata", Labelled, Labelled(metadata=Entity(id=1, secret=SecretStr("s")))),
+    ("secret by default", Preset, Preset(default=[Entity(id=1, secret=SecretStr("s"))])),
+    ("NaN in an entity", Entity, Entity(id=1, size=NAN)),
+    ("secret that is not compared", Record, Record(1, SecretStr("s"))),
+    ("infinity in an entity of its own sort", Place, Place(1, INFINITY)),
     ("excluded with a value", ExcludingDefault, ExcludingDefault(x=1, cache="c")),
     ("subclass", Dog, Puppy(name="Rex", age=3)),
     ("subclass without fields of its own", list[Dog], [Puppy(name="Rex")]),

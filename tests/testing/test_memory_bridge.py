@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Literal, cast
+from socket import socket
+from typing import Any, Literal, cast
 
 import anyio
 import pytest
 from anyio import CancelScope, create_task_group, fail_after, sleep
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from orchestrio import (
     ChannelConfig,
     EventSendError,
+    InvalidChannelError,
     LifecycleError,
+    RestartPolicy,
     Scheduler,
     TaskInitializationError,
     Topic,
@@ -104,6 +107,17 @@ async def test_a_recorder_sees_what_is_handled_here_and_a_subscriber_is_refused(
     server.close()
 
 
+async def test_a_bridge_needs_no_sign_of_life() -> None:
+    """A watchdog of all tasks means those that the user has written."""
+    scheduler = Scheduler(defaults={"watchdog": 1.0})
+    scheduler.add_channel(ORDERS)
+    task_id = scheduler.register_background_task(MemoryBridge(MemoryServer(), topics=[ORDERS]))
+    async with scheduler:
+        await scheduler.start()
+        await sleep(10)
+        assert scheduler.status(task_id).state == "running"
+
+
 async def test_a_bridge_is_too_late_for_handlers_that_work() -> None:
     server = MemoryServer()
     scheduler = Scheduler()
@@ -152,6 +166,42 @@ async def test_what_no_process_can_handle_is_a_dead_letter() -> None:
         assert one.task("handle").failed == 3
     assert server.dead_letters == [("orders", b'{"number":7}')]
     server.close()
+
+
+async def test_a_group_that_comes_later_begins_with_what_others_have_not_handled() -> None:
+    server = MemoryServer()
+
+    def of(group: str) -> Scheduler:
+        bridge = MemoryBridge(
+            server, topics=[ORDERS], mode="compete", group=group, max_deliveries=1
+        )
+        return lonely(bridge)
+
+    handled: list[int] = []
+    first, later = of("first"), of("later")
+
+    @first.on(ORDERS, on_error="skip")
+    async def handle(order: Order) -> None:
+        if order.number == 2:
+            raise RuntimeError("it fails")
+        await sleep(1 if order.number < 3 else 1000)
+
+    @later.on(ORDERS)
+    async def keep(order: Order) -> None:
+        handled.append(order.number)
+
+    async with harness(first) as here:
+        for number in range(1, 6):  # handled; a dead letter; in hand; and two that wait
+            await here.publish(ORDERS, Order(number=number))
+        await sleep(60)
+        async with harness(later):
+            await sleep(1)
+            await here.publish(ORDERS, Order(number=6))
+            await sleep(1)
+            assert server.dead_letters == [("orders", b'{"number":2}')]
+            await here.scheduler.stop_task(here.task("handle").task_id)
+    server.close()
+    assert handled == [3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])
@@ -322,3 +372,138 @@ async def test_what_was_published_before_a_stop_is_handled_here_as_well() -> Non
         for number in range(6):
             await one.publish(ORDERS, Order(number=number))
     assert process.handled == list(range(6))
+
+
+# -- what `RedisBridge` refuses --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("topics", "why"),
+    [
+        ([Topic(7, int)], "its key is no text"),
+        ([""], "its key is empty"),
+        ([Topic("sockets", socket)], "Pydantic knows no JSON"),
+        ([ORDERS, "orders"], "2 of the topics are called 'orders'"),
+    ],
+)
+def test_a_topic_that_cannot_leave_the_process_is_refused(topics: list[str], why: str) -> None:
+    with pytest.raises(InvalidChannelError, match=why):
+        MemoryBridge(MemoryServer(), topics=topics)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_deliveries": 0},
+        {"max_deliveries": 2.5},
+        {"max_deliveries": True},
+        {"group": ""},
+        {"mode": "both"},
+    ],
+)
+def test_an_option_that_is_not_valid_is_named(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=rf"(?s)MemoryBridge\(\).*{next(iter(options))}"):
+        MemoryBridge(MemoryServer(), topics=[ORDERS], **options)
+
+
+@pytest.mark.parametrize("topics", [[], "orders"])
+def test_topics_are_a_list(topics: list[str]) -> None:
+    with pytest.raises(ValueError, match="list of at least one topic"):
+        MemoryBridge(MemoryServer(), topics=topics)
+
+
+def lonely(bridge: MemoryBridge, *topics: Topic[Any]) -> Scheduler:
+    """A scheduler with a bridge, and nobody who handles what it carries."""
+    scheduler = Scheduler()
+    for topic in topics or (ORDERS,):
+        scheduler.add_channel(topic)
+    scheduler.register_background_task(bridge)
+    return scheduler
+
+
+@pytest.mark.parametrize("mode", ["broadcast", "compete"])
+async def test_what_is_of_another_type_is_a_dead_letter_and_others_go_on(
+    mode: Literal["broadcast", "compete"], caplog: pytest.LogCaptureFixture
+) -> None:
+    server = MemoryServer()
+    texts, numbers = Topic("values", str), Topic("values", int)
+    received: list[int] = []
+    here = lonely(MemoryBridge(server, topics=[texts], mode=mode), texts)
+    others = [lonely(MemoryBridge(server, topics=[numbers], mode=mode), numbers) for _ in range(2)]
+    for other in others:
+
+        @other.on(numbers)
+        async def handle(number: int) -> None:
+            received.append(number)
+
+    async with harness(here) as publisher, harness(others[0]), harness(others[1]):
+        for text in ("no number", "5"):
+            await publisher.publish(texts, text)
+        await sleep(1)
+    server.close()
+    assert received == ([5, 5] if mode == "broadcast" else [5])
+    assert server.dead_letters == [("values", b'"no number"')]
+    assert "of topic 'values' cannot be read, and is a dead letter" in caplog.text
+
+
+async def test_each_group_has_its_dead_letters() -> None:
+    server = MemoryServer()
+    texts, numbers = Topic("values", str), Topic("values", int)
+    here = lonely(MemoryBridge(server, topics=[texts], mode="compete"), texts)
+    groups: list[Scheduler] = []
+    for group in ("one", "other"):
+        bridge = MemoryBridge(server, topics=[numbers], mode="compete", group=group)
+        groups.append(lonely(bridge, numbers))
+
+        @groups[-1].on(numbers)
+        async def handle(number: int) -> None:
+            pass
+
+    async with harness(here) as publisher, harness(groups[0]), harness(groups[1]):
+        await publisher.publish(texts, "no number")
+        await sleep(1)
+    server.close()
+    assert server.dead_letters == 2 * [("values", b'"no number"')]
+
+
+async def test_a_topic_that_others_carry_in_another_mode_is_refused() -> None:
+    with MemoryServer() as server:
+        refused = lonely(MemoryBridge(server, topics=[ORDERS], mode="compete"))
+        async with harness(lonely(MemoryBridge(server, topics=[ORDERS]))), refused:
+            with pytest.raises(TaskInitializationError) as raised:
+                await refused.start()
+    cause = raised.value.__cause__
+    assert isinstance(cause, InvalidChannelError)
+    assert "'orders' is carried with mode=\"broadcast\" by others" in str(cause)
+
+
+async def test_a_bridge_that_could_not_start_gives_its_channels_back() -> None:
+    with MemoryServer() as server:
+        other = Topic("other", int)
+        bridge = MemoryBridge(server, topics=[other, ORDERS], mode="compete")
+        async with harness(lonely(MemoryBridge(server, topics=[ORDERS]), ORDERS, other)) as h:
+            temporary = RestartPolicy(mode="never")
+            h.scheduler.register_background_task(bridge, name="late", restart=temporary)
+            await sleep(1)
+            assert "has a bridge already" in str(h.task("late").error)
+            h.scheduler.bus.remove_channel(other)  # nothing carries it
+
+
+async def test_a_bridge_that_has_worked_elsewhere_cannot_be_used_again() -> None:
+    bridge = MemoryBridge(MemoryServer(), topics=[ORDERS])
+    async with harness(lonely(bridge)):
+        pass
+    async with lonely(bridge) as other:
+        with pytest.raises(TaskInitializationError, match="make a new MemoryBridge") as raised:
+            await other.start()
+    assert isinstance(raised.value.__cause__, LifecycleError)
+
+
+async def test_a_bridge_that_was_removed_cannot_be_used_again() -> None:
+    bridge = MemoryBridge(MemoryServer(), topics=[ORDERS])
+    with pytest.raises(TaskInitializationError, match="make a new MemoryBridge"):
+        async with lonely(bridge) as scheduler:
+            await scheduler.start()
+            await scheduler.remove_task(scheduler.registry.get_by_name("MemoryBridge").task_id)
+            scheduler.register_background_task(bridge)
+            await sleep(1)

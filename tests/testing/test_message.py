@@ -9,6 +9,7 @@ import pytest
 from anyio import Event, sleep
 
 from orchestrio import ChannelConfig, Message, Scheduler, Topic, current_task_context
+from orchestrio.redis import traceparent
 from orchestrio.testing import MemoryBridge, MemoryServer, harness, virtual_time
 
 NUMBERS = Topic("numbers", int)
@@ -54,7 +55,8 @@ async def test_it_knows_where_a_message_comes_from(compete: bool, concurrency: i
 
     with MemoryServer() as server:
         receiver = process(server, keep, compete=compete, concurrency=concurrency)
-        async with harness(receiver) as there, harness(process(server)) as here:
+        sender = process(server, compete=compete)
+        async with harness(receiver) as there, harness(sender) as here:
             received = there.record(NUMBERS)
             await sleep(60)
             for number in (1, 2, 3):
@@ -164,3 +166,23 @@ async def test_what_was_cancelled_before_it_began_comes_again(concurrency: int) 
             server.up = True
             await sleep(1)
     assert attempts == [(number, 1) for number in range(concurrency + 1)]
+
+
+TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
+
+
+@pytest.mark.parametrize("compete", [False, True])
+async def test_a_trace_travels_with_a_message(compete: bool) -> None:
+    seen: list[tuple[str | None, str | None]] = []
+
+    async def keep(_: int) -> None:
+        seen.append((this().traceparent, traceparent.get()))
+
+    with MemoryServer() as server:
+        async with harness(process(server, keep, compete=compete)) as h:
+            for trace in (TRACE, "no trace", None):
+                token = traceparent.set(trace)
+                await h.publish(NUMBERS, 1)
+                traceparent.reset(token)
+            await sleep(1)
+    assert seen == [(TRACE, TRACE), (None, None), (None, None)]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel, field_serializer
 from support.payloads import ARRIVES, REFUSED, Bare, Fraction
 
 from orchestrio import EventSendError, Scheduler, Topic
@@ -64,3 +64,16 @@ async def test_what_would_arrive_as_something_else_is_refused(
 ) -> None:
     with pytest.raises(EventSendError, match="does not go through JSON"):
         await carry(payload, message)
+
+
+async def test_what_arrives_as_it_is_is_written_once() -> None:
+    written: list[int] = []
+
+    class Numbers(RootModel[list[int]]):
+        @field_serializer("root")
+        def note(self, root: list[int]) -> list[int]:
+            written.extend(root)
+            return root
+
+    assert await carry(Numbers, Numbers([7])) == [Numbers([7])]
+    assert written == [7]

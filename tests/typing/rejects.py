@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal
+from typing import Any, Literal
 
 from orchestrio import (
     DEAD_LETTERS,
@@ -98,13 +98,13 @@ async def narrowed_keys() -> None:
     scheduler.bus.add_channel("log")  # error
 
 
-def settings() -> None:
+def settings(name: Any) -> None:  # of its type nothing is said: mypy's cache sorts the options
     ChannelConfig(overflow="drop")  # error
     ChannelConfig(capacityy=4)  # error
     TaskMetadata(on_error="ignore")  # error
     RestartPolicy(mode="sometimes")  # error
     RestartPolicy(max_restart=3)  # error
-    TaskMetadata("clock")  # error
+    TaskMetadata(name)  # error
     ChannelConfig().capacity = 5  # error
     TaskMetadata(name="clock").name = "watch"  # error
 

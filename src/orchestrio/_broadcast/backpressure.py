@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol, TypeVar, final
 from anyio import ClosedResourceError, current_effective_deadline
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from .._model.wakeup import Wakeup
+from .._model._loops.wakeup import Wakeup
 from .channel import Channel, Waiter
 
 __all__ = ["Sender", "Waits", "append_in_turn", "current_sender"]

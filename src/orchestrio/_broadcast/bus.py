@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from inspect import iscoroutinefunction
 from itertools import islice
+from threading import get_ident
 from types import MappingProxyType
 from typing import Any, Generic, NoReturn, cast, final, overload
 
@@ -26,10 +27,8 @@ from .._model.refusals import in_short, require_instance
 from .._model.settings import ChannelConfig
 from .._model.topics import Topic, is_hashable, require_event
 from .._model.words import in_words
-from .channel import ChannelStatistics
-from .home import Home
-from .streams import (
-    BroadcastReceiveStream,
+from ._streams.receive import BroadcastReceiveStream
+from ._streams.send import (
     BroadcastSendStream,
     channel_of,
     create_sender,
@@ -39,6 +38,8 @@ from .streams import (
     shut_channel,
     subscribe_for_good,
 )
+from .channel import ChannelStatistics
+from .home import Home
 
 __all__ = ["EventBus"]
 
@@ -185,9 +186,16 @@ class EventBus(Generic[E]):
 
         :param event: the key
         :raises InvalidChannelError: if the event has no channel
+        :raises LifecycleError: if a bridge carries the event: what comes in would go nowhere
         """
         sender = self._sender(event)
         self._home.require_thread("the bus")
+        channel = channel_of(sender)
+        if channel.relayed_to is not None:
+            raise LifecycleError(
+                f"{channel} cannot be removed while a bridge carries it: remove the task of the"
+                " bridge first, with remove_task()"
+            )
         del self._senders[event], self._configs[event]
         shut_channel(sender)
 
@@ -248,7 +256,8 @@ class EventBus(Generic[E]):
     async def publish(self, event: object, item: object) -> int:
         """Publish one message, waiting for room if ``overflow="block"``.
 
-        If this is cancelled, the message was not sent.
+        If this is cancelled, the message was not sent, unless a bridge with an outbox on disk has it
+        already.
 
         :param event: the key
         :param item: the payload, a message
@@ -370,7 +379,9 @@ def require_thread(bus: EventBus[Any], what: str, cure: str) -> None:
 
     :raises LifecycleError: if it is made in another one
     """
-    bus._home.require_thread(what, cure)  # pyright: ignore[reportPrivateUsage]
+    home = bus._home  # pyright: ignore[reportPrivateUsage]
+    if home.thread != get_ident():  # of ten thousand tasks, each would look for its event loop
+        home.require_thread(what, cure)
 
 
 def senders_of(bus: EventBus[Any]) -> Mapping[object, BroadcastSendStream[Any]]:

@@ -21,9 +21,9 @@ from typing import Any, Final, Generic, Protocol, cast, final
 from anyio import CancelScope, ClosedResourceError, RunFinishedError, WouldBlock
 from typing_extensions import TypeVar
 
+from .._model._loops.wakeup import Wakeup
 from .._model.errors import EventSendError
 from .._model.settings import ChannelConfig, Overflow
-from .._model.wakeup import Wakeup
 from .._model.words import in_words
 from .acknowledgements import Acknowledgements
 from .home import Home

@@ -11,8 +11,8 @@ from typing import Final, TypeVar, final
 from anyio import NoEventLoopError, RunFinishedError, from_thread
 from anyio.lowlevel import EventLoopToken, current_token
 
+from .._model._loops.ended import has_ended, nothing
 from .._model.errors import LifecycleError
-from .._model.loops import has_ended, nothing
 
 __all__ = ["Home"]
 

@@ -13,12 +13,12 @@ from anyio import ClosedResourceError
 
 from .._model.errors import LifecycleError
 from .._model.settings import ChannelConfig
+from ._streams.send import channel_of
 from .acknowledgements import Acknowledgements
 from .backpressure import append_in_turn
 from .bus import EventBus
 from .channel import FOR_TASKS, Channel
 from .cursor import Cursor
-from .streams import channel_of
 
 __all__ = ["Relay"]
 
@@ -133,6 +133,16 @@ class Relay(Generic[T, U]):
         outgoing.lose_sender()
 
     @property
+    def is_ending(self) -> bool:
+        """Whether the scheduler stops, so that a bridge which has ended does not come back."""
+        return self._front.home.is_stopping
+
+    @property
+    def published(self) -> int:
+        """How many messages were published, to be sent by the bridge."""
+        return self.outgoing.channel.tail
+
+    @property
     def is_taken(self) -> bool:
         """Whether the bridge still has the channel."""
         return self._front.relayed_to is self.outgoing.channel
@@ -164,7 +174,9 @@ class Relay(Generic[T, U]):
         front = self._front
         drops = front.overflow == "drop_newest" and not front.is_for_tasks
         if front.shut:
-            raise ClosedResourceError
+            raise ClosedResourceError(
+                f"{front} has been closed while a bridge carries it: stop the scheduler instead"
+            )
         if (front.blocked or front.is_full()) and not drops:
             await append_in_turn(front, message, lambda: True)
         elif front.is_full():

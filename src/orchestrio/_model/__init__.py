@@ -1,1 +1,1 @@
-"""What everything else speaks of: settings, snapshots, errors and topics."""
+"""What everything else speaks of: settings, snapshots, errors and topics; and what event loops do."""

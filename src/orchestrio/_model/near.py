@@ -30,8 +30,7 @@ def near_names(name: str, names: Collection[str]) -> list[str]:
     for known in alike:
         by_ends.setdefault(_ends(known), known)
     near = get_close_matches(_ends(name), list(by_ends), n=3, cutoff=0.5)
-    # A name in which there is a NUL is cut in two: then what was found is none.
-    return [by_ends[ends] for ends in near if by_ends[ends] in names]
+    return [by_ends[ends] for ends in near]
 
 
 def _alike(name: str, names: Collection[str]) -> Iterator[str]:
@@ -40,6 +39,8 @@ def _alike(name: str, names: Collection[str]) -> Iterator[str]:
     They are searched for in one text: a loop over 10,000 names takes longer than all the rest.
     """
     text = _BETWEEN.join(["", *names, ""])
+    if text.count(_BETWEEN) > len(names) + 1:  # a name in which it is would be cut in two
+        text = _BETWEEN.join(["", *(known for known in names if _BETWEEN not in known), ""])
     text = text[: text.find(_BETWEEN, _SEARCHED) + 1] or text
     sizes = range(1, len(name) + 1)
     parts = [_BETWEEN + name[:size] for size in sizes], [name[-size:] + _BETWEEN for size in sizes]

@@ -2,29 +2,79 @@
 
 Pydantic writes and reads the JSON; nothing is ever unpickled or evaluated. What it writes it may
 not read again, or read as something else: a secret is stars, NaN is null, a field of a subclass is
-left out. So what was written is read before it is sent, and compared.
+left out. So what was written is read before it is sent, and compared. `names_of` tells what topics
+are called there.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, Generic, TypeVar, cast, final
 
-from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import BaseModel, PydanticUserError, RootModel, TypeAdapter, ValidationError
 
 from .errors import EventSendError, InvalidChannelError
 from .refusals import in_short
 from .topics import Topic
 
-__all__ = ["PayloadCodec"]
+__all__ = ["SHARED", "PayloadCodec", "name_of", "names_of"]
 
 T = TypeVar("T")
 
+#: Why no two topics may have one name.
+SHARED: Final = (
+    "they would share one stream, and each read what is the others'. Give each a key of its own"
+)
+
 _CURE: Final = "Its type must write all of it, in a form that it reads as the same."
+
+
+def names_of(topics: Sequence[Topic[Any] | str]) -> list[str]:
+    """Return what the topics of a bridge are called in a server, in their order.
+
+    :param topics: the topics, or plain keys
+    :raises ValueError: if there is none
+    :raises InvalidChannelError: as `name_of` does, or if two have the same name
+    """
+    if not _are_several(topics):
+        raise ValueError("topics is a list of at least one topic")
+    names = [name_of(topic) for topic in topics]
+    for topic, name in zip(topics, names, strict=True):
+        count = names.count(name)
+        if count > 1:
+            raise InvalidChannelError(f"{count} of the topics are called {name!r}: {SHARED}", topic)
+    return names
+
+
+def name_of(event: Topic[Any] | str) -> str:
+    """Return what a topic is called in a server.
+
+    :param event: the topic, or a plain key
+    :raises InvalidChannelError: if its key is no text that can be
+    """
+    name = event.key if isinstance(event, Topic) else event
+    if not isinstance(name, str):
+        what = "its key is no text"
+    elif not name:
+        what = "its key is empty"
+    else:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            what = "its key has no UTF-8"
+        else:
+            return str.__str__(name)  # by which it hashes, whatever its class shows
+    raise InvalidChannelError(f"event {event!r} cannot go to other processes: {what}", event)
+
+
+def _are_several(topics: object) -> bool:
+    """Return whether something is a collection, with something in it, and not one text."""
+    several = cast("Collection[object]", topics) if isinstance(topics, Collection) else ()
+    return len(several) > 0 and not isinstance(several, (str, Mapping))
 
 
 @final
@@ -42,6 +92,8 @@ class PayloadCodec(Generic[T]):
         payload: Any = event.payload if isinstance(event, Topic) else str
         try:
             self._adapter = TypeAdapter[T](payload)
+            #: whether `==` tells all that is different
+            self._is_told_apart = all(map(_compares_all, _classes_in(self._adapter.core_schema)))
         except PydanticUserError as error:
             raise InvalidChannelError(
                 f"event {event!r} cannot go to other processes: Pydantic knows no JSON for its"
@@ -64,7 +116,7 @@ class PayloadCodec(Generic[T]):
         data = b""
         try:
             data = self._write(message, by_alias=self._by_alias)
-            arrives = self._is_exact or bool(self.decode(data) == message)
+            arrives = self._is_exact or (self._is_told_apart and bool(self.decode(data) == message))
         except Exception:  # a model may have code of its own, which raises whatever it likes
             arrives = False
         return data if arrives else self._encode_otherwise(message)
@@ -94,7 +146,7 @@ class PayloadCodec(Generic[T]):
                 what, cause = f"It is not of the topic's type, or has none. {error}", error
             else:
                 try:
-                    change = _change(message, self.decode(data), "")
+                    change = _change(message, self.decode(data), "", self._is_told_apart)
                     if change is None:
                         self._by_alias = by_alias
                         return data
@@ -122,7 +174,33 @@ def _in_words(error: Exception) -> str:
     )
 
 
-def _change(sent: object, arrived: object, where: str) -> str | None:
+def _classes_in(schema: object) -> Iterator[type[object]]:
+    """Find the classes of which what a schema of Pydantic reads may be."""
+    if isinstance(schema, Mapping):
+        parts = cast("Mapping[object, object]", schema)
+        is_one = isinstance(parts.get("type"), str)  # or it has one of each field, by its name
+        for name, part in parts.items():
+            if name == "cls" and isinstance(part, type):
+                yield cast("type[object]", part)
+            elif not (is_one and name in ("default", "metadata")):
+                yield from _classes_in(part)
+    elif isinstance(schema, (list, tuple)):
+        for part in cast("Sequence[object]", schema):
+            yield from _classes_in(part)
+
+
+def _compares_all(kind: type[object]) -> bool:
+    """Whether `==` looks at all that an instance holds, and not at its identifier alone, say."""
+    if issubclass(kind, BaseModel):
+        return kind.__eq__ in (BaseModel.__eq__, RootModel[Any].__eq__)
+    if is_dataclass(kind):
+        code = getattr(kind.__eq__, "__code__", None)
+        is_made = code is not None and code.co_filename == "<string>"  # by the decorator
+        return is_made and all(field.compare for field in fields(kind))
+    return True
+
+
+def _change(sent: object, arrived: object, where: str, is_told_apart: bool) -> str | None:
     """Say what is not as it was sent; `None` if all is.
 
     It is for what `==` takes for different: NaN, a time in the hour that comes twice, and objects
@@ -131,8 +209,10 @@ def _change(sent: object, arrived: object, where: str) -> str | None:
     :param sent: what was sent, or a part of it
     :param arrived: what arrives of it
     :param where: which part
+    :param is_told_apart: whether `==` tells all that is different
     """
-    if sent is arrived or _are_equal(sent, arrived):
+    is_believed = is_told_apart or _parts(sent) is None
+    if sent is arrived or (is_believed and _are_equal(sent, arrived)):
         return None
     parts = _parts(sent)
     others = _parts(arrived)
@@ -143,7 +223,7 @@ def _change(sent: object, arrived: object, where: str) -> str | None:
         lost = [str(part) for part in parts if part not in others]
         return f"{where or 'it'} would arrive {'without ' + ', '.join(lost) if lost else 'as more'}"
     for part, value in parts.items():
-        change = _change(value, others[part], f"{where}{part}")
+        change = _change(value, others[part], f"{where}{part}", is_told_apart)
         if change is not None:
             return change
     return None
@@ -165,10 +245,12 @@ def _are_equal(sent: object, arrived: object) -> bool:
 
 
 def _kind(value: object) -> type:
-    """Return the class of a value; of a generic model, that without parameters, as `==` does."""
+    """Return the class of a value, as `==` does: a generic model's is that without parameters."""
     if isinstance(value, BaseModel):
         return value.__pydantic_generic_metadata__["origin"] or type(value)
-    return type(value)
+    if isinstance(value, dict):  # what is of a subclass arrives as one of these
+        return dict
+    return list if isinstance(value, list) else type(value)
 
 
 def _parts(value: object) -> Mapping[str, object] | None:

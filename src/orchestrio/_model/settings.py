@@ -6,7 +6,6 @@ from datetime import timedelta
 from typing import (
     TYPE_CHECKING,
     Annotated,
-    Any,
     ClassVar,
     Final,
     Literal,
@@ -17,13 +16,9 @@ from typing import (
 )
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ModelWrapValidatorHandler,
-    PlainSerializer,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -32,23 +27,20 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from typing_extensions import Unpack
 
-from .near import near_names
+from .fields import Deadline, FiniteSeconds, Model, Name, Seconds, Settings, Text
 
 __all__ = [
     "BackgroundOptions",
     "Backoff",
     "ChannelConfig",
-    "Model",
     "OnError",
     "Overflow",
     "RestartMode",
     "RestartPolicy",
-    "Settings",
     "Strategy",
     "TaskDefaults",
     "TaskMetadata",
     "TaskOptions",
-    "Text",
     "wait_before",
 ]
 
@@ -66,43 +58,6 @@ Strategy: TypeAlias = Literal["one_for_one", "one_for_all", "rest_for_one"]
 
 # An index into a channel must stay a machine word; beyond it a capacity is a mistake, not a wish.
 _MAX_CAPACITY = 2**31 - 1
-
-
-def _in_seconds(value: object) -> object:
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if value is None:
-        raise PydanticCustomError("seconds_type", "Give math.inf for no limit, or leave it out")
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise PydanticCustomError("seconds_type", "Give a number of seconds, or a timedelta")
-    return value
-
-
-def _not_nan(value: float) -> float:
-    if math.isnan(value):
-        raise ValueError("a time in seconds must be a number, not NaN")
-    return value
-
-
-def _null_is_infinity(value: object, info: ValidationInfo) -> object:
-    return math.inf if value is None and info.mode == "json" else value
-
-
-def _infinity_is_null(value: float) -> float | None:
-    return None if value == math.inf else value
-
-
-def _default_is_null(schema: dict[str, Any]) -> None:
-    if schema.get("default") == math.inf:
-        schema["default"] = None
-
-
-#: JSON has no infinity: there it is ``null``, as JavaScript has it.
-_AS_JSON: Final = (
-    Field(json_schema_extra=_default_is_null),
-    BeforeValidator(_null_is_infinity, json_schema_input_type=float | None),
-    PlainSerializer(_infinity_is_null, return_type=float | None, when_used="json"),
-)
 
 
 def _no_text(value: object) -> object:
@@ -127,94 +82,6 @@ def _no_number(value: object) -> object:
             "backoff_type", "Give Backoff(initial_delay={delay})", {"delay": repr(value)}
         )
     return value
-
-
-def _as_unicode(text: str) -> str:
-    """Write what is no Unicode, as in a file name that is not UTF-8, with a backslash."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-Seconds: TypeAlias = Annotated[
-    float, Field(ge=0), BeforeValidator(_in_seconds), AfterValidator(_not_nan), *_AS_JSON
-]
-"""A span of time in seconds, or a `timedelta`, zero or more; infinity, in JSON ``null``, means no
-limit.
-"""
-
-FiniteSeconds: TypeAlias = Annotated[
-    float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_in_seconds)
-]
-"""A span of time in seconds, or a `timedelta`, that has an end."""
-
-Deadline: TypeAlias = Annotated[
-    float, Field(gt=0), BeforeValidator(_in_seconds), AfterValidator(_not_nan), *_AS_JSON
-]
-"""A span of time in seconds, or a `timedelta`, in which something is to happen; infinity, in JSON
-``null``, means never mind.
-"""
-
-Text: TypeAlias = Annotated[str, PlainSerializer(_as_unicode, return_type=str, when_used="json")]
-"""Any text; in JSON, which is Unicode, what is none is written as ``\\udc80``."""
-
-Name: TypeAlias = Annotated[Text, Field(min_length=1, max_length=200)]
-"""What a task or a group is called."""
-
-
-# Frozen by a keyword of the class, here and below: that is where type checkers look for it.
-class Model(BaseModel, frozen=True):
-    """Base of all settings and snapshots."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(
-        extra="forbid",
-        ser_json_inf_nan="null",
-        defer_build=True,  # until it is used: building all of them took a fifth of the import
-    )
-
-
-class Settings(Model, frozen=True):
-    """Base of what users configure: who misspells a field is told which one was meant."""
-
-    if not TYPE_CHECKING:  # who know the fields, and that they go by name
-
-        def __new__(cls, *given, **_):
-            if given:
-                inherited = getattr(cls.__mro__[1], "model_fields", {})
-                name = next(name for name in cls.model_fields if name not in inherited)
-                call = f"{cls.__name__}({name}=...)"
-                why = PydanticCustomError(
-                    "wrong_use", "Give each field by name, as in {call}", {"call": call}
-                )
-                wrong = [InitErrorDetails(type=why, input=value) for value in given]
-                raise ValidationError.from_exception_data(cls.__name__, wrong)
-            return super().__new__(cls)
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _did_you_mean(cls, given: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
-        try:
-            return validate(given)
-        except ValidationError as error:
-            unknown = [
-                InitErrorDetails(
-                    type=PydanticCustomError(
-                        "extra_forbidden", "{what}", {"what": cls._no_option(str(one["loc"][0]))}
-                    ),
-                    loc=one["loc"],
-                    input=one["input"],
-                )
-                for one in error.errors(include_url=False)
-                if one["type"] == "extra_forbidden" and len(one["loc"]) == 1
-            ]
-            if not unknown:
-                raise
-            raise ValidationError.from_exception_data(error.title, unknown) from None
-
-    @classmethod
-    def _no_option(cls, name: str) -> str:
-        near = near_names(name, cls.model_fields)
-        if near:
-            return f"There is no such option: did you mean {near[0]!r}?"
-        return f"There is no such option; there are {', '.join(cls.model_fields)}"
 
 
 class ChannelConfig(Settings, frozen=True):
@@ -403,13 +270,14 @@ class TaskMetadata(Settings, frozen=True):
     """Whether the task says itself when it is ready, with ``current_task_context().ready()``."""
     watchdog: Deadline = math.inf
     """How long the task may do without ``current_task_context().beat()`` before it is taken for
-    hung and fails; an event task also beats by handling messages, or by having none.
+    hung and fails; an event task also beats by handling messages, or by having none, a periodic
+    one by each tick, and by waiting for the next.
     """
     start_timeout: Seconds = math.inf
     """How long ``initialize()``, becoming ready, or waiting for its dependencies may take, each."""
     stop_timeout: Seconds = 10.0
     """How long it may take to heed ``current_task_context().stopping`` before it is cancelled, and
-    then to end before it is reported as stuck.
+    then to end before it is reported as stuck, for which it has 0.1 s in any case.
     """
     drain_timeout: Seconds = 10.0
     """How long an event task may go on handling what was published before it was stopped."""
@@ -454,13 +322,14 @@ class _OfAnyTask(TypedDict, total=False):
     """Whether the task says itself when it is ready, with ``current_task_context().ready()``."""
     watchdog: float | timedelta
     """How long the task may do without ``current_task_context().beat()`` before it is taken for
-    hung and fails; an event task also beats by handling messages, or by having none.
+    hung and fails; an event task also beats by handling messages, or by having none, a periodic
+    one by each tick, and by waiting for the next.
     """
     start_timeout: float | timedelta
     """How long ``initialize()``, becoming ready, or waiting for its dependencies may take, each."""
     stop_timeout: float | timedelta
     """How long it may take to heed ``current_task_context().stopping`` before it is cancelled, and
-    then to end before it is reported as stuck.
+    then to end before it is reported as stuck, for which it has 0.1 s in any case.
     """
     drain_timeout: float | timedelta
     """How long an event task may go on handling what was published before it was stopped."""

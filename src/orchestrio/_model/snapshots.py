@@ -7,7 +7,8 @@ from typing import Any, Literal, TypeAlias, final
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from .settings import Model, RestartPolicy, Strategy, TaskMetadata, Text
+from .fields import Model, Text
+from .settings import RestartPolicy, Strategy, TaskMetadata
 
 __all__ = [
     "GroupSnapshot",
@@ -103,7 +104,7 @@ class TaskSnapshot(Model, frozen=True):
     """When its work began, in UTC; `None` before that, also while it is restarted."""
     last_error: Text | None = None
     """What went wrong in it last, in whichever run: a failure, or a message or tick that no retry
-    helped; `None` if nothing did.
+    helped; `None` if nothing did. Of a very long text, the first 10,000 characters.
     """
     last_error_at: datetime | None = None
     """When that was, in UTC."""

@@ -28,6 +28,7 @@ __all__ = [
     "show_once",
     "shows_all",
     "trim",
+    "users_line",
 ]
 
 FULL: Final = "ORCHESTRIO_FULL_TRACEBACKS"
@@ -57,8 +58,14 @@ def trim(error: BaseException) -> None:
         return
     for one in _family(error):
         users = _without_internal(one.__traceback__)
-        if users is not None or isinstance(one, (SchedulerError, BaseExceptionGroup)):
+        if users is not None or _says_it_all(one):
             one.with_traceback(users)  # assigning would ask a class that refuses it
+
+
+def _says_it_all(error: BaseException) -> bool:
+    """Whether it needs no traceback: it is an error of the library, or a group."""
+    own = isinstance(error, SchedulerError) or _is_module_internal(str(type(error).__module__))
+    return own or isinstance(error, BaseExceptionGroup)
 
 
 def shows_all() -> bool:
@@ -146,6 +153,18 @@ def has_users_frames(error: BaseException) -> bool:
         for leaf in leaves_of(error)
         for entry in _entries(leaf.__traceback__)
     )
+
+
+def users_line(error: BaseException) -> TracebackType | None:
+    """Return the traceback of an error, or of one that it is made of, if a user's line is in it.
+
+    :param error: a cancellation, say, which shows where it found the task
+    """
+    for leaf in leaves_of(error):
+        users = _without_internal(leaf.__traceback__)
+        if users is not None:
+            return leaf.__traceback__ if shows_all() else users
+    return None
 
 
 def leaves_of(error: BaseException) -> list[BaseException]:

@@ -7,20 +7,24 @@ from math import inf
 
 __all__ = ["counted", "in_seconds", "in_words"]
 
+#: How many characters of what an object says are worth telling.
+_LONGEST = 10_000
+
 _MINUTE = 60
 _HOUR = 60 * _MINUTE
 _DAY = 24 * _HOUR
 
 
 def in_words(thing: object, how: Callable[[object], str] = str) -> str:
-    """Return what a user's object says of itself, also if that raises.
+    """Return what a user's object says of itself, also if that raises, or goes on for megabytes.
 
     :param thing: an error, or the key of an event, say
     :param how: `str` or `repr`
     """
     try:
-        return how(thing)
-    except Exception as trouble:
+        words = how(thing)
+        return words if len(words) <= _LONGEST else f"{words[:_LONGEST]} ..."
+    except BaseException as trouble:  # in the middle of a stop, not even `SystemExit` may get out
         return f"<{type(thing).__name__}, whose __{how.__name__}__ raised {type(trouble).__name__}>"
 
 

@@ -11,8 +11,8 @@ from typing import Any, Final, Generic, Literal, cast, overload
 
 from typing_extensions import TypeVar, Unpack
 
+from .._broadcast._streams.receive import BroadcastReceiveStream
 from .._broadcast.bus import EventBus, subscribe_until_closed
-from .._broadcast.streams import BroadcastReceiveStream
 from .._model.arguments import (
     CronArguments,
     EveryArguments,
@@ -407,8 +407,11 @@ class Group(Generic[E]):
                     "give the metadata or its fields as keywords, not both:"
                     f" {', '.join(options)} beside {metadata!r}"
                 )
-        require_meant_for(kind, call, metadata)
-        own = options_of(metadata) if self._defaults else {}
+        if metadata is not _NO_OPTIONS:
+            require_meant_for(kind, call, metadata)
+        if not self._defaults:
+            return metadata
+        own = options_of(metadata)
         taken = merged(self._defaults, own)
         others = {name: taken[name] for name in taken.keys() - own.keys()}
         if kind == "event":

@@ -30,8 +30,9 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint, current_token
 from typing_extensions import TypeVar, override
 
+from .._broadcast._streams.receive import BroadcastReceiveStream
+from .._broadcast._streams.send import BroadcastSendStream, send_at_once
 from .._broadcast.bus import EventBus, senders_of
-from .._broadcast.streams import BroadcastReceiveStream, BroadcastSendStream, send_at_once
 from .._model.arguments import RunArguments, SchedulerArguments, options_of
 from .._model.errors import LifecycleError
 from .._model.settings import ChannelConfig, Strategy, TaskDefaults
@@ -222,7 +223,8 @@ class Scheduler(Group[E]):
     async def publish(self, event: Topic[T] | E, item: T | str) -> int:
         """Publish one message, waiting for room if ``overflow="block"``.
 
-        If this is cancelled, the message was not sent.
+        If this is cancelled, the message was not sent, unless a bridge with an outbox on disk has it
+        already.
 
         :param event: the key
         :param item: the payload, a message

@@ -31,9 +31,9 @@ import anyio
 from anyio import ClosedResourceError, NoEventLoopError
 from anyio.lowlevel import EventLoopToken, current_token
 
+from .._model._loops.ended import has_ended
+from .._model._loops.wakeup import Wakeup
 from .._model.log import logger
-from .._model.loops import has_ended
-from .._model.wakeup import Wakeup
 
 __all__ = ["SIGNALS", "Signals"]
 

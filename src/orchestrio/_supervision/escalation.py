@@ -115,7 +115,7 @@ class Escalation:
             exc_info=failure,
             extra=node.extra() if isinstance(node, Worker) else {"task_group": node.title},
         )
-        if isinstance(node, Branch):
+        if isinstance(node, Branch) and not _comes_back(node):
             self._measures.end_group(node)
         if node.significant:
             self._ended(node, _has_ended(node, cast("Failure", failure)))
@@ -139,9 +139,22 @@ class Escalation:
         elif branch.policy is not None and branch.policy.mode == "always":
             self.failed(branch, why)
         else:
-            self._measures.end_group(branch)
+            if not _comes_back(branch):
+                self._measures.end_group(branch)
             if branch.significant:
                 self._ended(branch, _has_ended(branch, why))
+
+
+def _comes_back(branch: Branch) -> bool:
+    """Whether a group around one restarts since that has ended, and so begins all of it anew.
+
+    It is not ended for good then: it would stay out of the restart whose cause it is.
+    """
+    while branch.significant and branch.parent is not None:
+        branch = branch.parent
+        if branch.policy is not None and branch.policy.mode == "always":
+            return branch.parent is not None
+    return False
 
 
 def _has_ended(node: Node, why: Failure) -> Failure:

@@ -7,6 +7,7 @@ from typing import Protocol, final
 
 from anyio import Event, current_time
 
+from .._model._loops.wakeup import Wakeup
 from .._workers.wanted import Wanted
 from .._workers.worker import Worker
 
@@ -37,15 +38,17 @@ class StartRun(Protocol):
 class Start:
     """The start of a scheduler, with all tasks that belong to it."""
 
-    __slots__ = ("_all_initialized", "_beginning", "_start_run", "_workers", "go")
+    __slots__ = ("_all_initialized", "_beginning", "_start_run", "_workers", "is_on", "over")
 
     def __init__(self, start_run: StartRun) -> None:
         self._start_run = start_run
         self._workers: list[Worker] = []  # those that belong to it
         self._beginning = 0  # how many of them are to be initialised yet
         self._all_initialized = Event()  # or never will be
-        #: set once all tasks are initialised
-        self.go: Event = Event()
+        #: whether nobody works yet, since not all are initialised
+        self.is_on: bool = True
+        #: notified when they may
+        self.over: Wakeup = Wakeup()
 
     async def initialize(self, workers: Iterable[Worker]) -> None:
         """Initialise tasks in order, and wait until they and all that `add` adds are."""
@@ -54,11 +57,11 @@ class Start:
         remaining = iter(self._workers[:])
 
         def start_next() -> None:
-            worker = next((one for one in remaining if one.wanted is Wanted.RUN), None)
-            if worker is None:
-                self._one_has_begun()
-            else:
-                self._start_run(worker, begun=start_next)
+            for worker in remaining:
+                if worker.wanted is Wanted.RUN:
+                    self._start_run(worker, begun=start_next)
+                    return
+            self._one_has_begun()
 
         self._beginning += 1
         start_next()
@@ -82,7 +85,8 @@ class Start:
 
     def begin_work(self) -> None:
         """Let all of them work."""
-        self.go.set()
+        self.is_on = False
+        self.over.notify_all()
         now = current_time()
         for worker in self._workers:
             if worker.run is not None:

@@ -15,7 +15,7 @@ from typing import Final, final
 from anyio import create_task_group, current_time, move_on_at
 from anyio.lowlevel import checkpoint
 
-from .._model.wakeup import Wakeup
+from .._model._loops.wakeup import Wakeup
 from .._model.words import in_seconds
 from .._workers.phases import Phase
 from .._workers.run import Run
@@ -25,6 +25,10 @@ __all__ = ["Turns", "ask_to_end", "end", "enough_rounds", "runs_of", "wait_cance
 
 #: How long after its own deadline a ``shutdown()`` may still ignore its cancellation (seconds).
 _LAST_RESORT: Final = 1.0
+
+#: How long what was cancelled may take in any case, in seconds: the task groups of a task close one
+#: after the other, and a ``stop_timeout`` of 0 is not to make a task that does so a stuck one.
+_UNWIND: Final = 0.1
 
 #: How long what was published may take to come back over a bridge, in seconds, before a drain.
 _HOME: Final = 1.0
@@ -167,7 +171,7 @@ async def wait_cancelled(run: Run, since: float) -> None:
     :param since: when it was cancelled, in seconds on the event loop's clock
     """
     timeout = run.host.entry.metadata.stop_timeout
-    with move_on_at(since + timeout):
+    with move_on_at(since + max(timeout, _UNWIND)):
         await run.wait_over()
     if not run.is_over:
         what = f"its {run.hook} went on for more than stop_timeout ({in_seconds(timeout)}) after it"

@@ -16,7 +16,8 @@ Who owns what, from the outside in:
                  │                    for signals; cancelled when the group below has ended
                  ├─ Report            tells what a start, a stop, a command or restarts wait for,
                  │                    which cancel it at their end
-                 └─ task group        never cancelled as a whole: no exception leaves what is in it
+                 └─ task group        cancelled as a whole only if something breaks out of a run, as
+                     │                a cancel scope does that a hook has left open: then all stops
                      ├─ Run           one task for each, in a cancel scope of its own, which `Run`
                      │   │            alone cancels: to end the work
                      │   └─ shutdown  in a shielded scope of its own, if that one was cancelled;
@@ -40,15 +41,17 @@ from anyio.abc import TaskGroup
 from typing_extensions import TypeVar
 
 from .._broadcast.bus import EventBus, begin_to_end, end_guests, note_home, require_thread
+from .._model._loops.cancellations import cancellations_here
+from .._model._loops.wakeup import Wakeup, bells
 from .._model.errors import LifecycleError, SchedulerError
 from .._model.log import logger
 from .._model.settings import RestartPolicy, Strategy
 from .._model.snapshots import TaskId
-from .._model.wakeup import Wakeup
+from .._model.tracebacks import leaves_of
 from .._tasks.context import Services, current_run
 from .._tasks.events import DEAD_LETTERS, TASK_EVENTS, DeadLetter, Publisher, TaskEvent, TaskFailed
-from .._tasks.failures import raised, undisturbed
-from .._tasks.registry import TaskRegistry
+from .._tasks.failures import error_in, raised, undisturbed
+from .._tasks.registry import TaskRegistry, is_registered
 from .._tasks.timetables import WALL_CLOCK
 from .._workers.phases import Outcome, Phase
 from .._workers.run import FORCED, Run
@@ -78,8 +81,8 @@ _COMMAND: Final = (
 )
 
 
-#: Who runs a task, by the identity of the object; a scheduler that is garbage runs none.
-_OWNERS: Final[WeakValueDictionary[int, Supervisor[Any]]] = WeakValueDictionary()
+#: Those that were started and have not stopped, by their identity; what is garbage runs no task.
+_RUNNING: Final[WeakValueDictionary[int, Supervisor[Any]]] = WeakValueDictionary()
 
 
 class Stage(Enum):
@@ -91,6 +94,12 @@ class Stage(Enum):
     RUNNING = auto()
     STOPPING = auto()
     STOPPED = auto()
+
+
+# They are asked for with each task, and a member of an enumeration is found slowly on Python 3.11.
+_TAKING_PART: Final = (Stage.STARTING, Stage.RUNNING)
+_ENDING: Final = (Stage.STOPPING, Stage.STOPPED)
+_UNWANTED: Final = (Wanted.STOP, Wanted.REMOVE)
 
 
 @final
@@ -135,6 +144,8 @@ class Supervisor(Generic[E]):
         self.restarts: Restarts = Restarts(self._dependencies, self._start_run)
         self._escalation = Escalation(self)
         self._turns = Turns()
+        #: returns whether it is the turn of a run to shut down; then it does so at once
+        self.take_turn: Callable[[Run], bool] = self._turns.take_turn
         self._abandoned: set[Run] = set()  # those that have not ended, also of tasks that are gone
         self._number = 0  # how many tasks have got a place in the order of registration
         self._startup = Start(self._start_run)
@@ -148,12 +159,12 @@ class Supervisor(Generic[E]):
     @property
     def is_stopping(self) -> bool:
         """Whether a stop was asked for, or is over."""
-        return self.stage in (Stage.STOPPING, Stage.STOPPED)
+        return self.stage in _ENDING
 
     @property
     def is_finished(self) -> bool:
         """Whether there is nothing more to run for, or a stop was asked for."""
-        return self.is_stopping or (self.stage is Stage.RUNNING and self._workload.is_done)
+        return self.is_stopping or (self._workload.is_done and self.stage is Stage.RUNNING)
 
     @property
     def is_live(self) -> bool:
@@ -168,7 +179,7 @@ class Supervisor(Generic[E]):
     @property
     def takes_part(self) -> bool:
         """Whether a task that comes now begins at once."""
-        return self.stage in (Stage.STARTING, Stage.RUNNING)
+        return self.stage in _TAKING_PART
 
     def require_thread(self) -> None:
         """See that a command is given in the thread of the event loop, once it is known.
@@ -200,18 +211,28 @@ class Supervisor(Generic[E]):
                     self._watching.start_soon(undisturbed, self._deadlocks.watch)
                     async with create_task_group() as self._tasks:
                         self.services.wall_clock = WALL_CLOCK.get()
+                        self.services.new_bell = bells()
+                        self.services.cancellations = cancellations_here()
                         if not self.is_stopping:
                             self.stage = Stage.OPEN
                         self.opened.set()
                         await self._until_stopping()
-                        with self._report.telling(self._watching, self._waits_of_stop):
+                        telling = self._report.telling(self._watching, self._waits_of_stop)
+                        # If a task broke out, all in this group is cancelled.
+                        with CancelScope(shield=True), telling:
                             await undisturbed(self._stop_everything)
                             await undisturbed(self._wait_for_abandoned)
                     self._watching.cancel_scope.cancel()
+            except BaseExceptionGroup as errors:
+                for error in leaves_of(errors):
+                    self.outcome.fail(_broke_out(error))
+                self._alarm()
             finally:
                 self._bus.close()
                 self.stage = Stage.STOPPED
+                _RUNNING.pop(id(self), None)
                 for worker in self.workers.values():
+                    worker.scheduler_ended()
                     if worker.run is not None:
                         self.outcome.shutdown_errors += worker.run.report()
                 self.stopped.set()
@@ -221,9 +242,11 @@ class Supervisor(Generic[E]):
         while not self.is_stopping:
             try:
                 await self.stopping.wait()
-            except get_cancelled_exc_class():
-                # No scope did that. asyncio does, to all that is left in a loop that closes.
-                self.ask_to_stop("its event loop closes")
+            except get_cancelled_exc_class() as error:
+                if error_in(error) is None:
+                    self.ask_to_stop("a task broke out of its supervision")
+                else:  # asyncio does so to all that is left in a loop that closes
+                    self.ask_to_stop("its event loop closes")
 
     def watch(
         self, watch: Callable[[Supervisor[E]], Coroutine[None, None, None]]
@@ -249,17 +272,23 @@ class Supervisor(Generic[E]):
         if not self.is_stopping:
             self.stage = Stage.STOPPING
             begin_to_end(self._bus)
-            self._report.stopping(why)
-            self.restarts.drop_all()
-            for worker in self.workers.values():
-                if worker.wanted is not Wanted.REMOVE:
-                    worker.want(Wanted.STOP)
-            self._begin_to_end(runs_of(self.workers.values()))
-            self.stopping.set()
-            self.finished.notify_all()
-            self._startup.stop_waiting()
+            try:
+                self._report.stopping(why)
+                self._want_end()
+            finally:  # a handler of log records may end the process, as any code that runs here
+                self.stopping.set()
+                self.finished.notify_all()
+                self._startup.stop_waiting()
+
+    def _want_end(self) -> None:
+        self.restarts.drop_all()
+        for worker in self.workers.values():
+            if worker.wanted not in _UNWANTED:
+                worker.want(Wanted.STOP)
+        self._begin_to_end(runs_of(self.workers.values()))
 
     async def _stop_everything(self) -> None:
+        self._want_end()  # what is left of that
         runs = runs_of(self.workers.values())
         await end(runs, inf if self._has_finished else enough_rounds(runs))
         end_guests(self._bus)  # before the first hook, which may wait for who reads there
@@ -384,7 +413,7 @@ class Supervisor(Generic[E]):
         """
         parent.see_that_it_runs(f"{worker.title} cannot be registered")
         if self.takes_part:
-            self._see_that_nobody_else_runs(worker)
+            self._see_that_nobody_else_runs([worker])
             self._dependencies.check(worker)
             worker.subscribe()
         self.workers[worker.entry.task_id] = worker
@@ -407,14 +436,18 @@ class Supervisor(Generic[E]):
             else:
                 self._start_run(worker)
 
-    def _see_that_nobody_else_runs(self, worker: Worker) -> None:
-        """See that a task is at work in no other scheduler; that would call its hooks twice."""
-        owner = _OWNERS.get(id(worker.entry.task))
-        if owner is not None and owner is not self and owner.takes_part:
-            raise LifecycleError(
-                f"{worker.title} is at work in another scheduler: make another"
-                f" {type(worker.entry.task).__name__} for this one"
-            )
+    def _see_that_nobody_else_runs(self, workers: Iterable[Worker]) -> None:
+        """See that tasks belong to no other scheduler that runs: their hooks would be called twice."""
+        for reference in _RUNNING.valuerefs():  # a list: they come and go in other threads
+            other = reference()
+            if other is None or other is self or not other.takes_part:
+                continue
+            for worker in workers:
+                if is_registered(other.registry, worker.entry.task):
+                    raise LifecycleError(
+                        f"{worker.title} belongs to another scheduler, which runs: make another"
+                        f" {type(worker.entry.task).__name__} for this one"
+                    )
 
     async def start(self) -> None:
         """Start all tasks, in order; see `Scheduler.start`."""
@@ -422,8 +455,7 @@ class Supervisor(Generic[E]):
         for self._number, worker in enumerate(workers, 1):
             worker.enrol(self._number)
         workers = self._dependencies.in_order_of_start(workers)
-        for worker in workers:
-            self._see_that_nobody_else_runs(worker)
+        self._see_that_nobody_else_runs(workers)
         try:
             for worker in workers:
                 worker.subscribe()
@@ -432,6 +464,7 @@ class Supervisor(Generic[E]):
                 worker.unsubscribe()
             raise
         self.stage = Stage.STARTING
+        _RUNNING[id(self)] = self
         self._report.starting()
         assert self._watching is not None
         try:
@@ -478,7 +511,8 @@ class Supervisor(Generic[E]):
         assert self._tasks is not None
         assert self.takes_part
         broken: Exception | None = None
-        if worker.wanted is not Wanted.RUN:  # or it is subscribed already
+        is_back = worker.wanted is not Wanted.RUN  # otherwise it is subscribed already
+        if is_back:
             try:
                 worker.subscribe()
             except SchedulerError as error:  # its event has ended: there is nothing to run for
@@ -490,9 +524,8 @@ class Supervisor(Generic[E]):
             except Exception as error:  # the task itself says what it subscribes to
                 broken = LifecycleError(f"its subscription {raised(error)}")
                 broken.__cause__ = error
-        _OWNERS[id(worker.entry.task)] = self
-        run = worker.new_run(self._startup.go, not_before, begun)
-        if worker.wanted is not Wanted.RUN:
+        run = worker.new_run(self._startup, not_before, begun)
+        if is_back:
             worker.want(Wanted.RUN)
         run.start(self._tasks, worker.context)
         self._workload.note(worker)
@@ -528,10 +561,6 @@ class Supervisor(Generic[E]):
             for dependant in self._dependencies.dependants_of(worker):
                 if dependant.run is not None and dependant.run.is_working:
                     dependant.run.info.tell_restarted(worker.entry.name)
-
-    def take_turn(self, run: Run) -> bool:
-        """Return whether it is the turn of a run to shut down; then it does so at once."""
-        return self._turns.take_turn(run)
 
     def work_ended(self, worker: Worker, run: Run) -> None:
         """Decide what the end of one task's work means for it and for the others."""
@@ -622,6 +651,18 @@ class Supervisor(Generic[E]):
             self._dependencies.remove(worker)
             self.restarts.drop([worker])
             self._report.gone(worker)
-            _OWNERS.pop(id(worker.entry.task), None)
             worker.be_gone()
             self._workload.note(worker)
+
+
+def _broke_out(error: BaseException) -> BaseException:
+    """Say what it means that something came out of a run which is none of its hooks' failures."""
+    if not isinstance(error, Exception):
+        return error
+    failure = SchedulerError(
+        f"a task broke out of its supervision, and everything was stopped: {raised(error)}. A cancel"
+        " scope does so that a hook has left open, such as one around a yield in an async generator"
+        " that nobody closed: use contextlib.aclosing()."
+    )
+    failure.__cause__ = error
+    return failure

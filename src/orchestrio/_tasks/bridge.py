@@ -39,6 +39,9 @@ class Bridge(BackgroundTask):
     def close(self) -> None:
         """Let go of what could not be sent: it has been removed."""
 
+    def say_last(self) -> None:
+        """Say what was published when it had ended, now that the scheduler has."""
+
     @property
     def cut_off(self) -> str | None:
         """What it waits for, if that has lasted for so long that its task is not ready any more."""

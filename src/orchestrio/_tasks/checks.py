@@ -32,8 +32,11 @@ def require_async(function: object, what: str, messages: int) -> None:
     :param messages: how many positional arguments it is called with
     :raises LifecycleError: if it is something else
     """
-    if _is_plainly_right(function, messages):
-        return
+    if not _is_plainly_right(function, messages):
+        _refuse_unless_async(function, what, messages)
+
+
+def _refuse_unless_async(function: object, what: str, messages: int) -> None:
     name = _name(function)
     if inspect.iscoroutine(function):
         function.close()  # or it would warn that nobody awaits it
@@ -157,25 +160,34 @@ def require_hooks(task: Task) -> None:
     """See that what a task says of itself can be used, and that its hooks can be awaited.
 
     :param task: a background task or an event task
-    :raises LifecycleError: if a hook is no async function, or its name no text
+    :raises LifecycleError: if it is both, a hook is no async function, or its name no text
     :raises InvalidChannelError: if its event can be no key
     """
-    its_class = type(task).__name__
     name = cast("object", task.default_name)
     if not isinstance(name, str) or not name:
         raise LifecycleError(
-            f"the default_name of a task must be a text, and that of {its_class} is"
+            f"the default_name of a task must be a text, and that of {type(task).__name__} is"
             f" {in_short(name)}."
         )
-    require_async(task.initialize, f"initialize() of {its_class}", 0)
-    require_async(task.shutdown, f"shutdown() of {its_class}", 0)
+    _require_hook(task, "initialize", task.initialize, 0)
+    _require_hook(task, "shutdown", task.shutdown, 0)
     if isinstance(task, BackgroundTask):
-        require_async(task.execute, f"execute() of {its_class}", 0)
+        if isinstance(task, EventTask):
+            raise LifecycleError(
+                f"{type(task).__name__} is both a BackgroundTask and an EventTask, and a task is one"
+                " of them: make two tasks, which may share an object."
+            )
+        _require_hook(task, "execute", task.execute, 0)
     else:
         reader = cast("EventTask[Any]", task)
         require_event(event_of(reader))
-        require_async(reader.handler, f"handle_event() of {its_class}", 1)
-        require_async(reader.handle_lag, f"handle_lag() of {its_class}", 1)
+        _require_hook(task, "handle_event", reader.handler, 1)
+        _require_hook(task, "handle_lag", reader.handle_lag, 1)
+
+
+def _require_hook(task: Task, name: str, hook: object, messages: int) -> None:
+    if not _is_plainly_right(hook, messages):
+        _refuse_unless_async(hook, f"{name}() of {type(task).__name__}", messages)
 
 
 def _way_of(task: object) -> str:

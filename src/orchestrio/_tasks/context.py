@@ -12,10 +12,10 @@ from anyio import Event, current_time
 from anyio.lowlevel import checkpoint
 
 from .._broadcast.backpressure import Waits
-from .._broadcast.bus import EventBus
+from .._broadcast.bus import EventBus, require_thread
+from .._model._loops.wakeup import Bell, Wakeup
 from .._model.errors import LifecycleError
 from .._model.snapshots import TaskId
-from .._model.wakeup import Wakeup
 from .events import Publisher, TaskEvent
 from .message import Message, message_in_hand
 
@@ -27,6 +27,9 @@ __all__ = [
     "current_run",
     "current_task_context",
 ]
+
+
+_IN_LOOP: Final = "have that event loop call this, by anyio.from_thread.run_sync()"
 
 
 class Leases(Protocol):
@@ -46,15 +49,28 @@ class Leases(Protocol):
 class Services:
     """What all tasks of a scheduler share."""
 
-    __slots__ = ("bus", "leases", "task_events", "waits", "wall_clock")
+    __slots__ = (
+        "bus",
+        "cancellations",
+        "leases",
+        "new_bell",
+        "task_events",
+        "waits",
+        "wall_clock",
+    )
 
     def __init__(self, bus: EventBus[Any], task_events: Publisher[TaskEvent]) -> None:
         self.bus: EventBus[Any] = bus
         self.task_events: Publisher[TaskEvent] = task_events
         #: which of them wait for room in a channel
         self.waits: Waits = Waits()
-        #: set by a bridge, once it is initialised
-        self.leases: Leases | None = None
+        #: those of the bridges that have been initialised: the first ones are used, or two processes
+        #: might hold the same lease, each of another bridge
+        self.leases: list[Leases] = []
+        #: makes what a run waits on; asked for in the event loop, before the first one begins
+        self.new_bell: Callable[[], Bell]
+        #: counts the cancellations of the task that runs which no scope has asked for
+        self.cancellations: Callable[[], int]
         #: returns the present in UTC; the event loop may have a clock of its own
         self.wall_clock: Callable[[], datetime] = partial(datetime.now, UTC)
 
@@ -246,12 +262,23 @@ class TaskContext:
 
         Tasks that depend on it begin to work, and `start` returns, when all are ready. Saying it
         again does nothing.
+
+        :raises LifecycleError: if another thread says so
         """
+        self._require_thread()
         self._run.become_ready()
 
     def beat(self) -> None:
-        """Say that the task is alive, for one registered with a ``watchdog``."""
+        """Say that the task is alive, for one registered with a ``watchdog``.
+
+        :raises LifecycleError: if another thread says so
+        """
+        self._require_thread()
         self._run.beat(current_time())
+
+    def _require_thread(self) -> None:
+        what = f"the context of task {self.task_name!r}"
+        require_thread(self._run.services.bus, what, _IN_LOOP)
 
     async def dependency_restarted(self) -> str:
         """Wait until a task that this one depends on was restarted.

@@ -14,9 +14,9 @@ from typing import Any, Final, Generic, final
 from anyio import WouldBlock
 from typing_extensions import TypeVar
 
+from .._broadcast._streams.send import BroadcastSendStream, channel_of
 from .._broadcast.bus import EventBus
 from .._broadcast.channel import Channel
-from .._broadcast.streams import BroadcastSendStream, channel_of
 from .._model.errors import EventSendError, InvalidChannelError, LifecycleError
 from .._model.log import logger
 from .._model.snapshots import TaskId, TaskState

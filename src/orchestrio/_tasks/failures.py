@@ -12,7 +12,7 @@ from math import inf
 from types import TracebackType
 from typing import Final, cast
 
-from anyio import current_effective_deadline, get_cancelled_exc_class, move_on_after
+from anyio import current_effective_deadline, current_time, get_cancelled_exc_class, move_on_at
 from typing_extensions import TypeVarTuple, Unpack
 
 from .._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
@@ -92,23 +92,27 @@ async def within(
     option: str,
     function: Callable[[Unpack[Args]], Awaitable[object]],
     *args: *Args,
+    clock: Callable[[], float] = current_time,
 ) -> None:
     """Await a hook, for so long at most.
 
     :param timeout: how long it may take, in seconds
     :param option: what says so
-    :param function: the hook
+    :param function: the hook; what it notes on its cancellation is a part of the error
+    :param clock: tells the time of the event loop
     :raises TimeoutError: if it takes longer; its traceback shows where it stood then
     """
     stood: TracebackType | None = None
-    with move_on_after(timeout) as scope:
+    notes: tuple[str, ...] = ()
+    with move_on_at(clock() + timeout) as scope:
         try:
             await function(*args)
         except get_cancelled_exc_class() as cancelled:
             stood = cancelled.__traceback__
+            notes = tuple(getattr(cancelled, "__notes__", ()))
             raise
     if scope.cancelled_caught:
-        what = f"it took longer than its {option} ({in_seconds(timeout)})"
+        what = ": ".join([f"it took longer than its {option} ({in_seconds(timeout)})", *notes])
         try:
             raise TimeoutError(what).with_traceback(stood)
         finally:

@@ -72,6 +72,7 @@ class PeriodicTask(BackgroundTask):
             run.resting = True
             self.missed += await self._timetable.next_tick()
             run.resting = False
+            run.beat(current_time())
             try:
                 await self._call(None)
             except BaseException as caught:

@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from itertools import count
-from typing import Generic, cast, final
+from typing import Any, Generic, cast, final
 
 from typing_extensions import TypeVar
 
@@ -15,7 +15,7 @@ from .._model.snapshots import TaskId, TaskKind
 from .checks import require_hooks, require_task
 from .task import EventTask, Task, event_of
 
-__all__ = ["RegisteredTask", "TaskRegistry"]
+__all__ = ["RegisteredTask", "TaskRegistry", "is_registered"]
 
 E = TypeVar("E", bound=Hashable, default=Hashable)
 
@@ -190,6 +190,11 @@ class TaskRegistry(Generic[E]):
         self._numbered[base] -= 1
         if not self._numbered[base]:
             del self._numbered[base], self._numbers[base]
+
+
+def is_registered(registry: TaskRegistry[Any], task: Task) -> bool:
+    """Whether a registry keeps this very task."""
+    return id(task) in registry._by_task  # pyright: ignore[reportPrivateUsage]
 
 
 def _base(task: Task) -> str:

@@ -9,6 +9,7 @@ from typing import TypeVar
 from anyio import current_time, sleep
 
 from .._broadcast.hand import begin_attempt
+from .._model._loops.clocks import clock_here
 from .._model.log import logger
 from .._model.settings import TaskMetadata, wait_before
 from .._model.words import counted, in_seconds, in_words
@@ -62,8 +63,13 @@ def with_retries(
     if timeout == inf and not retries:
         return handle
 
+    clock: Callable[[], float] | None = None
+
     def attempt(message: T) -> Awaitable[None]:  # a coroutine more would be dear
-        return within(timeout, "attempt_timeout", handle, message)
+        nonlocal clock
+        if clock is None:  # it may be made before an event loop runs
+            clock = clock_here()
+        return within(timeout, "attempt_timeout", handle, message, clock=clock)
 
     # A scope costs ten times what a call does, and one without a deadline is never needed.
     once = handle if timeout == inf else attempt

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Any, final
 
+from anyio import current_time
 from typing_extensions import override
 
 from .._model.errors import LifecycleError
@@ -51,11 +52,11 @@ class BackgroundWorker(Worker):
     async def _work_alone(self) -> None:
         """Work while no other process of the cluster does, again and again if the lease is lost."""
         leases = self.supervision.services.leases
-        if leases is None:
+        if not leases:
             raise LifecycleError(
                 "singleton=True needs to know of the other processes: register a RedisBridge"
             )
-        while not await leases.while_held(self.entry.name, self._work_under):
+        while not await leases[0].while_held(self.entry.name, self._work_under):
             logger.warning(
                 "task %r has lost its lease, and was cancelled: it waits for another",
                 self.entry.name,
@@ -66,6 +67,7 @@ class BackgroundWorker(Worker):
         assert self.run is not None
         info = self.run.info
         info.fencing_token = token
+        info.beat(current_time())  # what it waited before is not its own
         logger.info(
             "task %r has the lease, with fencing token %d",
             self.entry.name,
@@ -113,6 +115,11 @@ class BackgroundWorker(Worker):
             self._task.close()
 
     @override
+    def scheduler_ended(self) -> None:
+        if isinstance(self._task, Bridge):
+            self._task.say_last()
+
+    @override
     def update_subscription(self) -> None:
         pass  # it has none
 
@@ -121,11 +128,25 @@ class BackgroundWorker(Worker):
         # What fails before the work is a failure of the start, whatever is said of the work.
         run.spares_others = self.entry.metadata.on_error == "stop" and run.came_to_work
 
+    @property
+    def _waits_for_lease(self) -> bool:
+        assert self.run is not None
+        return self.entry.metadata.singleton and self.run.info.fencing_token is None
+
+    @override
+    def last_beat(self) -> float:
+        assert self.run is not None
+        info = self.run.info
+        # No code of its own could beat there.
+        if info.resting or self._waits_for_lease or isinstance(self._task, Bridge):
+            info.beat(current_time())
+        return info.last_beat
+
     @override
     def waiting_for(self) -> str | None:
         run = self.run
         if run is not None and run.is_working:
-            if self.entry.metadata.singleton and run.info.fencing_token is None:
+            if self._waits_for_lease:
                 return f"the lease {self.entry.name!r}"
             if run.info.resting:
                 return "its next tick"

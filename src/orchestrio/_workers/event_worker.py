@@ -9,11 +9,12 @@ from anyio import ClosedResourceError, EndOfStream, current_time
 from anyio.lowlevel import checkpoint
 from typing_extensions import override
 
+from .._broadcast._streams.receive import BroadcastReceiveStream, cursor_of
 from .._broadcast.acknowledgements import Reader
 from .._broadcast.backpressure import current_sender
 from .._broadcast.channel import Channel
-from .._broadcast.delivery import Delivery, Pool
-from .._broadcast.streams import BroadcastReceiveStream, cursor_of
+from .._broadcast.delivery import Delivery
+from .._broadcast.pool import Pool
 from .._model.errors import LaggedError
 from .._model.log import logger
 from .._model.tracebacks import trim
@@ -263,7 +264,8 @@ class EventWorker(Worker, Generic[T]):
                 await begun
             await self._handle(item)
         except BaseException as error:
-            acknowledgements.settle(reader, number, error)
+            # A cancellation that nobody here has asked for is a failure as any other.
+            acknowledgements.settle(reader, number, failure_in(error) or error)
             raise
         acknowledgements.settle(reader, number, None)
 

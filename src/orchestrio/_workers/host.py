@@ -5,12 +5,26 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Protocol
 
+from .._model._loops.wakeup import Wakeup
 from .._model.snapshots import TaskKind
-from .._model.wakeup import Wakeup
 from .._tasks.registry import RegisteredTask
 from .wanted import Wanted
 
-__all__ = ["Host"]
+__all__ = ["Host", "Startup"]
+
+
+class Startup(Protocol):
+    """The start of all tasks, to which a run may belong."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether nobody works yet, since not all are initialised."""
+        ...
+
+    @property
+    def over(self) -> Wakeup:
+        """Notified when they may."""
+        ...
 
 
 class Host(Protocol):

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from enum import Enum, StrEnum, auto
 from typing import Final
 
-__all__ = ["NEXT", "Outcome", "Phase"]
+from .._model.snapshots import TaskState
+
+__all__ = ["BEFORE_OUTCOME", "NEXT", "Outcome", "Phase"]
 
 
 class Phase(StrEnum):
@@ -38,6 +40,15 @@ NEXT: Final[Mapping[Phase, frozenset[Phase]]] = {
     Phase.ENDED: frozenset(),
 }
 """The phases that may follow each; all others are faults of the scheduler."""
+
+
+BEFORE_OUTCOME: Final[Mapping[Phase, TaskState]] = {
+    Phase.PENDING: TaskState.REGISTERED,
+    Phase.INITIALIZING: TaskState.INITIALIZING,
+    Phase.INITIALIZED: TaskState.READY,
+    Phase.WORKING: TaskState.RUNNING,
+}
+"""How a task stands whose work has not come to its end."""
 
 
 class Outcome(Enum):

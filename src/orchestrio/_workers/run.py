@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context
 from datetime import datetime, timedelta
 from math import inf
@@ -23,24 +24,24 @@ from typing import Final, final
 
 from anyio import (
     CancelScope,
-    Event,
     TaskHandle,
     current_time,
     get_cancelled_exc_class,
     sleep_until,
 )
 from anyio.abc import TaskGroup
-from anyio.lowlevel import checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .._broadcast.backpressure import Waits, current_sender
 from .._broadcast.hand import current_hand
+from .._model._loops.wakeup import Bell
 from .._model.errors import TaskExecutionError, TaskInitializationError, TaskShutdownError
 from .._model.log import logger
-from .._model.tracebacks import trim
+from .._model.tracebacks import trim, users_line
 from .._tasks.context import RunInfo, Services, current_run
 from .._tasks.failures import error_in, raised, within
 from .._tasks.task import Task
-from .host import Host
+from .host import Host, Startup
 from .phase_log import is_told, tell
 from .phases import NEXT, Outcome, Phase
 from .stack import task_stack
@@ -51,6 +52,9 @@ __all__ = ["FORCED", "Run"]
 FORCED: Final = "its shutdown() was cut short by a second request to stop"
 
 
+_PAST_START: Final = (Phase.INITIALIZED, Phase.WORKING)
+
+
 @final
 class Run:
     """One run of a task."""
@@ -59,11 +63,11 @@ class Run:
     __slots__ = (
         "_begun",
         "_doom",
-        "_go",
         "_handle",
         "_not_before",
         "_reported",
         "_shutdown_scope",
+        "_startup",
         "_take_turn",
         "_turn",
         "_why_cut",
@@ -89,7 +93,7 @@ class Run:
         self,
         host: Host,
         services: Services,
-        go: Event,
+        startup: Startup,
         take_turn: Callable[[Run], bool],
         *,
         not_before: float = 0.0,
@@ -101,7 +105,7 @@ class Run:
 
         :param host: the worker
         :param services: what all tasks share
-        :param go: set when all tasks that start together are initialised
+        :param startup: the start of all tasks, in which nobody works before all are initialised
         :param take_turn: returns whether it is the turn of a run to shut down
         :param not_before: when it may begin, in seconds on the event loop's clock
         :param begun: called when it is initialised, or never will be: it lets the next one begin
@@ -111,7 +115,7 @@ class Run:
         entry = host.entry
         #: the worker that it is a run of
         self.host: Host = host
-        self._go = go
+        self._startup = startup
         self._take_turn = take_turn
         self._not_before = not_before
         self._begun = begun
@@ -148,7 +152,7 @@ class Run:
         self.since: float | None = inf if is_told(logging.INFO) else None
         self._handle: TaskHandle[None] | None = None  # the task of the event loop that it is
         self._doom: Exception | None = None  # why it was cancelled, if that is a failure
-        self._turn: Event | None = None  # set when it may be its turn to shut down
+        self._turn: Bell | None = None  # set when it may be its turn to shut down
         self._shutdown_scope: CancelScope | TaskHandle[None] | None = None
         self._why_cut: str | None = None  # why shutdown() may not finish
 
@@ -177,7 +181,7 @@ class Run:
     @property
     def is_initialized(self) -> bool:
         """Whether ``initialize()`` has returned and the work is not over."""
-        return self.outcome is None and self.phase in (Phase.INITIALIZED, Phase.WORKING)
+        return self.outcome is None and self.phase in _PAST_START
 
     @property
     def is_stuck(self) -> bool:
@@ -230,7 +234,7 @@ class Run:
     @property
     def waits_for_others(self) -> bool:
         """Whether it is initialised, and those that start with it are not."""
-        return self.phase is Phase.INITIALIZED and not self._go.is_set()
+        return self.phase is Phase.INITIALIZED and self._startup.is_on
 
     async def wait_over(self) -> None:
         """Wait until `is_over` holds."""
@@ -342,42 +346,43 @@ class Run:
         """Go through all phases; nothing escapes."""
         current_run.set(self.info)
         current_sender.set(self)
-        current_hand.set(None)  # it may have been registered by a handler
+        if current_hand.get() is not None:  # it was registered by a handler
+            current_hand.set(None)
         try:
-            if not self.cancel_asked:
-                await self._begin()
-                if self.phase is Phase.WORKING:
-                    await self.host.work()
-            if self._doom is not None:
-                raise self._doom  # it has swallowed the cancellation
-        except BaseException as error:  # whatever it is, the supervisor is told
-            self._fail(error)
-        self._end_work()
-        if self.phase is Phase.STOPPING:
-            if self.cancel_asked:
-                with CancelScope(shield=True):
-                    await self._wait_for_turn()
-            else:
-                await self._wait_for_turn()
-            await self._shut_down()
-        self._enter(Phase.ENDED)
-        self._shutdown_scope = self._handle = None
-        self._report(self.host.run_ended)
-
-    async def _wait_for_turn(self) -> None:
-        while not self._take_turn(self):
-            self._turn = Event()
             try:
-                await self._turn.wait()
-            except get_cancelled_exc_class() as error:
-                if error_in(error) is None:
-                    raise  # a scope around it was cancelled, and would be again and again
-                # It must not leave this task: all others would be cancelled.
-                logger.warning(
-                    "%s was cancelled by something other than its scheduler when its work was over",
-                    self.host.title,
-                    extra=self.host.extra(),
-                )
+                if not self.cancel_asked:
+                    await self._begin()
+                    if self.phase is Phase.WORKING:
+                        await self.host.work()
+                if self._doom is not None:
+                    raise self._doom  # it has swallowed the cancellation
+            except BaseException as error:  # whatever it is, the supervisor is told
+                self._fail(error)
+                await self._hear_cancellation()
+            self._end_work()
+            # Nothing has cancelled its own scope: another one is a third of all that is done here.
+            if self.phase is Phase.STOPPING and not self.cancel_asked:
+                await self._shut_down(self._handle)
+            if self.phase is Phase.STOPPING:  # or something has cancelled all of them together
+                with CancelScope(shield=True) as scope:
+                    await self._shut_down(scope)
+            self._enter(Phase.ENDED)
+        finally:
+            if self.phase is not Phase.ENDED:  # a hook has left a scope open, say: it breaks out
+                self.phase = Phase.ENDED
+                self.outcome = self.outcome or Outcome.FAILED
+                self.host.tell()
+            self._shutdown_scope = self._handle = self._turn = None
+            self._report(self.host.run_ended)
+
+    async def _hear_cancellation(self) -> None:
+        """Let a cancellation come here that a failing hook has asked for in its last step.
+
+        On asyncio it would come when the run has ended, and be one of all runs.
+        """
+        if not self.cancel_asked and self.info.services.cancellations():
+            with suppress(get_cancelled_exc_class()), CancelScope(shield=True):
+                await checkpoint()
 
     async def _begin(self) -> None:
         """Come as far as the work."""
@@ -400,8 +405,8 @@ class Run:
             await within(metadata.start_timeout, "start_timeout", self.host.entry.task.initialize)
         self._enter(Phase.INITIALIZED)
         self._tell_begun()
-        if not (self._go.is_set() or self.info.stop_asked):
-            await self._go.wait()
+        while self._startup.is_on and not self.info.stop_asked:
+            await self._startup.over.wait()
         if self.info.stop_asked:
             return
         if self.phase is Phase.INITIALIZED:  # not let work with those that start together
@@ -448,7 +453,7 @@ class Run:
                 self.outcome = Outcome.FAILED
             else:
                 self.outcome = Outcome.STOPPED if self.stop_asked else Outcome.RETURNED
-        if self.phase in (Phase.INITIALIZED, Phase.WORKING):  # so a shutdown() is owed
+        if self.phase in _PAST_START:  # so a shutdown() is owed
             self._enter(Phase.STOPPING)
         else:
             self.host.tell()
@@ -462,31 +467,55 @@ class Run:
         except BaseException as error:
             self.host.process_ends(error)
 
-    async def _shut_down(self) -> None:
+    async def _shut_down(self, scope: CancelScope | TaskHandle[None] | None) -> None:
+        """Shut down when it is its turn; do nothing if that is cancelled before.
+
+        :param scope: what it runs in, not cancelled yet
+        """
+        while not self._take_turn(self):
+            self._turn = self.info.services.new_bell()
+            try:
+                await self._turn.wait()
+            except get_cancelled_exc_class() as error:
+                if error_in(error) is None:
+                    return  # a scope around it was cancelled, and would be again and again
+                # It must not leave this task: all others would be cancelled.
+                logger.warning(
+                    "%s was cancelled by something other than its scheduler when its work was over",
+                    self.host.title,
+                    extra=self.host.extra(),
+                )
         self._enter(Phase.SHUTTING_DOWN)
         if not self.has_hook:
             return
-        if self.cancel_asked:
-            with CancelScope(shield=True) as scope:
-                await self._call_shutdown(scope)
-        else:  # nothing has cancelled its own scope, which costs a third of all that is done here
-            assert self._handle is not None
-            await self._call_shutdown(self._handle)
-
-    async def _call_shutdown(self, scope: CancelScope | TaskHandle[None]) -> None:
         self._shutdown_scope = scope
-        if self._why_cut is not None:
+        if self._why_cut is not None and scope is not None:
             scope.cancel()
+        cancellations = self.info.services.cancellations
+        before = cancellations()
         try:
             await self.host.entry.task.shutdown()
+            if cancellations() > before:
+                await checkpoint()  # it comes now, and not when the run has ended
         except BaseException as error:
             self._shutdown_failed(error)
 
     def _shutdown_failed(self, raised_error: BaseException) -> None:
+        """Keep what went wrong in ``shutdown()``."""
+        errors = self.shutdown_errors
+        try:
+            self._explain_shutdown(raised_error)
+        except BaseException as trouble:
+            self.shutdown_errors = errors
+            self._note(self._unexplained(trouble), RuntimeError(type(trouble).__name__))
+            if not isinstance(trouble, Exception):
+                self.host.process_ends(trouble)
+
+    def _explain_shutdown(self, raised_error: BaseException) -> None:
         error = error_in(raised_error)
         if error is None:
-            assert self._why_cut is not None
-            self._note(self._why_cut, TimeoutError(self._why_cut))
+            why = self._why_cut or "its shutdown() was cancelled: another task broke out"
+            self._note(why, TimeoutError(why).with_traceback(users_line(raised_error)))
         elif isinstance(error, Exception):
             self._note(f"its shutdown() {raised(error)}", error)
         else:
@@ -504,6 +533,23 @@ class Run:
         return error
 
     def _fail(self, raised_error: BaseException) -> None:
+        """Keep what ended the work."""
+        try:
+            self._explain(raised_error)
+        except BaseException as trouble:
+            what, entry = self._unexplained(trouble), self.host.entry
+            self.failure = TaskExecutionError(
+                f"{self.host.title} failed: {what}", entry.task_id, entry.name
+            )
+            if not isinstance(trouble, Exception):
+                self.failure = trouble
+
+    def _unexplained(self, trouble: BaseException) -> str:
+        """Say what is known of an error that raises itself when it is looked into."""
+        what = f"an error that raises {type(trouble).__name__} itself when it is looked into"
+        return f"its {self.hook} raised {what}"
+
+    def _explain(self, raised_error: BaseException) -> None:
         """Keep what ended the work, in the words of a task's failure."""
         doom = self._doom
         error = doom if raised_error is doom else error_in(raised_error)
@@ -512,7 +558,8 @@ class Run:
             return
         cause = error
         if doom is not None:
-            doom.__traceback__ = None  # raised here, if at all
+            # Where it stood when it was cancelled for that; it may have been raised here.
+            doom.__traceback__ = users_line(raised_error) if error is None else None
             if error is not None and error is not doom:
                 what = "it was cancelled for what it did, and its clean-up failed"
                 cause = ExceptionGroup(what, [doom, error])

@@ -238,8 +238,11 @@ class Branch(Node):
 
 def leaves(node: Node) -> Iterator[Node]:
     """Iterate over the tasks below a node, in order; a task is below itself."""
-    if isinstance(node, Branch):
-        for child in list(node.children):
-            yield from leaves(child)
-    else:
+    if not isinstance(node, Branch):
         yield node
+        return
+    for child in list(node.children):
+        if isinstance(child, Branch):
+            yield from leaves(child)
+        else:
+            yield child

@@ -15,22 +15,23 @@ from datetime import datetime
 from math import inf
 from typing import Any, Final, Protocol
 
-from anyio import CancelScope, Event, current_time, sleep_forever
+from anyio import CancelScope, current_time, sleep_forever
 
 from .._broadcast.backpressure import Waits
 from .._broadcast.channel import Channel
-from .._broadcast.delivery import Pool
+from .._broadcast.pool import Pool
+from .._model._loops.wakeup import Wakeup
 from .._model.errors import LifecycleError, SchedulerError, TaskExecutionError
 from .._model.log import logger
 from .._model.snapshots import TaskKind, TaskSnapshot, TaskState
 from .._model.tracebacks import Repeats
-from .._model.wakeup import Wakeup
 from .._model.words import counted, in_seconds, in_words
 from .._tasks.context import Services
 from .._tasks.events import DeadLetter, Publisher, StateChanged, TaskEvent
 from .._tasks.registry import RegisteredTask
 from .._tasks.tally import Tally
-from .phases import Outcome, Phase
+from .host import Startup
+from .phases import BEFORE_OUTCOME, Outcome, Phase
 from .run import Run
 from .tree import Branch, Node
 from .waiting import what_holds_up
@@ -65,6 +66,11 @@ class Supervision(Protocol):
         """Where messages go that nobody could handle."""
         ...
 
+    @property
+    def take_turn(self) -> Callable[[Run], bool]:
+        """Returns whether it is the turn of a run to shut down; then it does so at once."""
+        ...
+
     def dependencies_of(self, worker: Worker) -> Iterable[Worker]:
         """Return what a task depends on, as the names stand now."""
         ...
@@ -74,10 +80,6 @@ class Supervision(Protocol):
 
     def became_ready(self, worker: Worker) -> None:
         """Hear that a task is ready, so that those that depend on it may work."""
-
-    def take_turn(self, run: Run) -> bool:
-        """Return whether it is the turn of a run to shut down; then it does so at once."""
-        ...
 
     def work_ended(self, worker: Worker, run: Run) -> None:
         """Hear that the work of a run has ended, and decide what that means."""
@@ -179,10 +181,10 @@ class Worker(Node, ABC):
             self.want(Wanted.REMOVE)
         self.changed.notify_all()
 
-    def new_run(self, go: Event, not_before: float, begun: Callable[[], None] | None) -> Run:
+    def new_run(self, startup: Startup, not_before: float, begun: Callable[[], None] | None) -> Run:
         """Make the next run; there must be none that has not ended.
 
-        :param go: set when all tasks that start together are initialised
+        :param startup: the start of all tasks
         :param not_before: when it may begin, in seconds on the event loop's clock
         :param begun: called when it is initialised, or never will be
         """
@@ -191,7 +193,7 @@ class Worker(Node, ABC):
         self.run = Run(
             self,
             self.supervision.services,
-            go,
+            startup,
             self.supervision.take_turn,
             not_before=not_before,
             begun=begun,
@@ -208,30 +210,27 @@ class Worker(Node, ABC):
         run = self.run
         if run is None:
             return WITHOUT_RUN[self.wanted]
+        if run.outcome is None:
+            if run.is_restart and run.phase is Phase.PENDING:
+                return TaskState.BACKING_OFF
+            if run.stop_asked and run.phase is Phase.WORKING:
+                return TaskState.STOPPING
+            return BEFORE_OUTCOME[run.phase]
         if run.phase is Phase.ENDED:
             if self.wanted is Wanted.RESTART:
                 return TaskState.BACKING_OFF
             return TaskState.STOPPED if run.failure is None else TaskState.FAILED
-        if run.outcome is not None:
-            if run.failure is not None:
-                return TaskState.FAILED
-            return TaskState.COMPLETED if run.outcome is Outcome.RETURNED else TaskState.STOPPING
-        if run.phase is Phase.PENDING:
-            return TaskState.BACKING_OFF if run.is_restart else TaskState.REGISTERED
-        if run.phase is Phase.INITIALIZING:
-            return TaskState.INITIALIZING
-        if run.phase is Phase.INITIALIZED:
-            return TaskState.READY
-        return TaskState.STOPPING if run.stop_asked else TaskState.RUNNING
+        if run.failure is not None:
+            return TaskState.FAILED
+        return TaskState.COMPLETED if run.outcome is Outcome.RETURNED else TaskState.STOPPING
 
     @property
     def is_done(self) -> bool:
         """Whether its work is over, or never began, and no other run follows."""
-        if self.wanted is Wanted.RESTART:
-            return False
-        if self.run is None:
-            return self.wanted is not Wanted.RUN
-        return self.run.is_over
+        run = self.run
+        if run is not None:
+            return run.outcome is not None and self.wanted is not Wanted.RESTART
+        return self.wanted in (Wanted.STOP, Wanted.REMOVE)
 
     @property
     def is_down(self) -> bool:
@@ -453,6 +452,9 @@ class Worker(Node, ABC):
         :return: whether it is one
         """
         return False
+
+    def scheduler_ended(self) -> None:
+        """Hear that all tasks have come to their end."""
 
     async def catch_up(self) -> None:
         """Have a bridge bring in what was published here; see `Bridge.catch_up`."""

@@ -17,10 +17,10 @@ import anyio
 from typing_extensions import override
 
 from .._model.errors import InvalidChannelError
-from .admin import TopicAdmin
-from .dead_letters import BuriedMessage, DeadLetterOutcome
-from .outages import Rejected
-from .settings import RedisSettings
+from ._admin import TopicAdmin
+from ._server.outages import Rejected
+from ._server.settings import RedisSettings
+from ._wire.dead_letters import BuriedMessage, DeadLetterOutcome
 
 __all__ = ["main"]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from math import inf
-from typing import Any, Final, Generic, Literal, Self, TypeVar, cast, final
+from typing import Annotated, Any, ClassVar, Final, Generic, Literal, Self, TypeVar, cast, final
 from uuid import uuid4
 
 from anyio import (
@@ -19,6 +20,7 @@ from anyio import (
     sleep,
 )
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from pydantic import ConfigDict, Field
 from typing_extensions import override
 
 from orchestrio import (
@@ -28,13 +30,28 @@ from orchestrio import (
 )
 
 from .._broadcast.acknowledgements import Acknowledgements, MessageInfo
+from .._broadcast.bus import EventBus
 from .._broadcast.relay import Relay
-from .._model.payloads import PayloadCodec
-from .._model.wakeup import Wakeup
+from .._model._loops.wakeup import Wakeup
+from .._model.errors import InvalidChannelError, LifecycleError
+from .._model.fields import Model, Name
+from .._model.log import logger
+from .._model.payloads import PayloadCodec, names_of
+from .._model.traces import trace_in, traceparent
 from .._tasks.bridge import Bridge
 from .._tasks.context import current_run
 
 T = TypeVar("T")
+
+
+class _Options(Model, frozen=True):
+    """The options of a `MemoryBridge`, checked as those of a `RedisBridge` are."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(title="MemoryBridge()")
+
+    mode: Literal["broadcast", "compete"]
+    group: Name
+    max_deliveries: Annotated[int, Field(strict=True, ge=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +61,7 @@ class _Sent:
     data: bytes
     time: datetime
     origin: str
+    traceparent: str | None
     id: str = field(default_factory=lambda: uuid4().hex)
 
 
@@ -58,7 +76,7 @@ class _Job:
     def info(self) -> MessageInfo:
         """What is known of it."""
         sent = self.sent
-        return MessageInfo(sent.id, sent.time, sent.origin, None, self.failures)
+        return MessageInfo(sent.id, sent.time, sent.origin, sent.traceparent, self.failures)
 
 
 #: The message that is being handled here, with its number in the channel.
@@ -77,18 +95,41 @@ class _Hub:
         self.dead_letters: list[tuple[str, bytes]] = []
         self.is_up = True
         self.changed = Wakeup()
+        self._modes: dict[str, str] = {}  # by topic
+        self._buried: set[tuple[str, str]] = set()  # by group, and the id of the message
         self._queues: dict[tuple[str, str], _Queue] = {}  # by process, or by group; and topic
+        #: with ``"compete"``, by topic: which groups have still to handle a message
+        self._owed: dict[str, dict[_Sent, set[str]]] = {}
 
     async def wait_up(self) -> None:
         """Wait until it answers."""
         while not self.is_up:
             await self.changed.wait()
 
+    def begin(self, topic: str, mode: str) -> None:
+        """Note how a topic is carried.
+
+        :raises InvalidChannelError: if others carry it in another mode
+        """
+        other = self._modes.setdefault(topic, mode)
+        if other != mode:
+            raise InvalidChannelError(
+                f'topic {topic!r} is carried with mode="{other}" by others, and here with'
+                f' mode="{mode}". Give it the same mode everywhere, or another MemoryServer',
+                topic,
+            )
+
     def join(self, reader: str, topic: str) -> _Queue:
-        """Make, or find, the queue that a process or a group of processes reads."""
+        """Make, or find, the queue that a process or a group of processes reads.
+
+        That of a group begins with what others have still to handle.
+        """
         key = (reader, topic)
         if key not in self._queues:
-            self._queues[key] = create_memory_object_stream[_Job](inf)
+            send, _ = self._queues[key] = create_memory_object_stream[_Job](inf)
+            for sent, groups in self._owed.get(topic, {}).items():
+                groups.add(reader)
+                send.send_nowait(_Job(sent))
         send, receive = self._queues[key]
         return send, receive.clone()
 
@@ -99,9 +140,24 @@ class _Hub:
 
     def spread(self, topic: str, sent: _Sent) -> None:
         """Give a message to all processes and groups that have joined."""
-        for (_, name), (send, _) in self._queues.items():
-            if name == topic:
-                send.send_nowait(_Job(sent))
+        readers = {reader for reader, name in self._queues if name == topic}
+        if self._modes[topic] == "compete":
+            self._owed.setdefault(topic, {})[sent] = readers
+        for reader in readers:
+            self._queues[reader, topic][0].send_nowait(_Job(sent))
+
+    def settle(self, group: str, topic: str, sent: _Sent) -> None:
+        """Note that a group is done with a message."""
+        groups = self._owed[topic][sent]
+        groups.discard(group)
+        if not groups:
+            del self._owed[topic][sent]
+
+    def bury(self, group: str, topic: str, sent: _Sent) -> None:
+        """Make a message a dead letter, once in a group, or '' for all processes."""
+        if (group, sent.id) not in self._buried:
+            self._buried.add((group, sent.id))
+            self.dead_letters.append((topic, sent.data))
 
     def close(self) -> None:
         """Let go of all queues."""
@@ -153,8 +209,9 @@ class MemoryBridge(Bridge):
     What is published on a topic of one scheduler goes to the receivers of all whose bridges share
     the `server`: as JSON and back, in one order, its own receivers included. With
     ``mode="compete"`` each message is handled in one scheduler of the group, and goes to another
-    one, or comes again, if its handler failed. `Harness.idle` does not see what is on its way
-    between schedulers: wait for it with a `Recorder`.
+    one, or comes again, if its handler failed. What is not of the topic's type where it arrives is
+    a dead letter at once, while `RedisBridge` leaves it to others of a group first. `Harness.idle`
+    does not see what is on its way between schedulers: wait for it with a `Recorder`.
 
     Example::
 
@@ -187,7 +244,9 @@ class MemoryBridge(Bridge):
     :param max_deliveries: with ``"compete"``: how often a message is handled at most, before it is
         one of the server's `dead_letters`
     :raises TypeError: if `server` is none
-    :raises ValueError: if an option is not valid
+    :raises ~pydantic.ValidationError: if an option is not valid; it names the field
+    :raises ValueError: if no topic is given
+    :raises InvalidChannelError: if a topic cannot leave the process, or two have the same name
     """
 
     def __init__(
@@ -201,32 +260,43 @@ class MemoryBridge(Bridge):
     ) -> None:
         if not isinstance(cast("object", server), MemoryServer):
             raise TypeError(f"server must be a MemoryServer, not {server!r}")
-        if isinstance(topics, str) or not topics:
-            raise ValueError("topics is a list of at least one topic")
-        if mode not in ("broadcast", "compete"):
-            raise ValueError(f'mode must be "broadcast" or "compete", not {mode!r}')
-        if max_deliveries < 1:
-            raise ValueError(f"max_deliveries must be 1 or more, not {max_deliveries!r}")
+        self._options = _Options(mode=mode, group=group, max_deliveries=max_deliveries)
         self._server = server
-        self._topics = topics
-        self._mode = mode
-        self._group = group
-        self._max_deliveries = max_deliveries
+        self._topics = [
+            (topic, name, PayloadCodec[Any](topic))
+            for topic, name in zip(topics, names_of(topics), strict=True)
+        ]
         self._carriers: list[_Carrier[Any]] = []
+        self._bus: EventBus[Any] | None = None
 
     @override
     async def initialize(self) -> None:
         context = current_task_context()
         run = current_run.get()
         assert run is not None
-        reader = self._group if self._mode == "compete" else str(context.task_id)
+        gone = any(not carrier.relay.is_taken for carrier in self._carriers)
+        if gone or self._bus not in (None, run.services.bus):
+            raise LifecycleError(
+                "a bridge that was removed, or has worked in another scheduler, cannot be used"
+                " again: make a new MemoryBridge"
+            )
+        self._bus = run.services.bus
+        options = self._options
+        reader = options.group if options.mode == "compete" else str(context.task_id)
+        hub = self._server._hub  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
+        try:
+            for topic, name, codec in self._topics[len(self._carriers) :]:
+                carrier = _Carrier[Any](hub, topic, name, codec, reader, run.services.wall_clock)
+                carrier.take_over(self._bus, options)
+                self._carriers.append(carrier)
+            for _, name, _ in self._topics:
+                hub.begin(name, options.mode)
+        except BaseException:
+            self.close()
+            self._carriers.clear()
+            raise
         for carrier in self._carriers:
-            carrier.join()  # again, for another run
-        for topic in self._topics[len(self._carriers) :]:
-            hub = self._server._hub  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
-            carrier = _Carrier[Any](hub, topic, reader, run.services.wall_clock)
-            carrier.take_over(context.bus, self._max_deliveries, compete=self._mode == "compete")
-            self._carriers.append(carrier)
+            carrier.join()
 
     @override
     async def execute(self) -> None:
@@ -237,7 +307,7 @@ class MemoryBridge(Bridge):
 
     @override
     def receive_no_more(self) -> None:
-        if self._mode == "compete":
+        if self._options.mode == "compete":
             self._end_receiving()
 
     @override
@@ -266,20 +336,26 @@ class MemoryBridge(Bridge):
     async def shutdown(self) -> None:
         """Send what is left, if the server answers, and leave."""
         for carrier in self._carriers:
-            carrier.leave(forget=self._mode == "broadcast")
+            carrier.leave(forget=self._options.mode == "broadcast")
 
 
 class _Carrier(Generic[T]):
     """Carries one topic."""
 
     def __init__(
-        self, hub: _Hub, topic: Topic[T] | str, reader: str, now: Callable[[], datetime]
+        self,
+        hub: _Hub,
+        topic: Topic[T] | str,
+        name: str,
+        codec: PayloadCodec[T],
+        reader: str,
+        now: Callable[[], datetime],
     ) -> None:
         self._hub = hub
         self._topic = topic
         self._reader = reader
-        self._name = str(topic.key if isinstance(topic, Topic) else topic)
-        self._codec = PayloadCodec(topic)
+        self._name = name
+        self._codec = codec
         self._now = now
         self._origin = uuid4().hex[:8]
         self._competes = False
@@ -290,23 +366,23 @@ class _Carrier(Generic[T]):
         self._readers_changed = Wakeup()
         self._receiving: set[CancelScope] = set()
 
-    def take_over(self, bus: Any, max_deliveries: int, *, compete: bool) -> None:
+    def take_over(self, bus: EventBus[Any], options: _Options) -> None:
         """Take over the channel of the topic."""
         self.relay = Relay[T, _Sent](bus, self._topic, self._pack)
-        self._max_deliveries = max_deliveries
-        self._competes = compete
+        self._max_deliveries = options.max_deliveries
+        self._competes = options.mode == "compete"
         self._acknowledgements = Acknowledgements(
             self._begin, self._settled, self._readers_changed.notify_all, about=_about
         )
-        self.relay.acknowledge(self._acknowledgements, lossless=compete)
-        self.join()
+        self.relay.acknowledge(self._acknowledgements, lossless=self._competes)
 
     def join(self) -> None:
         """Read what is sent from now on, or what is left for the group."""
         self._again, self._incoming = self._hub.join(self._reader, self._name)
 
     def _pack(self, message: T) -> _Sent:
-        return _Sent(self._codec.encode(message), self._now(), self._origin)
+        trace = trace_in(traceparent.get())
+        return _Sent(self._codec.encode(message), self._now(), self._origin, trace)
 
     async def send(self) -> None:
         """Send what is published here, for ever."""
@@ -357,8 +433,10 @@ class _Carrier(Generic[T]):
             job = await self._incoming.receive()
             try:
                 await self._hub.wait_up()
-                message = self._codec.decode(job.sent.data)
-                number = await self.relay.deliver(message)
+                message = self._read(job)
+                if message is None:
+                    continue
+                number = await self.relay.deliver(*message)
             except BaseException:
                 self._again.send_nowait(job)
                 raise
@@ -371,9 +449,24 @@ class _Carrier(Generic[T]):
                 self._in_hand[number] = job
                 self._acknowledgements.expect(number)
 
+    def _read(self, job: _Job) -> tuple[T] | None:
+        """Return the message, or `None` if there is none for this process: it is a dead letter."""
+        try:
+            return (self._codec.decode(job.sent.data),)
+        except Exception as error:  # also of a validator of the payload
+            self._bury(job)
+            logger.error(
+                "message %s of topic %r cannot be read, and is a dead letter: %s",
+                job.sent.id,
+                self._name,
+                str(error).partition("\n")[0],
+            )
+            return None
+
     def _begin(self, number: int) -> Awaitable[None] | None:
         job = self._taken.get(number)
         _handled.set(None if job is None else (number, job.info))
+        traceparent.set(None if job is None else job.sent.traceparent)
         return self._note_begin(number) if self._competes else None
 
     async def _note_begin(self, number: int) -> None:
@@ -385,18 +478,27 @@ class _Carrier(Generic[T]):
         job = self._in_hand.pop(number, None)
         begun = number in self._begun
         self._begun.discard(number)
-        if error is None or job is None:
+        if job is None:
+            return
+        if error is None:
+            self._hub.settle(self._reader, self._name, job.sent)
             return
         job.failures += begun  # only a delivery whose handler began counts
         if job.failures < self._max_deliveries:
             self._again.send_nowait(job)
         else:
-            self._hub.dead_letters.append((self._name, job.sent.data))
+            self._bury(job)
+
+    def _bury(self, job: _Job) -> None:
+        self._hub.bury(self._reader if self._competes else "", self._name, job.sent)
+        if self._competes:
+            self._hub.settle(self._reader, self._name, job.sent)
 
     def leave(self, *, forget: bool) -> None:
         """Send the rest, hand back what is not handled, and leave the server."""
         if self._hub.is_up:
-            self._send_all()
+            with suppress(EndOfStream, ClosedResourceError):
+                self._send_all()
         for job in self._in_hand.values():
             self._again.send_nowait(job)
         self._in_hand.clear()

@@ -19,7 +19,7 @@ from orchestrio import (
 )
 
 from .._broadcast.bus import subscribe_until_closed
-from .._model.wakeup import Wakeup
+from .._model._loops.wakeup import Wakeup
 from .._workers.tree import Branch
 from .._workers.worker import Worker
 from ._probe import Hook, Observer, observe

@@ -9,7 +9,7 @@ from anyio import ClosedResourceError, EndOfStream, WouldBlock
 
 from orchestrio import BroadcastReceiveStream, LaggedError
 
-from .._model.wakeup import Wakeup
+from .._model._loops.wakeup import Wakeup
 
 T = TypeVar("T")
 

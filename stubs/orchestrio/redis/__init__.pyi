@@ -10,6 +10,20 @@ from typing_extensions import Unpack
 
 from .. import BackgroundTask, SchedulerError, Topic
 
+__all__ = [
+    "BridgeOptions",
+    "BridgeStatistics",
+    "BuriedMessage",
+    "ConsumerGroup",
+    "DeadLetterOutcome",
+    "DeadLetterReport",
+    "OutboxError",
+    "RedisBridge",
+    "RedisSettings",
+    "TopicAdmin",
+    "traceparent",
+]
+
 _Mode: TypeAlias = Literal["broadcast", "compete"]
 _UserAndPassword: TypeAlias = tuple[str | None, str]
 

@@ -284,7 +284,10 @@ class _Wire(ByteStream):
 
     async def _end(self) -> ClosedResourceError:
         """End what the client is doing; only before the handshake is over it does not log that."""
-        await checkpoint()  # what came last may have been the end of the handshake
+        # What came last may have been the end of the handshake: that goes on in the next turn of the
+        # event loop, and with trio, which has no order in a turn, before the one after that.
+        await checkpoint()
+        await checkpoint()
         if self.greeted:
             self.hang_up()
             await sleep_forever()  # which has been cancelled

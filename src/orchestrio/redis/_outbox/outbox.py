@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from itertools import accumulate
 from typing import Final, final
 
-from anyio import ClosedResourceError, EndOfStream, WouldBlock
+from anyio import ClosedResourceError, EndOfStream, Lock, WouldBlock
 from typing_extensions import override
 
-from .._broadcast.cursor import Cursor
-from .._model.errors import EventSendError, LaggedError
-from .._model.log import logger
-from .._model.wakeup import Wakeup
-from .database import BATCH, BATCH_BYTES, Batch, Database
-from .envelope import Outgoing
+from ..._broadcast.cursor import Cursor
+from ..._model._loops.wakeup import Wakeup
+from ..._model.errors import EventSendError, LaggedError
+from ..._model.log import logger
+from .._wire.envelope import Outgoing
+from .database import BATCH, BATCH_BYTES, Batch, Database, OutboxError
 
 __all__ = ["DiskOutbox", "MemoryOutbox", "Outbox"]
 
@@ -60,6 +61,12 @@ class Outbox(ABC):
 
     async def spool_rest(self) -> None:
         """Bring to safety what was published until now, without waiting for more."""
+
+    def end(self, *, for_good: bool) -> None:
+        """Bring nothing to safety any more, until `load` is called again.
+
+        :param for_good: whether it never will be
+        """
 
     @abstractmethod
     async def next_batch(self) -> Batch:
@@ -129,7 +136,8 @@ class MemoryOutbox(Outbox):
 class DiskOutbox(Outbox):
     """Keeps on disk what was published until the server has it.
 
-    `spool` moves what is published to the disk; ``send()`` returns when it is there.
+    `spool` moves what is published to the disk; ``send()`` returns when it is there. While nothing
+    spools, as in the hooks before and after the bridge's work, whoever waits for that does it.
 
     :param outgoing: what is published; nothing of it is overwritten
     :param database: the file
@@ -146,31 +154,57 @@ class DiskOutbox(Outbox):
         self._in_hand: list[tuple[int, Outgoing]] = []  # of those
         self._ended = False
         self._taken: Batch = ("", [])  # on their way to the disk
+        self._storing: Final = Lock()
+        self._is_spooled = False
+        self._is_open = False  # whether the file is
+        self._is_over = False  # whether it will not be opened again
 
     @override
     async def load(self) -> None:
         self._stored = await self._database.count(self._topic)
+        self._is_open = True
+
+    @override
+    def end(self, *, for_good: bool) -> None:
+        self._is_open = False
+        self._is_over = for_good
+        self._outgoing.channel.changed.notify_all()
 
     @override
     async def spool(self) -> None:
+        self._is_spooled = True
         try:
             while True:
-                await self._store(wait=True)
-                self._taken = self._database.number(await self._published())
+                await self._store_all(wait=True)
+                while self._outgoing.must_wait:
+                    await self._outgoing.wait()
         except EndOfStream:
             self._ended = True
             self._changed.notify_all()
+        finally:
+            self._is_spooled = False
+            self._outgoing.channel.changed.notify_all()
 
     @override
     async def spool_rest(self) -> None:
-        while True:
-            await self._store(wait=False)  # there is nobody left to make room
-            try:
-                self._taken = self._database.number(self._outgoing.take(BATCH))
-            except LaggedError as lag:
-                self._lag(lag)
-            except (WouldBlock, EndOfStream):
-                return
+        with suppress(EndOfStream):
+            await self._store_all(wait=False)  # there is nobody to make room
+
+    async def _store_all(self, *, wait: bool) -> None:
+        """Write to the disk what was published until now.
+
+        :param wait: whether to wait for room in the file
+        :raises ~anyio.EndOfStream: if nothing is published any more
+        """
+        async with self._storing:
+            while True:
+                await self._store(wait=wait)
+                try:
+                    self._taken = self._database.number(self._outgoing.take(BATCH))
+                except LaggedError as lag:
+                    self._lag(lag)
+                except WouldBlock:
+                    return
 
     async def _store(self, *, wait: bool) -> None:
         """Write to the disk what was taken; what is not there yet is still taken.
@@ -194,7 +228,7 @@ class DiskOutbox(Outbox):
 
         :param number: the message's number in the channel
         :raises ~anyio.ClosedResourceError: if it may never be, because the channel was closed
-        :raises EventSendError: if it never will be, because the bridge was removed
+        :raises EventSendError: if it never will be, because the bridge was removed, or has ended
         """
         channel = self._outgoing.channel
         while self._safe <= number:
@@ -206,6 +240,19 @@ class DiskOutbox(Outbox):
                 )
             if channel.shut:
                 raise ClosedResourceError
+            if self._is_over:
+                raise EventSendError(
+                    f"a message on {channel} was not sent: its bridge has ended before it could be"
+                    " stored. Register the bridge before the tasks that publish in shutdown(): it"
+                    " ends after them.",
+                    channel.event,
+                )
+            if self._is_open and not self._is_spooled:
+                try:
+                    await self.spool_rest()
+                    continue
+                except OutboxError:  # it closes just now; or the bridge meets it, too, and says so
+                    pass
             await channel.changed.wait()
 
     @override

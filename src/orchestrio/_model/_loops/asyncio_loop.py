@@ -1,21 +1,23 @@
-"""`AsyncioBell`: what `anyio.Event` is on asyncio, for one ring and without its layers."""
+"""Event loops of asyncio: their clock, and what tasks wait on, without AnyIO's layers."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 if TYPE_CHECKING:  # a program on trio needs no asyncio
-    from asyncio import Future
+    from asyncio import AbstractEventLoop, Future
 
-__all__ = ["AsyncioBell", "asyncio_bells"]
+__all__ = ["AsyncioBell", "asyncio_bells", "asyncio_cancellations", "asyncio_clock"]
 
 
 @final
 class AsyncioBell:
-    """Wakes those that wait, once. A wait is one future: no frame to wake up through."""
+    """Wakes those that wait, once, as an `anyio.Event`.
+
+    A wait is one future: no frame to wake up through.
+    """
 
     __slots__ = ("_create_future", "_has_rung", "_waiters")
 
@@ -50,10 +52,22 @@ class AsyncioBell:
                 waiter.set_result(None)
 
 
-def asyncio_bells(loop: object) -> Callable[[], AsyncioBell] | None:
-    """Return what makes bells for an event loop; `None` if it is none of asyncio's."""
-    if "asyncio" not in sys.modules:
-        return None
-    from asyncio import AbstractEventLoop
+def asyncio_bells(loop: object) -> Callable[[], AsyncioBell]:
+    """Return what makes bells for an event loop of asyncio, or for what does as one."""
+    return partial(AsyncioBell, cast("AbstractEventLoop", loop).create_future)
 
-    return partial(AsyncioBell, loop.create_future) if isinstance(loop, AbstractEventLoop) else None
+
+def asyncio_cancellations() -> Callable[[], int]:
+    """Return what says how often the task that runs was cancelled, heard of or to come."""
+    from asyncio import current_task
+
+    def cancellations() -> int:
+        task = current_task()
+        return 0 if task is None else task.cancelling()
+
+    return cancellations
+
+
+def asyncio_clock(loop: object) -> Callable[[], float]:
+    """Return what tells the time of such an event loop."""
+    return cast("AbstractEventLoop", loop).time

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from json.decoder import JSONDecoder
 from typing import Final, NoReturn, final
 
+from .envelope import VERSION
+
 __all__ = [
     "BuriedMessage",
     "DeadLetterOutcome",
@@ -17,10 +19,7 @@ __all__ = [
     "time_of",
 ]
 
-#: The version of the entries that are made here.
-_VERSION: Final = "2"
-
-_TIMES: Final = re.compile(r"it was delivered \d+ times\. ?")
+_TIMES: Final = re.compile(r"it was delivered [\d,]+ times?\. ?")
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 
 
@@ -34,7 +33,7 @@ class BuriedMessage:
     buried_at: datetime
     """When it was moved there, in UTC, by the server's clock."""
     deliveries: int
-    """How often it was delivered."""
+    """How often its handling began."""
     group: str | None
     """The group in which it failed, with ``mode="compete"``."""
     error: str
@@ -97,7 +96,7 @@ def entry_fields(message: str | None, group: str | None) -> list[str]:
     try:
         members = _members(message or "")
         if "specversion" in members:
-            fields = ["v", _VERSION, "n", "", *_text("id", members), *_text("time", members)]
+            fields = ["v", str(VERSION), "n", "", *_text("id", members), *_text("time", members)]
             fields += ["data", members["data"]]  # byte for byte: numbers stay as they were written
             if "traceparent" in members:
                 fields += _text("traceparent", members)

@@ -2,53 +2,50 @@
 
 from __future__ import annotations
 
-import random
-from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+import os
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from typing import Any, Final, TypeVar, cast, final
 from uuid import uuid4
+from weakref import WeakSet
 
-from anyio import CancelScope, current_time, move_on_after, sleep
+from anyio import (
+    CancelScope,
+    current_time,
+    get_cancelled_exc_class,
+    move_on_after,
+)
 from typing_extensions import Unpack, override
 
 from .._broadcast.bus import EventBus
 from .._broadcast.relay import Relay
-from .._model.errors import InvalidChannelError, LifecycleError
+from .._model._loops.wakeup import Wakeup
+from .._model.errors import EventSendError, InvalidChannelError, LifecycleError
 from .._model.log import logger
-from .._model.settings import Backoff, wait_before
+from .._model.payloads import SHARED, names_of
 from .._model.topics import Topic
-from .._model.wakeup import Wakeup
 from .._model.words import counted
 from .._tasks.bridge import Bridge
-from .._tasks.context import current_run
+from .._tasks.context import Services, current_run
 from .._tasks.events import TaskLagged
-from .broadcast import Broadcast
-from .carrier import Carrier, Limits
-from .compete import Compete
-from .connection import (
-    TROUBLE,
-    Connection,
-    RedisSettings,
-    Refused,
-    connected,
-    together,
-)
-from .database import Database, new_origin
-from .envelope import Format
-from .keys import Keys
-from .leases import RedisLeases
-from .options import BridgeOptions, BridgeSettings
-from .outages import Full
-from .outbox import DiskOutbox, MemoryOutbox
-from .reading import read_broadcasts, read_group
+from ._carriers.broadcast import Broadcast
+from ._carriers.carrier import Carrier, Limits
+from ._carriers.compete import Compete
+from ._carriers.reading import read_broadcasts, read_group
+from ._leases import RedisLeases
+from ._options import BridgeOptions, BridgeSettings
+from ._outbox.database import Database, new_origin
+from ._outbox.outbox import DiskOutbox, MemoryOutbox
+from ._server.connection import Connection, RedisSettings, together
+from ._server.sessions import Sessions
+from ._wire.envelope import Format, Outgoing
+from ._wire.keys import Keys
 
 __all__ = ["BridgeStatistics", "RedisBridge"]
 
 C = TypeVar("C", bound=Carrier[Any])
-
-_BACKOFF: Final = Backoff(initial_delay=0.1, max_delay=5.0)
 
 #: How soon, in seconds, to look again whether what was sent has come back.
 _AGAIN: Final = 0.02
@@ -159,27 +156,20 @@ class RedisBridge(Bridge):
         self._settings = url if isinstance(url, RedisSettings) else RedisSettings.from_url(url)
         checked = BridgeSettings.model_validate({"namespace": namespace, **options})
         self._options = checked
-        if not _are_several(topics):
-            raise ValueError("topics is a list of at least one topic")
+        names = names_of(topics)
         self._formats = [
             Format[Any](topic, checked.namespace, checked.max_bytes) for topic in topics
         ]
-        names = Counter(format.name for format in self._formats)
-        for format in self._formats:
-            if names[format.name] > 1:
-                raise InvalidChannelError(
-                    f"{names[format.name]} of the topics are called {format.name!r}: they would"
-                    " share one stream, and each read what is the others'. Give each a key of its"
-                    " own",
-                    format.event,
-                )
         self._database = (
             None
             if checked.outbox is None
             else Database(checked.outbox, limit=checked.max_outbox, topics=set(names))
         )
+        self._services: Services | None = None
+        self._left_at: int | None = None  # how many had been published when its last run ended
         self._origin = ""  # of the process that uses it, which may be a fork of this one
         self._consumer = ""
+        self._process = 0  # in which it works
         self._carriers: list[Carrier[Any]] = []
         self._broadcasts: list[Broadcast[Any]] = []
         self._competes: list[Compete[Any]] = []
@@ -187,12 +177,10 @@ class RedisBridge(Bridge):
         self._is_leaving = False  # it is being removed
         self._changed = Wakeup()  # there is room for what comes in
         self._receiving: CancelScope | None = None
-        self._leases = RedisLeases(checked.namespace, checked.lease, self._keep)
-        self._connected = False
-        self._outages = 0
-        self._down: set[object] = set()  # the loops that wait for it to answer
-        self._sessions = 0
-        self._away_since: float | None = None  # in seconds on the event loop's clock
+        self._sessions = Sessions(
+            self._settings, lambda: [carrier.keys.stream for carrier in self._carriers]
+        )
+        self._leases = RedisLeases(checked.namespace, checked.lease, self._sessions.keep)
 
     @property
     @override
@@ -206,8 +194,8 @@ class RedisBridge(Bridge):
         """
         carriers = self._carriers
         return BridgeStatistics(
-            connected=self._connected,
-            outages=self._outages,
+            connected=self._sessions.connected,
+            outages=self._sessions.outages,
             sent=sum(carrier.counts.sent for carrier in carriers),
             unsent=sum(carrier.outbox.unsent for carrier in carriers),
             received=sum(carrier.counts.received for carrier in carriers),
@@ -232,6 +220,11 @@ class RedisBridge(Bridge):
                 " again: make a new RedisBridge"
             )
         self._bus = run.services.bus
+        self._services = run.services
+        self._left_at = None
+        self._process = os.getpid()
+        with _lock:
+            _at_work.add(self)
         self._receiving = CancelScope()
         if not self._origin:
             self._origin, self._consumer = new_origin(), uuid4().hex
@@ -245,8 +238,10 @@ class RedisBridge(Bridge):
                 competing.open()
             for carrier in self._carriers:
                 await carrier.outbox.load()
-            await self._keep(self._join)
-        except BaseException:
+            await self._sessions.keep(self._join)
+        except BaseException as error:
+            if isinstance(error, get_cancelled_exc_class()) and not self._sessions.connected:
+                error.add_note(f"it waited for {self._settings} to answer")
             if is_first:  # nobody has counted on it yet
                 self.close()
                 for carriers in (self._carriers, self._broadcasts, self._competes):
@@ -255,17 +250,29 @@ class RedisBridge(Bridge):
                 with CancelScope(shield=True):
                     await self._database.close()
             raise
-        run.services.leases = self._leases
+        if self._leases not in run.services.leases:
+            run.services.leases.append(self._leases)
 
     def _take_over(self, format: Format[Any], bus: EventBus[Any]) -> Carrier[Any]:
         options = self._options
-        relay = Relay[Any, Any](bus, format.event, format.pack, keep=self._database is not None)
+        keys = Keys(options.namespace, format.name)
+        with _lock:
+            others = list(_at_work)
+        for other in others:
+            if other._bus is bus and other._settings == self._settings and other._has(format, keys):
+                raise InvalidChannelError(
+                    f"another bridge of this scheduler carries another topic that is called"
+                    f" {format.name!r} in the namespace {options.namespace!r}: {SHARED}, or each"
+                    " bridge a namespace",
+                    format.event,
+                )
+        admit = partial(self._pack, format)
+        relay = Relay[Any, Any](bus, format.event, admit, keep=self._database is not None)
         if self._database is None:
             outbox: MemoryOutbox | DiskOutbox = MemoryOutbox(relay.outgoing, self._origin)
         else:
             outbox = DiskOutbox(relay.outgoing, self._database, format.name)
             relay.confirm(outbox.wait_safe)
-        keys = Keys(options.namespace, format.name)
         broadcasts = options.mode == "broadcast"
         limits = Limits(options.max_length if broadcasts else 0, options.max_dead_letters)
         if broadcasts:
@@ -290,14 +297,38 @@ class RedisBridge(Bridge):
         self._competes.append(competing)
         return competing
 
+    def _pack(self, format: Format[Any], message: Any) -> Outgoing:
+        if os.getpid() != self._process:
+            raise EventSendError(
+                f"a message for {format.event} was not sent: this process was forked from the one in"
+                " which the bridge works, and has none of its own. Fork before the scheduler is"
+                " started, or have the parent publish it.",
+                format.event,
+            )
+        return format.pack(message)
+
+    def _has(self, format: Format[Any], keys: Keys) -> bool:
+        """Whether it carries another event that has the keys of a topic."""
+        return any(
+            carrier.relay.is_taken and carrier.event != format.event
+            for carrier in self._carriers
+            if carrier.keys.stream == keys.stream
+        )
+
     async def _join(self, connection: Connection) -> None:
         for carrier in self._carriers:
             await carrier.join(connection)
 
     @override
     async def execute(self) -> None:
+        run = current_run.get()
+        if run is not None and run.fencing_token is not None:
+            raise LifecycleError(
+                "a bridge cannot be a singleton: it carries topics in every process, and in those"
+                " that wait for the lease would carry nothing. Register it with singleton=False."
+            )
         await together(
-            partial(self._keep, self._serve),
+            partial(self._sessions.keep, self._serve),
             self._receive,
             *(carrier.outbox.spool for carrier in self._carriers),
         )
@@ -307,7 +338,7 @@ class RedisBridge(Bridge):
         assert self._receiving is not None
         with self._receiving:
             await together(
-                *(partial(self._keep, read) for read in self._readers()),
+                *(partial(self._sessions.keep, read) for read in self._readers()),
                 *(carrier.deliver for carrier in self._carriers),
             )
 
@@ -332,7 +363,9 @@ class RedisBridge(Bridge):
     @override
     async def catch_up(self) -> None:
         try:
-            while not self._down and any(carrier.is_awaited for carrier in self._broadcasts):
+            while not self._sessions.is_awaited and any(
+                carrier.is_awaited for carrier in self._broadcasts
+            ):
                 with move_on_after(_AGAIN):
                     await self._changed.wait()
         finally:
@@ -350,6 +383,8 @@ class RedisBridge(Bridge):
 
     @override
     def close(self) -> None:
+        if self._services is not None and self._leases in self._services.leases:
+            self._services.leases.remove(self._leases)
         lost = sum(carrier.relay.close() for carrier in self._carriers)
         if lost:
             logger.warning(
@@ -362,7 +397,7 @@ class RedisBridge(Bridge):
     @property
     @override
     def cut_off(self) -> str | None:
-        since = self._away_since
+        since = self._sessions.away_since
         if since is None or current_time() - since < _GRACE:
             return None
         return f"{self._settings} to answer"
@@ -377,8 +412,22 @@ class RedisBridge(Bridge):
                 await self._leave()
             finally:
                 self._say_what_is_left()
+                for carrier in self._carriers:
+                    carrier.outbox.end(for_good=carrier.relay.is_ending)
                 if self._database is not None:
                     await self._database.close()
+
+    @override
+    def say_last(self) -> None:
+        published = sum(carrier.relay.published for carrier in self._carriers)
+        late = 0 if self._left_at is None else published - self._left_at
+        if late:
+            logger.warning(
+                "%s, published after the bridge to %s had ended, never left this process. Register"
+                " the bridge before the tasks that publish in shutdown(): it ends after them",
+                counted(late, "messages"),
+                self._settings,
+            )
 
     async def _leave(self) -> None:
         for carrier in self._competes:
@@ -391,9 +440,10 @@ class RedisBridge(Bridge):
         # What is on disk can wait for the next process; with nothing to lose, so can all.
         unsent = self._database is None and any(one.outbox.unsent for one in self._carriers)
         owes = unsent or any(carrier.owes for carrier in self._carriers)
-        await self._keep(self._finish, once=not owes)
+        await self._sessions.keep(self._finish, once=not owes)
 
     def _say_what_is_left(self) -> None:
+        self._left_at = sum(carrier.relay.published for carrier in self._carriers)
         unsent = sum(carrier.outbox.unsent for carrier in self._carriers)
         on_disk = 0
         if self._database is not None:
@@ -414,112 +464,20 @@ class RedisBridge(Bridge):
         for carrier in self._carriers:
             await carrier.send_rest(connection)
 
-    # -- sessions ------------------------------------------------------------------------------
-
-    async def _keep(
-        self, use: Callable[[Connection], Awaitable[None]], *, once: bool = False
-    ) -> None:
-        """Have sessions with the server, one after the other, until one comes to its end."""
-        loop = object()
-        attempt = 0
-        refused = False
-
-        def is_up() -> None:
-            nonlocal attempt
-            attempt = 0
-            self._is_up(loop)
-
-        try:
-            while True:
-                answers = False
-                try:
-                    async with connected(self._settings) as connection:
-                        await connection.ping([carrier.keys.stream for carrier in self._carriers])
-                        answers = True
-                        self._sessions += 1
-                        if refused:  # and only doing it will tell whether it still is
-                            connection.when_done(is_up)
-                        else:
-                            is_up()
-                        await use(connection)
-                        return
-                except TROUBLE as error:
-                    # A connection that broke is worth a new one soon; a server that is away, or
-                    # refuses what it is asked, needs time.
-                    refused = isinstance(error, Refused)
-                    attempt = 1 if answers and not refused else attempt + 1
-                    self._is_down(loop, error)
-                    if once:
-                        return
-                    await sleep(wait_before(attempt, _BACKOFF, random.random()))
-                finally:
-                    self._sessions -= answers
-        finally:
-            if loop in self._down:  # it has been given up
-                self._down.discard(loop)
-                if not self._down:
-                    self._away_since = None
-                    self._connected = self._sessions > 0
-
-    def _is_up(self, loop: object) -> None:
-        self._down.discard(loop)
-        if not self._down:
-            self._away_since = None
-        if not (self._down or self._connected):
-            self._connected = True
-            logger.info("%s answers", self._settings)
-
-    def _is_down(self, loop: object, error: Exception) -> None:
-        self._down.add(loop)
-        if self._away_since is None:
-            waited = self._settings.response_timeout if isinstance(error, TimeoutError) else 0.0
-            self._away_since = current_time() - waited
-        if self._connected or not self._outages:
-            self._connected = False
-            self._outages += 1
-            cause: BaseException = error
-            while cause.__cause__ is not None:
-                cause = cause.__cause__
-            logger.warning(
-                "%s does not answer as it should, and is asked again: %s: %s",
-                self._settings,
-                type(cause).__name__,
-                cause,
-            )
-
     async def _serve(self, connection: Connection) -> None:
         """Send, and tell and ask what has to be."""
         await self._join(connection)  # the server may have lost what there was
         await together(
-            *(partial(self._send, carrier, connection) for carrier in self._carriers),
+            *(
+                partial(self._sessions.send, partial(carrier.send, connection))
+                for carrier in self._carriers
+            ),
             *(
                 partial(loop, connection)
                 for carrier in self._carriers
                 for loop in (carrier.tell, carrier.maintain)
             ),
         )
-
-    async def _send(self, carrier: Carrier[Any], connection: Connection) -> None:
-        """Send what is published; a server that is full takes all but that."""
-        attempt = 0
-
-        def sent() -> None:
-            nonlocal attempt
-            if attempt:
-                attempt = 0
-                self._is_up(carrier)
-
-        try:
-            while True:
-                try:
-                    await carrier.send(connection, sent)
-                    return
-                except Full as error:
-                    attempt += 1
-                    self._is_down(carrier, error)
-                    await sleep(wait_before(attempt, _BACKOFF, random.random()))
-        finally:
-            self._down.discard(carrier)
 
     async def _read_broadcasts(
         self, carriers: Sequence[Broadcast[Any]], connection: Connection
@@ -533,6 +491,11 @@ class RedisBridge(Bridge):
             await carrier.join(connection)
         group = self._options.group
         await read_group(connection, carriers, group, self._consumer, self._changed)
+
+
+#: The bridges that have a bus, of whatever thread.
+_lock: Final = Lock()
+_at_work: Final[WeakSet[RedisBridge]] = WeakSet()
 
 
 def _each_or_all(carriers: list[C], *, apart: bool) -> list[list[C]]:
@@ -552,9 +515,3 @@ def _lagged(missed: int) -> None:
             missed=missed,
         )
     )
-
-
-def _are_several(topics: object) -> bool:
-    """Return whether something is a collection, with something in it, and not one text."""
-    several = cast("Collection[object]", topics) if isinstance(topics, Collection) else ()
-    return len(several) > 0 and not isinstance(several, (str, Mapping))

@@ -11,9 +11,9 @@ from typing import Any, Generic, final
 from anyio import CancelScope, ClosedResourceError, RunFinishedError
 from typing_extensions import TypeVar
 
-from .backpressure import Sender, current_sender
-from .channel import Channel
-from .home import see_whether_cancelled
+from ..backpressure import Sender, current_sender
+from ..channel import Channel
+from ..home import see_whether_cancelled
 
 __all__ = ["ThreadTurn", "wait_confirmed"]
 

@@ -11,20 +11,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from anyio import EndOfStream, Lock, current_time
+from anyio import EndOfStream, Lock, current_time, move_on_after, sleep
 
-from .._broadcast.relay import Relay
-from .._model.errors import InvalidChannelError
-from .._model.log import logger
-from .._model.wakeup import Wakeup
-from .._model.words import counted
-from .._tasks.tally import Tally
-from .connection import Connection, Entry
-from .envelope import Format, Outgoing, time_text
-from .keys import Keys
-from .outages import Refused, Rejected
-from .outbox import Outbox
-from .scripts import BURY, JOIN, OTHER_MODE, PUBLISH
+from ..._broadcast.relay import Relay
+from ..._model._loops.wakeup import Wakeup
+from ..._model.errors import InvalidChannelError
+from ..._model.log import logger
+from ..._model.topics import Topic
+from ..._model.words import counted
+from ..._tasks.tally import Tally
+from .._outbox.outbox import Outbox
+from .._scripts.topics import BURY, JOIN, OTHER_MODE, PUBLISH
+from .._server.connection import Connection, Entry
+from .._server.outages import Refused, Rejected
+from .._wire.envelope import Format, Outgoing, time_text
+from .._wire.keys import Keys
 
 __all__ = ["COUNT", "Burial", "Carrier", "Joined", "Limits"]
 
@@ -35,6 +36,10 @@ COUNT: Final = 128
 
 #: How many dead letters and losses are told of one by one.
 _AT_ONCE: Final = 10
+
+#: How soon, in seconds, to ask how a topic stands when messages have to wait here, then ever later:
+#: of those that wait in the server, nobody else may know if it loses them.
+_SOON: Final = 0.01
 
 #: How many dead letters are written in one step.
 _STEP: Final = 32
@@ -78,8 +83,8 @@ class Joined(NamedTuple):
     """The identifier of its last entry."""
     at: bytes
     """The last entry that had been read when it was asked for that; empty if none had."""
-    lost: int
-    """How many entries of the group were lost with the stream; -1 if the server does not know."""
+    head: int
+    """What was known then as the ordinal of the last entry: if it is less now, some are lost."""
 
 
 class Burial(NamedTuple):
@@ -135,6 +140,7 @@ class Carrier(ABC, Generic[T]):
         self._doubts = False
         self._losses = Tally(_AT_ONCE, self._tell_losses)
         self._buried = Tally(_AT_ONCE, self._tell_burials)
+        self._pause = _SOON
         #: there is something to tell the server
         self._news: Final = Wakeup()
 
@@ -204,6 +210,11 @@ class Carrier(ABC, Generic[T]):
             raise Refused(f"{self.name} begins with {first} again, after {after}")
 
     @property
+    def event(self) -> Topic[T] | str:
+        """The topic, or a plain key."""
+        return self._format.event
+
+    @property
     def name(self) -> str:
         """What messages call it."""
         return f"topic {self._format.name!r} ({self.keys.stream})"
@@ -221,9 +232,9 @@ class Carrier(ABC, Generic[T]):
         return ""
 
     @property
-    def _known(self) -> int:
-        """The ordinal of the last entry that somebody of the group has got; 0 if none is known."""
-        return 0
+    def _known(self) -> tuple[int, int, int, int]:
+        """What is known of the group, in the order of `JOIN`; nothing if there is none."""
+        return (0, 0, 0, 0)
 
     async def join(self, connection: Connection) -> None:
         """Make the topic, if it is not there, and find one's place in it.
@@ -231,15 +242,15 @@ class Carrier(ABC, Generic[T]):
         :raises InvalidChannelError: if others carry it in another mode
         """
         async with self._joining:
-            at = self.position
+            at, head = self.position, self._head
             constants: list[str | bytes | int] = []
             for name, value in self._format.about.items():
                 constants += (name, value)
             try:
-                made, born, ordinal, last, lost = await connection.run(
+                made, born, ordinal, last = await connection.run(
                     JOIN,
                     [self.keys.stream, self.keys.about, self.keys.count],
-                    [self._mode, self._group, self._born, self._known, *constants],
+                    [self._mode, self._group, self._born, head, *self._known, *constants],
                 )
             except Rejected as error:
                 _, found, other = str(error).partition(f"{OTHER_MODE} ")
@@ -252,10 +263,13 @@ class Carrier(ABC, Generic[T]):
                     f" the key {self.keys.about}",
                     self._format.event,
                 ) from None
-            joined = Joined(bool(made), born.decode(), ordinal, last, at, lost)
+            joined = Joined(bool(made), born.decode(), ordinal, last, at, head)
             self._joined(joined)
-            self._born = joined.born
-            self._head = joined.ordinal
+            is_other, self._born = joined.born != self._born, joined.born
+            if is_other or ordinal < head:
+                self._head = ordinal
+            else:  # more may have been sent meanwhile
+                self._head = max(self._head, ordinal)
 
     @abstractmethod
     def _joined(self, joined: Joined) -> None:
@@ -310,6 +324,19 @@ class Carrier(ABC, Generic[T]):
     @abstractmethod
     async def maintain(self, connection: Connection) -> None:
         """Do from time to time what must be done, for ever."""
+
+    async def _wait_to_look(self, longest: float) -> None:
+        """Wait until it is time to ask the server how the topic stands.
+
+        :param longest: for how long, in seconds, if nothing waits here
+        """
+        with move_on_after(longest):
+            await sleep(self._pause)
+            while not self.is_full:
+                self._pause = _SOON
+                await self._arrived.wait()
+                await sleep(_SOON)
+        self._pause = min(2 * self._pause, longest)
 
     async def tell(self, connection: Connection) -> None:
         """Tell the server what has become of its messages, for ever."""

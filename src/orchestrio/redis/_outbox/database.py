@@ -7,25 +7,25 @@ while this waits: it is logged once, and tried again. For anything else waiting 
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from math import inf
-from os import urandom
 from pathlib import Path
 from threading import Lock
 from typing import Final, TypeVar, final
 
 from anyio import CancelScope, CapacityLimiter, current_time, sleep, to_thread
 
-from .._model.errors import SchedulerError
-from .._model.log import logger
-from .._model.settings import Backoff, wait_before
-from .._model.wakeup import Wakeup
-from .._model.words import counted
-from .envelope import Outgoing
+from ..._model._loops.wakeup import Wakeup
+from ..._model.errors import SchedulerError
+from ..._model.log import logger
+from ..._model.settings import Backoff, wait_before
+from ..._model.words import counted
+from .._wire.envelope import Outgoing
 from .layout import how_to_prepare, pragma, transaction, used
 
 __all__ = ["BATCH", "BATCH_BYTES", "Batch", "Database", "OutboxError", "new_origin"]
@@ -101,14 +101,16 @@ def new_origin() -> str:
     Numbers count up from one origin, and the server takes none of them twice. So what may be copied
     (the memory by a fork, a file by a backup) must not go on with the same one.
     """
-    return urlsafe_b64encode(urandom(6)).decode()
+    return urlsafe_b64encode(os.urandom(6)).decode()
 
 
 @final
 class Database:
     """An SQLite file with what was published, for all topics of one bridge.
 
-    It is locked for as long as it is open: two processes must not send the same messages.
+    It is locked for as long as it is open: two processes must not send the same messages. A fork
+    of the process does not have that lock, which SQLite does not know: there the connection is not
+    used, and never closed, since it would take the log of the file with it.
 
     :param path: the file; it is made if it is not there
     :param limit: from how many bytes on nothing more is to be stored
@@ -122,7 +124,8 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._turn: Final = CapacityLimiter(1)  # other threads of the process may all be in use
         self._lock: Final = Lock()  # a thread may be left alone by a native cancellation
-        self._file = 0  # which one it was when it was opened
+        self._process = 0  # which has opened it
+        self._files: dict[Path, int] = {}  # it and its log, and which ones they were then
         self._origin = ""
         self._last = 0  # the number that was given last; it never goes back
         self._used = 0  # bytes
@@ -179,11 +182,16 @@ class Database:
             counts = found.fetchall()
             self._last = max([self._last, *(int(last) for _, _, last in counts)])
             self._used = used(connection)
-            self._file = self.path.stat().st_ino
+            log = Path(f"{self.path.resolve()}-wal")  # it lies where a link leads to
+            self._files = {path: path.stat().st_ino for path in (self.path, log)}
+            # SQLite keeps that function, and it the connection: no garbage collection closes it,
+            # not that of a fork which ends, either.
+            connection.create_function("keep", 0, lambda: connection.total_changes)
         except BaseException:
             connection.close()
             raise
         self._origin = new_origin()
+        self._process = os.getpid()
         self._connection = connection
         return [(name, count) for name, count, _ in counts if name not in self._topics]
 
@@ -193,6 +201,8 @@ class Database:
             self.path.parent.stat()
             if self.path.is_dir():
                 raise self._error("is a folder: give the path of a file in it.")
+            if self.path.exists() and not self.path.is_file():
+                raise self._error("is a device, a pipe or a socket: give the path of a file.")
         except FileNotFoundError:
             why = f"cannot be made: there is no folder {self.path.parent}. Make it first."
             raise self._error(why) from None
@@ -200,7 +210,12 @@ class Database:
             raise self._error(_WHY[sqlite3.SQLITE_CANTOPEN]) from error
 
     async def close(self) -> None:
-        """Close the file; what is in it is sent when it is opened again."""
+        """Close the file; what is in it is sent when it is opened again.
+
+        In a fork of the process that opened it, this does nothing.
+        """
+        if self._is_of_another:
+            return
         connection, self._connection = self._connection, None
         if connection is not None:
             await self._once(connection.close)
@@ -388,6 +403,11 @@ class Database:
             self._in_trouble.discard(step)
 
     async def _once(self, function: Callable[[], R]) -> R:
+        if self._is_of_another:
+            raise self._error(
+                "is in use by the process from which this one was forked. Fork before the scheduler"
+                " is started, or have the parent publish."
+            )
         with CancelScope(shield=True):
             return await to_thread.run_sync(self._alone, function, limiter=self._turn)
         raise AssertionError("nobody cancels that scope")
@@ -397,8 +417,14 @@ class Database:
             return function()
 
     @property
+    def _is_of_another(self) -> bool:
+        """Whether it was opened before a fork, by the parent."""
+        return self._connection is not None and self._process != os.getpid()
+
+    @property
     def _opened(self) -> sqlite3.Connection:
-        assert self._connection is not None
+        if self._connection is None:
+            raise self._error("has been closed: its bridge has ended.")
         return self._connection
 
     def _error(self, why: str) -> OutboxError:
@@ -407,9 +433,10 @@ class Database:
     def _require_file(self) -> None:
         """See that the file is still there: SQLite would go on with one that was deleted."""
         with suppress(OSError):
-            if self.path.stat().st_ino == self._file:
+            if all(path.stat().st_ino == number for path, number in self._files.items()):
                 return
         raise self._error(
-            "was deleted or replaced while it was in use. What it held and was not sent is gone"
-            " with it; start the bridge again, and leave its file alone meanwhile."
+            "was deleted or replaced while it was in use, or the file beside it that ends in -wal."
+            " What it held and was not sent may be gone with it; start the bridge again, and leave"
+            " its files alone meanwhile."
         )

@@ -14,25 +14,27 @@ from itertools import islice
 from math import inf
 from typing import Any, Final, TypeVar, final
 
-from anyio import current_time, get_cancelled_exc_class, sleep
+from anyio import current_time, get_cancelled_exc_class
 from typing_extensions import override
 
-from .._broadcast.acknowledgements import Acknowledgements, MessageInfo
-from .._broadcast.relay import Relay
-from .._model.log import logger
-from .._model.wakeup import Wakeup
+from ..._broadcast.acknowledgements import Acknowledgements, MessageInfo
+from ..._broadcast.relay import Relay
+from ..._model._loops.wakeup import Wakeup
+from ..._model.log import logger
+from ..._model.traces import traceparent
+from ..._model.words import counted
+from .._outbox.outbox import Outbox
+from .._scripts.groups import CLAIM, LEAVE, PENDING, RECOVER, RENEW, SWEEP, TELL
+from .._server.connection import Connection, Entry, pairs
+from .._wire.envelope import Envelope, Format, Outgoing, Unreadable
+from .._wire.keys import Keys
 from .carrier import COUNT, Carrier, Joined, Limits
-from .connection import Connection, Entry, pairs
-from .envelope import Envelope, Format, Outgoing, Unreadable, traceparent
-from .keys import Keys
-from .outbox import Outbox
-from .scripts import CLAIM, LEAVE, RECOVER, RENEW, SWEEP, TELL
 
 __all__ = ["Compete"]
 
 T = TypeVar("T")
 
-#: Of how many messages the server is told at a time.
+#: Of how many messages the server is told, or tells, at a time.
 _TOLD: Final = 1000
 
 #: How often, in seconds, the server hears of a consumer, and is asked what is due again.
@@ -49,6 +51,17 @@ _AGAIN: Final = 1.0
 
 #: For how long messages wait in a group that nobody seems to use, in milliseconds: a day.
 _OLD: Final = 86_400_000
+
+#: How long, in seconds, the processes of a group may take to notice that a topic is gone: each looks
+#: once in a beat. Then what was lost is counted.
+_SETTLED: Final = 2.0
+
+#: For how long, in seconds, this process may be too busy to be heard of.
+_HICCUP: Final = 1.0
+
+#: How long at most, in seconds, others may take to be heard of when the server has been away: to
+#: wait until they try again, and to connect.
+_REUNION: Final = 10.0
 
 _EMPTIED: Final = "somebody has emptied the server"
 _TRIMMED: Final = "they were removed from the stream before they were handled"
@@ -117,7 +130,8 @@ class Compete(Carrier[T]):
         self._is_open = True
         self._is_served = True  # whether somebody tells the server
         #: after which entry to look for what did not arrive; empty if that is done
-        self._recovering = ""
+        self._recovering = b""
+        self._next_recovery = -inf
         #: how often the topic began anew: what was read of it before is nowhere in the server
         self._age = 0
         # The last entry that this one was the first to get, and its ordinal.
@@ -125,11 +139,14 @@ class Compete(Carrier[T]):
         self._was_alone = False  # when it was last heard how many consumers there are
         self._gap = 0  # entries that this one has not got, nor anybody, if it was alone
         self._got = 0  # the ordinal of the last entry that somebody of the group has got
-        self._again = 0  # how many entries of the group are to come again
+        self._again = 0  # how many entries of the group were to come again when that was asked
+        self._since = 0  # and how many more, or less, by what was done here since
         self._silent = 0  # how many entries silent consumers of the group have
         #: whether there is more to claim than there was room for
         self.has_more: bool = True
         self._next_claim = -inf
+        self._heard = current_time()  # when the server has last answered that it heard of this one
+        self._reunion = -inf  # until when others may be silent since the server was away
         self._told_unreadable = False
         self._told_idle: set[bytes] = set()  # groups that nobody seems to use
         self._acknowledgements = Acknowledgements(
@@ -193,11 +210,13 @@ class Compete(Carrier[T]):
 
     @override
     def _joined(self, joined: Joined) -> None:
-        if self._born and (joined.made or joined.born != self._born):
+        if not self._born:
+            self._is_heard()
+        elif joined.made or joined.born != self._born:
             self._begin_anew(joined)
 
     def _begin_anew(self, joined: Joined) -> None:
-        """Count what was lost: who makes the topic anew does so for the group."""
+        """Count what was lost here; what the group has lost, the server does."""
         self._age += 1
         self._done.clear()
         self._begun.clear()
@@ -205,13 +224,10 @@ class Compete(Carrier[T]):
         gone = len(self._returns) + len(self._burials)
         self._returns.clear()
         self._burials.clear()
-        if joined.made:
-            backlog = self._head - self._got if joined.lost < 0 else joined.lost
-            gone += max(0, backlog) + self._again + self._silent
         self._here.clear()
         self._here.update(job.identifier for job in (*self._hand.values(), *self._inbox))
         self._got = joined.ordinal if joined.made else 0
-        self._again = self._silent = 0
+        self._again = self._since = self._silent = 0
         self._last = (b"", 0)
         self._gap = 0
         self._lose(gone, _EMPTIED)
@@ -229,7 +245,7 @@ class Compete(Carrier[T]):
             return
         keys = [self.keys.stream, self.keys.about]
         keys += [self._at.tries, self._at.later, self._at.alive]
-        silence = int(self._claim_after * 1000)
+        silence = 0 if now < self._reunion else int(self._claim_after * 1000)
         lost, more, found = await connection.run(
             CLAIM, keys, [self._born, self._name, self._consumer, most, silence]
         )
@@ -239,23 +255,35 @@ class Compete(Carrier[T]):
             if what[4]:
                 self._silent = max(0, self._silent - 1)
             else:
-                self._again = max(0, self._again - 1)
+                self._since -= 1
         self._take_over(lost, found)
 
     def begin_to_recover(self) -> None:
         """Look anew for what the server has given to this consumer and did not arrive."""
-        self._recovering = "-"
+        self._recovering = b"-"
+        self._next_recovery = current_time() + self._claim_after
 
     async def recover(self, connection: Connection) -> None:
-        """Take in what the server has given to this consumer and did not arrive, if there is room."""
-        keys = [self.keys.stream, self.keys.about, self._at.tries]
+        """Take in what the server has given to this consumer and did not arrive, if there is room.
+
+        It may also do so later: when something reaches it that was asked for in an earlier session.
+        """
+        if not self._recovering and current_time() >= self._next_recovery:
+            self.begin_to_recover()
+        keys = [self.keys.stream, self.keys.about]
         who = [self._born, self._name, self._consumer]
-        while self._recovering and self.room > 0:
-            lost, position, found = await connection.run(
-                RECOVER, keys, [*who, self._recovering, min(self.room, COUNT)]
-            )
-            self._recovering = position.decode()
-            self._take_over(lost, found)
+        while self._recovering and (room := min(self.room, COUNT)) > 0:
+            ids: list[bytes] = await connection.run(PENDING, keys, [*who, self._recovering, _TOLD])
+            missing = [one for one in ids if one not in self._here][:room]
+            last = missing[-1] if len(missing) == room else ids[-1] if len(ids) == _TOLD else b""
+            self._recovering = last and b"(" + last
+            if missing:
+                # Some may have been here when that was asked, and are not any more since they were
+                # told of: whose they are now, the server knows.
+                lost, found = await connection.run(
+                    RECOVER, [*keys, self._at.tries], [*who, *missing]
+                )
+                self._take_over(lost, found)
 
     @property
     def wants(self) -> bool:
@@ -419,7 +447,7 @@ class Compete(Carrier[T]):
             delay = self._claim_after
         if job.deliveries + 1 >= self._max_deliveries:
             times = job.deliveries + 1
-            self._give_up(job, f"it was delivered {times} times. {job.why}", times)
+            self._give_up(job, f"it was delivered {counted(times, 'times')}. {job.why}", times)
         else:
             self._return(_Return(job, delay))
 
@@ -454,7 +482,7 @@ class Compete(Carrier[T]):
             if self._returns.get(one.job.identifier) is one:
                 del self._returns[one.job.identifier]
         self._here.difference_update(done, (one.job.identifier for one in returns))
-        self._again += len(returns)
+        self._since += len(returns)
         self._marked.notify_all()
         return True
 
@@ -470,7 +498,7 @@ class Compete(Carrier[T]):
             if now - swept >= min(self._claim_after / 3, _SWEEP):
                 swept = now
                 await self._sweep(connection)
-            await sleep(self.beat)
+            await self._wait_to_look(self.beat)
 
     async def _sweep(self, connection: Connection) -> None:
         keys = [self.keys.stream, self._at.later, self._at.alive]
@@ -491,13 +519,21 @@ class Compete(Carrier[T]):
         """How often the server hears of this consumer, and is asked what is due, in seconds."""
         return min(_BEAT, self._claim_after / 4)
 
-    async def renew(self, connection: Connection) -> None:
-        """Say that this consumer is alive, and learn how its group stands."""
+    async def renew(self, connection: Connection, patience: float = _SETTLED) -> None:
+        """Say that this consumer is alive, and learn how its group stands.
+
+        :param connection: to whom
+        :param patience: how long others may take to tell how far a topic had come that is gone
+        """
         keys = [self.keys.stream, self.keys.about, self.keys.count]
         keys += [self._at.alive, self._at.later]
-        head, got, lost, self._again, consumers = await connection.run(
-            RENEW, keys, [self._born, self._name, self._consumer, *self._last]
+        wait = int(patience * 1000)
+        head, got, lost, self._again, consumers, gone, away = await connection.run(
+            RENEW, keys, [self._born, self._name, self._consumer, *self._last, wait]
         )
+        self._is_heard(away / 1000)
+        self._since = 0
+        self._lose(gone, _EMPTIED)
         self._head = max(self._head, head)
         self._got = max(self._got, got + lost if got else 0)
         is_alone = consumers == 1
@@ -507,13 +543,25 @@ class Compete(Carrier[T]):
         self._was_alone = is_alone
         self._lose(lost, _TRIMMED)
 
+    def _is_heard(self, away: float = 0.0) -> None:
+        """Give others the time to be heard of, if the server was not there for this one either.
+
+        :param away: for how long, in seconds, as far as the server knows: its clock may have jumped
+        """
+        now = current_time()
+        away = max(away, now - self._heard)
+        self._heard = now
+        if away > max(2 * self.beat, _HICCUP):  # the longer, the longer they wait to try again
+            self._reunion = max(self._reunion, now + min(4 * away, _REUNION))
+
     @property
     @override
-    def _known(self) -> int:
-        return self._got
+    def _known(self) -> tuple[int, int, int, int]:
+        return (self._got, self._again, self._since, self._silent)
 
     @override
     async def leave(self, connection: Connection) -> None:
+        await self.renew(connection, 0)  # nobody may be left to count what is gone
         await self._sweep(connection)
         await super().leave(connection)
         # If it is stopped alone, handlers go on; and some have ended since it was told last.

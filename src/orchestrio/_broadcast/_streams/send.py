@@ -1,127 +1,43 @@
-"""Broadcast memory object streams (fan-out): each clone of a receive stream gets every item.
-
-AnyIO's own memory object streams are queues: clones of a receive stream *compete*, and each item
-reaches one of them. Here all senders write to one bounded log, and each receiver reads it at a
-cursor of its own:
-
-    send, send, send ──▶ [ 5 | 6 | 7 | 8 | 9 ]
-                               ▲           ▲
-                     slow receiver      fast receiver, waiting for the next
-
-A receiver that falls more than `capacity` items behind is told exactly how many it missed
-(`LaggedError`) and goes on at the oldest item still held, unless the channel was asked to block
-(backpressure), to refuse, or to fail instead (`overflow`).
-
-Every ``await`` here is a checkpoint on a budget: an operation that need not wait lets other tasks
-run after at most 256 items, and no more than half of the capacity. All operations are atomic under
-cancellation: an item was sent or it was not, was returned or is still to be read.
-"""
+"""`BroadcastSendStream`: the end of a channel that each item enters by. The library's hot path."""
 
 from __future__ import annotations
 
-import sys
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from threading import get_ident
-from types import TracebackType
-from typing import Any, Self, cast, final
-from warnings import warn
+from typing import cast, final
 
-from anyio import ClosedResourceError, EndOfStream, from_thread
-from anyio.abc import ObjectReceiveStream, ObjectSendStream
-from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+from anyio import ClosedResourceError, from_thread
+from anyio.abc import ObjectSendStream
+from anyio.lowlevel import checkpoint
 from typing_extensions import TypeVar
 
-from .._model.errors import LifecycleError
-from .._model.refusals import invalid
-from .._model.settings import ChannelConfig, Overflow
-from .backpressure import append_in_turn
-from .channel import BUDGET, FOR_TASKS, Channel, ChannelStatistics
-from .cursor import Cursor
-from .home import Home
+from ..._model.errors import LifecycleError
+from ..._model.refusals import invalid
+from ..._model.settings import ChannelConfig
+from ..backpressure import append_in_turn
+from ..channel import BUDGET, FOR_TASKS, Channel, ChannelStatistics
+from ..cursor import Cursor
+from ..home import Home
+from .receive import BroadcastReceiveStream
+from .stream import BroadcastStream
 from .threads import ThreadTurn, wait_confirmed
 
 __all__ = [
-    "BroadcastReceiveStream",
     "BroadcastSendStream",
-    "ReceiverStatistics",
-    "create_broadcast_stream",
+    "channel_of",
+    "create_sender",
+    "send_and_count",
+    "send_at_once",
+    "send_slowly",
+    "shut_channel",
+    "subscribe_for_good",
 ]
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
-
-
-@dataclass(frozen=True, slots=True)
-class ReceiverStatistics:
-    """How one receiver of a channel stands at one moment."""
-
-    unread: int
-    """Items still to be read."""
-    missed: int
-    """Items this receiver was told it missed."""
-    channel: ChannelStatistics
-    """The channel it reads."""
-
-
-class _BroadcastStream(ABC):
-    """What both streams do: close once, also as garbage, and warn then; work in ``with``."""
-
-    __slots__ = ()
-
-    _channel: Channel[Any]
-    _closed: bool
-
-    _has_owner = False
-    """Whether somebody else closes it in the end."""
-
-    @property
-    @abstractmethod
-    def _finalizer(self) -> Callable[[], None] | None:
-        """What closes it when it is garbage; see `Channel.forget`."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close this stream; doing it again does nothing."""
-
-    async def aclose(self) -> None:
-        """Close this stream, as `close` does; a checkpoint for cancellation only."""
-        self.close()
-        await checkpoint_if_cancelled()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if self._closed:
-            return
-        channel = self._channel
-        if not sys.is_finalizing():
-            channel.forget(self._finalizer, wake=not self._has_owner)
-        if not (channel.shut or self._has_owner):
-            warn(
-                f"unclosed {self!r}: call close() or use it in a 'with' block",
-                ResourceWarning,
-                stacklevel=1,
-                source=self,
-            )
-
-    def __repr__(self) -> str:
-        state = "closed" if self._closed else "open"
-        return f"<{type(self).__name__} of {self._channel}, {state}>"
 
 
 @final
-class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
+class BroadcastSendStream(BroadcastStream, ObjectSendStream[T]):
     """The sending half: each item goes to every receiver.
 
     Made by `create_broadcast_stream` or taken from a bus with ``clone_sender``. Use it from the
@@ -193,7 +109,8 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
     async def send(self, item: T) -> None:
         """Send one item to every receiver, waiting for room if ``overflow="block"``.
 
-        Blocked senders are served in order. If this is cancelled, the item was not sent.
+        Blocked senders are served in order. If this is cancelled, the item was not sent, unless a
+        bridge with an outbox on disk has it already.
 
         :param item: the item
         :raises ~anyio.ClosedResourceError: if this stream or its channel is closed, also meanwhile
@@ -372,236 +289,6 @@ class BroadcastSendStream(_BroadcastStream, ObjectSendStream[T]):
         return self._channel.statistics()
 
 
-@final
-class BroadcastReceiveStream(_BroadcastStream, ObjectReceiveStream[T_co]):
-    """The receiving half: a cursor of its own in the shared log.
-
-    A clone starts at the same position, and from then on both get every item. One task at a time
-    is what a receiver is made for; give each task a clone. ``async for`` reads until the last
-    sender is closed and everything has been read, and raises `LaggedError` where items were
-    missed; iterate again to go on.
-    """
-
-    __slots__ = ("_closed", "_cursor", "_next_items", "_yield_at")
-
-    def __init__(self, cursor: Cursor[T_co]) -> None:
-        self._closed = False
-        self._cursor = cursor
-        self._next_items: Iterator[T_co] = _nothing()  # what it may return without a closer look
-        self._yield_at = cursor.position + BUDGET  # where it lets others run before it reads on
-
-    @property
-    def _channel(self) -> Channel[T_co]:  # type: ignore[override]  # read-only is enough
-        return self._cursor.channel
-
-    @property
-    def _finalizer(self) -> Callable[[], None]:
-        return self._cursor.close
-
-    def receive_nowait(self) -> T_co:
-        """Return the next item without waiting.
-
-        :return: the item
-        :raises ~anyio.WouldBlock: if everything sent so far has been read
-        :raises ~anyio.EndOfStream: if it has, and all senders are closed
-        :raises ~anyio.ClosedResourceError: if this stream has been closed
-        :raises LaggedError: if items were overwritten before they were read; once for each gap
-        """
-        if self._channel.home.thread != get_ident():
-            self._channel.home.require_thread(self._channel)
-        return self._cursor.take(1)[0]
-
-    def receive_many_nowait(self, max_items: int) -> list[T_co]:
-        """Return the next items, at least one, without waiting.
-
-        :param max_items: how many at most, 1 or more
-        :return: the items, in order
-        :raises ~pydantic.ValidationError: if `max_items` is no whole number of 1 or more
-        :raises ~anyio.WouldBlock: as `receive_nowait` does, as are the others
-        :raises ~anyio.EndOfStream: see `receive_nowait`
-        :raises ~anyio.ClosedResourceError: see `receive_nowait`
-        :raises LaggedError: see `receive_nowait`
-        """
-        if type(max_items) is not int or max_items < 1:
-            _require_count(max_items, "receive_many_nowait()")
-        if self._channel.home.thread != get_ident():
-            self._channel.home.require_thread(self._channel)
-        return self._cursor.take(max_items)
-
-    # Of several unread items all but the last are read by a walk, as handlers read them: to take
-    # each by the rule costs ten times as much, and to look at the channel with each, twice. The last
-    # one goes by the rule, since it may have to be released. `__anext__` repeats this, since it costs
-    # half as much again to await `receive` there.
-    async def receive(self) -> T_co:
-        """Return the next item, waiting for it if need be.
-
-        If this is cancelled, the item is still to be read.
-
-        :return: the item
-        :raises ~anyio.EndOfStream: if everything was read and all senders are closed
-        :raises ~anyio.ClosedResourceError: if this stream has been closed, also while waiting
-        :raises LaggedError: if items were overwritten before they were read; once for each gap
-        """
-        for item in self._next_items:
-            return item
-        [item] = await self.receive_many(1)
-        if self._cursor.position != self._cursor.channel.tail:
-            self._walk_on()
-        return item
-
-    async def __anext__(self) -> T_co:
-        for item in self._next_items:
-            return item
-        try:
-            [item] = await self.receive_many(1)
-        except EndOfStream:
-            raise StopAsyncIteration from None
-        if self._cursor.position != self._cursor.channel.tail:
-            self._walk_on()
-        return item
-
-    def _walk_on(self) -> None:
-        """Read the next items by a walk, if there are several, and all of them are still held."""
-        cursor = self._cursor
-        unread = cursor.channel.tail - cursor.position
-        count = min(unread - 1, self._yield_at - cursor.position)
-        if count > 0 and unread < cursor.channel.capacity:
-            self._next_items = cursor.walk_on(count)
-
-    async def receive_many(self, max_items: int) -> list[T_co]:
-        """Return the next items, at least one, waiting for the first if need be.
-
-        If this is cancelled, all of them are still to be read.
-
-        :param max_items: how many at most, 1 or more
-        :return: the items, in order
-        :raises ~pydantic.ValidationError: if `max_items` is no whole number of 1 or more
-        :raises ~anyio.EndOfStream: as `receive` does, as are the others
-        :raises ~anyio.ClosedResourceError: see `receive`
-        :raises LaggedError: see `receive`
-        """
-        if type(max_items) is not int or max_items < 1:
-            _require_count(max_items, "receive_many()")
-        if self._closed:
-            raise ClosedResourceError
-        cursor = self._cursor
-        if cursor.walk is not None:
-            cursor.stand()
-        if cursor.position >= self._yield_at:
-            self._yield_at = cursor.position + BUDGET
-            await checkpoint()
-        if not cursor.must_wait:
-            return cursor.take(max_items)
-        if cursor.channel.forgotten or cursor.channel.home.thread != get_ident():
-            cursor.channel.arrive()
-        await checkpoint_if_cancelled()  # asyncio would not say so if an item comes at once
-        while cursor.must_wait:
-            await cursor.wait()
-        items = cursor.take(max_items)
-        self._yield_at = cursor.position + BUDGET
-        return items
-
-    def clone(self) -> BroadcastReceiveStream[T_co]:
-        """Make another receiver at the same position: both get every item from here on.
-
-        :return: the clone
-        :raises ~anyio.ClosedResourceError: if this stream has been closed
-        """
-        return self._sibling(self._cursor.where)
-
-    def resubscribe(self) -> BroadcastReceiveStream[T_co]:
-        """Make another receiver that gets only what is sent from now on, without replay.
-
-        :return: the new receiver
-        :raises ~anyio.ClosedResourceError: if this stream has been closed
-        """
-        return self._sibling(None)
-
-    def _sibling(self, position: int | None) -> BroadcastReceiveStream[T_co]:
-        if self._closed:
-            raise ClosedResourceError
-        cursor = self._cursor
-        channel = cursor.channel
-        return BroadcastReceiveStream(Cursor(channel, position, is_guest=cursor.is_guest))
-
-    def close(self) -> None:
-        """Close this receiver; what it had not read is let go, and a sender it held up goes on.
-
-        A task waiting in it gets `~anyio.ClosedResourceError`. Closing again does nothing.
-        """
-        self._closed = True
-        self._next_items = _nothing()  # whoever reads there need not look whether this is closed
-        if not self._cursor.closed:
-            self._channel.close_by(self._cursor.close)
-
-    def statistics(self) -> ReceiverStatistics:
-        """Return how this receiver and its channel stand now."""
-        return ReceiverStatistics(
-            unread=len(self), missed=self._cursor.missed, channel=self._channel.statistics()
-        )
-
-    def __len__(self) -> int:
-        """Items still to read, without those that were overwritten."""
-        return len(self._cursor)
-
-    def __bool__(self) -> bool:
-        """A stream is there even when it is empty."""
-        return True
-
-
-@final
-class create_broadcast_stream(tuple[BroadcastSendStream[T], BroadcastReceiveStream[T]]):
-    """Create a broadcast channel; return its first sender and its first receiver.
-
-    Say what it carries in brackets: ``create_broadcast_stream[Order](capacity=64)``.
-
-    Example::
-
-        import anyio
-
-        from orchestrio import create_broadcast_stream
-
-        async def main() -> None:
-            send, first = create_broadcast_stream[int](capacity=16)
-            with send, first, first.clone() as second:
-                await send.send(7)
-                print(await first.receive(), await second.receive())  # 7 7
-
-        anyio.run(main)
-
-    :param capacity: how many items the channel holds: exact, at least 1
-    :param overflow: what happens to one item more: ``"drop_oldest"`` (a slow receiver lags and is
-        told), ``"block"`` (senders wait), ``"drop_newest"`` (counted) or ``"error"``
-    :param replay: how many of the last items a new subscriber gets first, at most `capacity`
-    :param require_receivers: whether sending to nobody is an `EventSendError`
-    :return: a tuple ``(send stream, receive stream)``
-    :raises ~pydantic.ValidationError: if an option is not valid; it names the field
-    """
-
-    __slots__ = ()
-
-    def __new__(  # type: ignore[misc]  # returns the plain tuple that it describes
-        cls,
-        capacity: int = 1024,
-        *,
-        overflow: Overflow = "drop_oldest",
-        replay: int = 0,
-        require_receivers: bool = False,
-    ) -> tuple[BroadcastSendStream[T], BroadcastReceiveStream[T]]:
-        config = ChannelConfig(
-            capacity=capacity,
-            overflow=overflow,
-            replay=replay,
-            require_receivers=require_receivers,
-        )
-        send = BroadcastSendStream[T](Channel(config, None, None, Home()))
-        return send, send.subscribe()
-
-
-def _nothing() -> Iterator[Any]:
-    return iter(())
-
-
 def _list_of(items: Iterable[T], call: str) -> list[T]:
     """Read what is to be sent, and see that it can be iterated."""
     is_text = isinstance(items, (str, bytes, bytearray))  # one item, and not its letters
@@ -612,12 +299,6 @@ def _list_of(items: Iterable[T], call: str) -> list[T]:
         if isinstance(cast("object", items), Iterable):
             raise  # it comes from what makes the items
     raise invalid(call, "items", items, "it takes several items: a list of them, say")
-
-
-def _require_count(max_items: object, call: str) -> None:
-    """See that what is no plain `int` is one by another name, and that it is 1 or more."""
-    if isinstance(max_items, bool) or not isinstance(max_items, int) or max_items < 1:
-        raise invalid(call, "max_items", max_items, "max_items is a whole number, 1 or more")
 
 
 def create_sender(
@@ -701,11 +382,6 @@ async def send_slowly(sender: BroadcastSendStream[T], item: T) -> int:
 def channel_of(sender: BroadcastSendStream[T]) -> Channel[T]:
     """Return what a sender writes to. For those who look at it more often than they send."""
     return sender._channel  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
-
-
-def cursor_of(stream: BroadcastReceiveStream[T]) -> Cursor[T]:
-    """Return what a receiver reads with. For delivery, which hands over without the stream."""
-    return stream._cursor  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
 
 
 def shut_channel(sender: BroadcastSendStream[T]) -> None:

@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic.json_schema import SkipJsonSchema
 
-from .._model.settings import Deadline
+from ..._model.fields import Deadline
 
 __all__ = ["Address", "Credentials", "RedisSettings", "context_of", "credentials_of"]
 

@@ -6,18 +6,18 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar, final
 
-from anyio import sleep
 from typing_extensions import override
 
-from .._broadcast.acknowledgements import Acknowledgements, MessageInfo
-from .._broadcast.relay import Relay
-from .._model.wakeup import Wakeup
+from ..._broadcast.acknowledgements import Acknowledgements, MessageInfo
+from ..._broadcast.relay import Relay
+from ..._model._loops.wakeup import Wakeup
+from ..._model.traces import traceparent
+from .._outbox.outbox import Outbox
+from .._scripts.topics import WHERE
+from .._server.connection import Connection, Entry
+from .._wire.envelope import Format, Outgoing, Unreadable
+from .._wire.keys import Keys
 from .carrier import COUNT, Carrier, Joined, Limits
-from .connection import Connection, Entry
-from .envelope import Format, Outgoing, Unreadable, traceparent
-from .keys import Keys
-from .outbox import Outbox
-from .scripts import WHERE
 
 __all__ = ["Broadcast"]
 
@@ -96,9 +96,11 @@ class Broadcast(Carrier[T]):
 
     def _see(self, joined: Joined) -> None:
         """Go on from the end of the stream if it ends before one's place: it has lost its tail."""
-        if joined.ordinal < self._head:
-            self._lag(self._head - max(self._ordinal, joined.ordinal), "the server has lost them")
-        self._head = joined.ordinal
+        if joined.ordinal < joined.head:
+            self._lag(joined.head - max(self._ordinal, joined.ordinal), "the server has lost them")
+            self._head = joined.ordinal
+        else:  # more may have been sent meanwhile
+            self._head = max(self._head, joined.ordinal)
         if joined.at and _parts(joined.last) < _parts(joined.at):
             self._go_on_after(joined.last)
             self._ordinal = min(self._ordinal, joined.ordinal)
@@ -107,10 +109,11 @@ class Broadcast(Carrier[T]):
     async def maintain(self, connection: Connection) -> None:
         keys = [self.keys.stream, self.keys.about, self.keys.count]
         while True:
-            await sleep(_LOOK)
-            at = self.position  # of what is read meanwhile the answer knows nothing
+            await self._wait_to_look(_LOOK)
+            # Of what is read and sent meanwhile the answer knows nothing.
+            at, before = self.position, self._head
             head, last = await connection.run(WHERE, keys, [self._born])
-            self._see(Joined(False, self._born, head, last, at, 0))
+            self._see(Joined(False, self._born, head, last, at, before))
 
     @override
     def take_in(self, entries: Sequence[Entry]) -> None:
@@ -135,7 +138,7 @@ class Broadcast(Carrier[T]):
         try:
             message = self._format.decode(entry.fields)
         except Unreadable as error:
-            self.bury(entry, str(error), 1)
+            self.bury(entry, str(error), 0)
         else:
             number = await self.relay.deliver(message.data)
             if number is not None:

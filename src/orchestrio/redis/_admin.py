@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, final
 
+from .._model.payloads import name_of
 from .._model.topics import Topic
-from .admin_scripts import DROP_GROUP, GROUPS, HEARTBEATS, LETTERS, STANDING, TAKE
-from .connection import TROUBLE, Connection, RedisSettings, connected
-from .dead_letters import (
+from ._options import BridgeSettings
+from ._scripts.admin import DROP_GROUP, GROUPS, HEARTBEATS, LETTERS, STANDING, TAKE
+from ._server.connection import TROUBLE, Connection, RedisSettings, connected
+from ._wire.dead_letters import (
     BuriedMessage,
     DeadLetterOutcome,
     DeadLetterReport,
@@ -19,9 +21,7 @@ from .dead_letters import (
     kind_of,
     time_of,
 )
-from .envelope import name_of
-from .keys import Keys
-from .options import BridgeSettings
+from ._wire.keys import Keys
 
 __all__ = ["ConsumerGroup", "TopicAdmin"]
 

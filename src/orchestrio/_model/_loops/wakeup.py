@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, final
 
-from anyio import Event
 from anyio.lowlevel import current_token
 
-from .asyncio_bell import asyncio_bells
+from .asyncio_loop import asyncio_bells
+from .trio_loop import trio_bells
 
 __all__ = ["Bell", "Wakeup", "bells"]
 
@@ -38,35 +38,13 @@ class Bell(Protocol):
         ...
 
 
-@final
-class _EventBell:
-    """A bell of any event loop."""
-
-    __slots__ = ("_event",)
-
-    def __init__(self) -> None:
-        self._event = Event()
-
-    @property
-    def waiting(self) -> int:
-        return self._event.statistics().tasks_waiting
-
-    def wait(self) -> Awaitable[Any]:
-        return self._event.wait()
-
-    def forget(self, waiter: Any) -> None:
-        """The event has done so."""
-
-    def set(self) -> None:
-        self._event.set()
-
-
 def bells() -> Callable[[], Bell]:
     """Return what makes bells in the event loop that runs here.
 
     Whoever waits often asks once: to find out where one is costs more than a bell.
     """
-    return asyncio_bells(current_token().native_token) or _EventBell
+    loop = current_token().native_token
+    return trio_bells(loop) or asyncio_bells(loop)
 
 
 @final

@@ -10,14 +10,48 @@ from uuid import uuid4
 
 from anyio import CancelScope, create_task_group, current_time, move_on_after, sleep
 
-from .connection import Connection
-from .scripts import ACQUIRE, PROLONG
+from ._scripts.lua import ALSO_WHEN_FULL
+from ._server.connection import Connection, Script
 
 __all__ = ["RedisLeases"]
 
 
 #: How long, in seconds, giving a lease up may take; then it is left to run out.
 _PATIENCE: Final = 2.0
+
+ACQUIRE: Final = Script(
+    ALSO_WHEN_FULL
+    + """
+-- KEYS: lease, the last token; ARGV: who, for how long (ms)
+-- Tokens go by the server's clock, so that they grow also if the last one is forgotten.
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then
+    return 0
+end
+local time = redis.call('TIME')
+local token = time[1] * 1000000 + time[2]
+local last = tonumber(redis.call('GET', KEYS[2]) or '0')
+if token <= last then
+    token = last + 1
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('SET', KEYS[2], string.format('%.0f', token))
+return token
+"""
+)
+"""Take a lease if nobody has it; return its fencing token, or 0."""
+
+PROLONG: Final = Script("""
+-- KEYS: lease; ARGV: who, for how long (ms); 0 gives it up
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+    return 0
+end
+if ARGV[2] == '0' then
+    return redis.call('DEL', KEYS[1])
+end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+""")
+"""Keep a lease for longer, or give it up; return 0 if it was lost."""
 
 
 @final

@@ -7,11 +7,11 @@ from typing import Any, Final
 
 from anyio import move_on_after
 
-from .._model.wakeup import Wakeup
+from ..._model._loops.wakeup import Wakeup
+from .._server.connection import BLOCK, Connection
 from .broadcast import Broadcast
 from .carrier import COUNT, Carrier
 from .compete import Compete
-from .connection import BLOCK, Connection
 
 __all__ = ["read_broadcasts", "read_group"]
 

@@ -11,7 +11,6 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -21,10 +20,11 @@ from uuid import uuid4
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from .._broadcast.acknowledgements import MessageInfo
-from .._model.errors import EventSendError, InvalidChannelError
-from .._model.payloads import PayloadCodec
-from .._model.topics import Topic
+from ..._broadcast.acknowledgements import MessageInfo
+from ..._model.errors import EventSendError
+from ..._model.payloads import PayloadCodec, name_of
+from ..._model.topics import Topic
+from ..._model.traces import trace_in, traceparent
 from .cloud_events import constants, structured, time_text
 
 __all__ = [
@@ -33,27 +33,18 @@ __all__ = [
     "Format",
     "Outgoing",
     "Unreadable",
-    "name_of",
     "time_text",
-    "traceparent",
 ]
 
 T = TypeVar("T")
 
 #: The version that is written.
 VERSION: Final = 2
-
-traceparent: Final[ContextVar[str | None]] = ContextVar("orchestrio_traceparent", default=None)
-"""The trace that the present work belongs to, as a ``traceparent`` of W3C Trace Context.
-
-What is set when a message is published travels with it, and is set where it is handled. See
-https://www.w3.org/TR/trace-context/#traceparent-header. Anything that is none does not travel.
-"""
+_WRITTEN: Final = str(VERSION).encode()
 
 #: An `Envelope`, but for the JSON of its payload.
 _Parts: TypeAlias = tuple[str, datetime, str, str | None, bytes]
 
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 #: An origin of 8 characters and a number; that of a message which was stored for version 1 has 32.
 _ID: Final = re.compile(rb"([0-9a-f]{32}|[A-Za-z0-9_-]{8})[0-9]{1,20}")
 _NEWER: Final = re.compile(rb"[1-9][0-9]{0,8}")
@@ -141,10 +132,7 @@ class Format(Generic[T]):
                 f" the bridge takes {self._limit}. Send a reference, or raise max_bytes.",
                 self.event,
             )
-        trace = traceparent.get()
-        if trace is not None and _TRACEPARENT.fullmatch(trace) is None:
-            trace = None
-        return Outgoing(data, time.time(), trace)
+        return Outgoing(data, time.time(), trace_in(traceparent.get()))
 
     def decode(self, fields: Mapping[bytes, bytes]) -> Envelope[T]:
         """Read the message in an entry.
@@ -183,27 +171,6 @@ class Format(Generic[T]):
         )
 
 
-def name_of(event: Topic[Any] | str) -> str:
-    """Return what a topic is called in a server.
-
-    :param event: the topic, or a plain key
-    :raises InvalidChannelError: if its key is no text that can be
-    """
-    name = event.key if isinstance(event, Topic) else event
-    if not isinstance(name, str):
-        what = "its key is no text"
-    elif not name:
-        what = "its key is empty"
-    else:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            what = "its key has no UTF-8"
-        else:
-            return str(name)
-    raise InvalidChannelError(f"event {event!r} cannot go to other processes: {what}", event)
-
-
 def _open(fields: Mapping[bytes, bytes]) -> _Parts:
     """Return what lies in an entry, with the JSON of the payload.
 
@@ -212,14 +179,16 @@ def _open(fields: Mapping[bytes, bytes]) -> _Parts:
     version = fields.get(b"v")
     if version is None and b"m" in fields:
         return _open_version_1(fields[b"m"])
-    if version != b"2":
+    if version != _WRITTEN:
         if version is not None and _NEWER.fullmatch(version) and int(version) > VERSION:
             raise Unreadable(
                 f"it is of version {int(version)} of the wire format, and this program reads up to"
                 f" {VERSION}: a newer one has published it",
                 passing=True,
             )
-        raise Unreadable("it has no field 'v' that says 2: no bridge wrote it", passing=False)
+        raise Unreadable(
+            f"it has no field 'v' that says {VERSION}: no bridge wrote it", passing=False
+        )
     try:
         identifier = fields[b"id"]
         parts = _ID.fullmatch(identifier)
@@ -239,7 +208,7 @@ def _open(fields: Mapping[bytes, bytes]) -> _Parts:
         identifier.decode(),
         moment,
         parts[1].decode(),
-        None if trace is None else _trace(trace.decode(errors="replace")),
+        None if trace is None else trace_in(trace.decode(errors="replace")),
         data,
     )
 
@@ -253,7 +222,7 @@ def _open_version_1(encoded: bytes) -> _Parts:
             str(found["id"]),
             datetime.fromtimestamp(found["time"], UTC),
             str(found["origin"]),
-            _trace(str(found.get("traceparent"))),
+            trace_in(found.get("traceparent")),
             json.dumps(found["data"]).encode(),
         )
     except Exception as error:
@@ -261,10 +230,6 @@ def _open_version_1(encoded: bytes) -> _Parts:
             f"its field 'm' is no message of a bridge: {type(error).__name__}: {error}",
             passing=False,
         ) from error
-
-
-def _trace(text: str) -> str | None:
-    return text if _TRACEPARENT.fullmatch(text) else None
 
 
 def _is_json(data: bytes) -> bool:

@@ -2,11 +2,14 @@
 
 from typing import Final
 
-from .connection import Script
+from .._server.connection import Script
+from .lua import FACTS
 
 __all__ = ["DROP_GROUP", "GROUPS", "HEARTBEATS", "LETTERS", "STANDING", "TAKE"]
 
-STANDING: Final = Script("""
+STANDING: Final = Script(
+    FACTS
+    + """
 -- KEYS: dead letters, stream
 -- Returns whether the topic is there, and of the dead letters how many there are, how many there
 -- were but for those that were put back or dropped, and the last identifier.
@@ -14,11 +17,10 @@ local known = redis.call('EXISTS', KEYS[2])
 if redis.call('EXISTS', KEYS[1]) == 0 then
     return {known, 0, 0, '0-0'}
 end
-local facts = {}
-local info = redis.call('XINFO', 'STREAM', KEYS[1])
-for i = 1, #info, 2 do facts[info[i]] = info[i + 1] end
+local facts = facts_of(redis.call('XINFO', 'STREAM', KEYS[1]))
 return {known, facts['length'], facts['entries-added'], facts['last-generated-id']}
-""")
+"""
+)
 """Return how the dead letters stand."""
 
 LETTERS: Final = Script("""
@@ -44,7 +46,9 @@ return heads
 """)
 """Return some dead letters."""
 
-TAKE: Final = Script("""
+TAKE: Final = Script(
+    FACTS
+    + """
 -- KEYS: dead letters, stream, counter of its entries
 -- ARGV: identifier, group that must be there ('': none), then the fields of the entry that it
 -- becomes again, if it does; 'n' is given its value here
@@ -56,9 +60,7 @@ if ARGV[2] ~= '' then
     local there = false
     if redis.call('EXISTS', KEYS[2]) == 1 then
         for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[2])) do
-            for i = 1, #group, 2 do
-                there = there or group[i] == 'name' and group[i + 1] == ARGV[2]
-            end
+            there = there or facts_of(group)['name'] == ARGV[2]
         end
     end
     if not there then
@@ -75,16 +77,17 @@ end
 redis.call('XDEL', KEYS[1], ARGV[1])
 -- The server counts what was ever added; without those that were taken out by hand, what is there
 -- no more is what was trimmed.
-local facts = {}
-local info = redis.call('XINFO', 'STREAM', KEYS[1])
-for i = 1, #info, 2 do facts[info[i]] = info[i + 1] end
+local facts = facts_of(redis.call('XINFO', 'STREAM', KEYS[1]))
 local added = math.max(facts['entries-added'] - 1, facts['length'])
 redis.call('XSETID', KEYS[1], facts['last-generated-id'], 'ENTRIESADDED', added)
 return 1
-""")
+"""
+)
 """Take a dead letter out, and put it back into the stream if that is what is wanted."""
 
-GROUPS: Final = Script("""
+GROUPS: Final = Script(
+    FACTS
+    + """
 -- KEYS: stream
 -- Returns {name, pending, ordinal of the next entry, ordinal of the last one} of each group; ''
 -- for an ordinal that is not known, and 0 for the next one if there is none.
@@ -101,15 +104,15 @@ local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 local last = #newest > 0 and ordinal(newest) or ''
 local groups = {}
 for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
-    local facts = {}
-    for i = 1, #group, 2 do facts[group[i]] = group[i + 1] end
+    local facts = facts_of(group)
     local after = '(' .. facts['last-delivered-id']
     local unread = redis.call('XRANGE', KEYS[1], after, '+', 'COUNT', 1)
     local following = #unread > 0 and ordinal(unread) or '0'
     groups[#groups + 1] = {facts['name'], facts['pending'], following, last}
 end
 return groups
-""")
+"""
+)
 """Return how the consumer groups of a stream stand."""
 
 HEARTBEATS: Final = Script("""
@@ -134,7 +137,7 @@ if ARGV[2] ~= '-1' then
         return alive
     end
 end
-redis.call('HDEL', KEYS[2], 'got:' .. ARGV[1], 'gap:' .. ARGV[1])
+redis.call('HDEL', KEYS[2], 'got:' .. ARGV[1], 'gap:' .. ARGV[1], 'old:' .. ARGV[1])
 local gone = redis.call('DEL', unpack(KEYS, 3))
 if redis.call('EXISTS', KEYS[1]) == 1 then
     gone = gone + redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])

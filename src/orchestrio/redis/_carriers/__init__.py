@@ -1,0 +1,1 @@
+"""What carries the topics of a bridge, in either mode."""

@@ -1,0 +1,1 @@
+"""What was published and is not in a server yet: in memory, or in a file."""

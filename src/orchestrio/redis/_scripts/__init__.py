@@ -1,0 +1,1 @@
+"""What a server does in one step, in Lua."""

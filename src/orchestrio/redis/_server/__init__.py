@@ -1,0 +1,1 @@
+"""A session with the servers as they are: settings, connections, what passes and what does not."""
