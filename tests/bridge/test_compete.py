@@ -459,7 +459,7 @@ async def test_what_a_dead_process_had_is_taken_over_soon_and_in_small_steps(
     few, _ = await took_over(server, 500)
     server.ask("FLUSHALL")
     many, most = await took_over(server, 4000)
-    assert many < 12 * few  # 20 to 40 times when each was compared with all
+    assert many < 16 * few  # 8 times as many; 20 to 40 times when each was compared with all
     assert most < 1000  # while the event loop did nothing else
 
 

@@ -91,8 +91,10 @@ Deadline: TypeAlias = Annotated[
 ``null``, means never mind.
 """
 
-Text: TypeAlias = Annotated[str, PlainSerializer(_as_unicode, return_type=str, when_used="json")]
-"""Any text; in JSON, which is Unicode, what is none is written as ``\\udc80``."""
+Text: TypeAlias = Annotated[
+    str, Field(strict=True), PlainSerializer(_as_unicode, return_type=str, when_used="json")
+]
+"""Any text, and no bytes; in JSON, which is Unicode, what is none is written as ``\\udc80``."""
 
 Name: TypeAlias = Annotated[Text, Field(min_length=1, max_length=200)]
 """What a task or a group is called."""
