@@ -160,19 +160,22 @@ class RunArguments(Model, frozen=True):
         return value
 
 
+_NOT_FOR_BACKGROUND: Final[dict[str, str]] = {
+    "concurrency": "is for event tasks: register a background task several times, or have it"
+    " start tasks of its own in an anyio.create_task_group()",
+    **dict.fromkeys(
+        ("attempt_timeout", "retries", "retry_backoff"),
+        "is for messages and ticks, and a background task is called once: give it"
+        " restart=RestartPolicy(...), or make it a periodic one with @scheduler.every()",
+    ),
+    "on_error": "can be 'restart' or 'stop': a background task has no message to skip. To run it"
+    " again, give it restart=RestartPolicy(...); on_error='stop' ends it alone",
+}
+
 #: What means nothing to a task of a kind, unless it is the default, and what to do instead.
 _NOT_FOR: Final[dict[str, dict[str, str]]] = {
-    "background": {
-        "concurrency": "is for event tasks: register a background task several times, or have it"
-        " start tasks of its own in an anyio.create_task_group()",
-        **dict.fromkeys(
-            ("attempt_timeout", "retries", "retry_backoff"),
-            "is for messages and ticks, and a background task is called once: give it"
-            " restart=RestartPolicy(...), or make it a periodic one with @scheduler.every()",
-        ),
-        "on_error": "can be 'restart' or 'stop': a background task has no message to skip. To run it"
-        " again, give it restart=RestartPolicy(...); on_error='stop' ends it alone",
-    },
+    "background": _NOT_FOR_BACKGROUND,
+    "bridge": _NOT_FOR_BACKGROUND,
     "periodic": {"concurrency": "is for event tasks: one tick ends before the next one begins"},
     "event": {},
 }
@@ -181,7 +184,7 @@ _NOT_FOR: Final[dict[str, dict[str, str]]] = {
 def require_meant_for(kind: str, call: str, given: TaskMetadata) -> None:
     """See that no option of one task means nothing to it.
 
-    :param kind: ``"background"``, ``"periodic"`` or ``"event"``
+    :param kind: ``"background"``, ``"bridge"``, ``"periodic"`` or ``"event"``
     :param call: how users write the call
     :param given: the options, without the defaults of others
     :raises ~pydantic.ValidationError: if one does

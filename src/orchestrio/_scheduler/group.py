@@ -36,6 +36,7 @@ from .._model.topics import Topic, require_event
 from .._model.words import in_words
 from .._supervision.commands import Commands
 from .._supervision.supervisor import Supervisor
+from .._tasks.bridge import Bridge
 from .._tasks.checks import require_async, require_task
 from .._tasks.periodic import PeriodicTask
 from .._tasks.registry import RegisteredTask, TaskRegistry
@@ -204,14 +205,19 @@ class Group(Generic[E]):
         :param options: the fields of one
         :return: its identity
         :raises LifecycleError: if the name is taken, a dependency is not registered (after
-            `start`), the scheduler is stopping, or what is given is no such task
+            `start`), the scheduler is stopping, what is given is no such task, or it is a bridge
+            and a ``singleton``
         :raises ~pydantic.ValidationError: if an option is not valid; it names the field
         """
         require_task(task, BackgroundTask)
-        call = "register_background_task()"
-        return self._register_background(
-            task, self._described("background", call, metadata, options)
-        )
+        kind = "bridge" if isinstance(task, Bridge) else "background"
+        described = self._described(kind, "register_background_task()", metadata, options)
+        if kind == "bridge" and described.singleton:
+            raise LifecycleError(
+                "a bridge cannot be a singleton: it carries topics in every process, and in those"
+                " that wait for the lease would carry nothing. Register it with singleton=False."
+            )
+        return self._register_background(task, described)
 
     def _register_background(self, task: BackgroundTask, described: TaskMetadata) -> TaskId:
         return self._register(
@@ -414,7 +420,7 @@ class Group(Generic[E]):
         own = options_of(metadata)
         taken = merged(self._defaults, own)
         others = {name: taken[name] for name in taken.keys() - own.keys()}
-        if kind == "event":
+        if kind in ("event", "bridge"):
             others.pop("singleton", None)
         return metadata.model_copy(update=others) if others else metadata
 

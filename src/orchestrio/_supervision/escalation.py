@@ -115,10 +115,7 @@ class Escalation:
             exc_info=failure,
             extra=node.extra() if isinstance(node, Worker) else {"task_group": node.title},
         )
-        if isinstance(node, Branch) and not _comes_back(node):
-            self._measures.end_group(node)
-        if node.significant:
-            self._ended(node, _has_ended(node, cast("Failure", failure)))
+        self._ended(node, _has_ended(node, cast("Failure", failure)))
 
     def returned(self, worker: Worker) -> None:
         """Do what the policies say when a task has come to its end by itself."""
@@ -128,33 +125,28 @@ class Escalation:
             self._ended(worker, worker.execution_error(" has ended"))
 
     def _ended(self, node: Node, why: Failure) -> None:
-        """End the group of a significant task or group that has ended, or run it again.
+        """End the groups that end with a task or group, or run that one again which always comes back.
 
-        :param why: what that is to the policy of the group
+        Those in it are not ended for good: they would stay out of the restart whose cause they are.
+
+        :param node: what has ended
+        :param why: what that is to the policy of a group around it
         """
-        branch = node.parent
-        assert branch is not None
-        if branch.parent is None:
+        over = [node] if isinstance(node, Branch) else []
+        while node.significant:
+            branch = node.parent
+            assert branch is not None
+            if branch.parent is None:
+                break
+            if branch.policy is not None and branch.policy.mode == "always":
+                self.failed(branch, why)
+                return
+            over.append(branch)
+            node, why = branch, _has_ended(branch, why)
+        for branch in over:
+            self._measures.end_group(branch)
+        if node.significant:
             self._measures.ask_to_stop(f"{why}, which is significant")
-        elif branch.policy is not None and branch.policy.mode == "always":
-            self.failed(branch, why)
-        else:
-            if not _comes_back(branch):
-                self._measures.end_group(branch)
-            if branch.significant:
-                self._ended(branch, _has_ended(branch, why))
-
-
-def _comes_back(branch: Branch) -> bool:
-    """Whether a group around one restarts since that has ended, and so begins all of it anew.
-
-    It is not ended for good then: it would stay out of the restart whose cause it is.
-    """
-    while branch.significant and branch.parent is not None:
-        branch = branch.parent
-        if branch.policy is not None and branch.policy.mode == "always":
-            return branch.parent is not None
-    return False
 
 
 def _has_ended(node: Node, why: Failure) -> Failure:

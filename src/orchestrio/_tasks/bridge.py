@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any
 
+from .._broadcast.bus import EventBus
+from .._broadcast.relay import Relay
+from .._model.errors import LifecycleError
+from .context import Services, current_run
 from .task import BackgroundTask
 
 __all__ = ["Bridge"]
@@ -16,6 +22,29 @@ class Bridge(BackgroundTask):
     others, then for what was published here before, and works on until the event tasks have handled
     what is there: what they publish meanwhile goes out, and what they have in hand stays theirs.
     """
+
+    #: the bus that it works on; it works on no other
+    _bus: EventBus[Any] | None = None
+
+    def settle(self, relays: Iterable[Relay[Any, Any]]) -> Services:
+        """See that it works where it has before, at the begin of a run.
+
+        :param relays: what it took over in earlier runs
+        :return: the services of its scheduler
+        :raises LifecycleError: if it is not run by a scheduler, by another one than before, or has
+            been removed
+        """
+        run = current_run.get()
+        if run is None:
+            raise LifecycleError("a bridge is a task: register it with a scheduler")
+        bus = run.services.bus
+        if self._bus not in (None, bus) or not all(relay.is_taken for relay in relays):
+            raise LifecycleError(
+                "a bridge that was removed, or has worked in another scheduler, cannot be used"
+                f" again: make a new {type(self).__name__}"
+            )
+        self._bus = bus
+        return run.services
 
     @abstractmethod
     def receive_no_more(self) -> None:

@@ -343,7 +343,10 @@ class Run:
     # -- what it does --------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        """Go through all phases; nothing escapes."""
+        """Go through all phases, and come to the end whatever breaks out.
+
+        That is what no task may do: leave a cancel scope open, say. All others end by it too.
+        """
         current_run.set(self.info)
         current_sender.set(self)
         if current_hand.get() is not None:  # it was registered by a handler

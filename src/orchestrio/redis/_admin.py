@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, final
 
-from .._model.payloads import name_of
+from .._model.topic_names import name_of
 from .._model.topics import Topic
 from ._options import BridgeSettings
 from ._scripts.admin import DROP_GROUP, GROUPS, HEARTBEATS, LETTERS, STANDING, TAKE

@@ -22,9 +22,9 @@ from typing_extensions import Unpack, override
 from .._broadcast.bus import EventBus
 from .._broadcast.relay import Relay
 from .._model._loops.wakeup import Wakeup
-from .._model.errors import EventSendError, InvalidChannelError, LifecycleError
+from .._model.errors import EventSendError, InvalidChannelError
 from .._model.log import logger
-from .._model.payloads import SHARED, names_of
+from .._model.topic_names import SHARED, names_of
 from .._model.topics import Topic
 from .._model.words import counted
 from .._tasks.bridge import Bridge
@@ -173,7 +173,6 @@ class RedisBridge(Bridge):
         self._carriers: list[Carrier[Any]] = []
         self._broadcasts: list[Broadcast[Any]] = []
         self._competes: list[Compete[Any]] = []
-        self._bus: EventBus[Any] | None = None
         self._is_leaving = False  # it is being removed
         self._changed = Wakeup()  # there is room for what comes in
         self._receiving: CancelScope | None = None
@@ -210,17 +209,7 @@ class RedisBridge(Bridge):
 
     @override
     async def initialize(self) -> None:
-        run = current_run.get()
-        if run is None:
-            raise LifecycleError("a bridge is a task: register it with a scheduler")
-        gone = any(not carrier.relay.is_taken for carrier in self._carriers)
-        if gone or self._bus not in (None, run.services.bus):
-            raise LifecycleError(
-                "a bridge that was removed, or has worked in another scheduler, cannot be used"
-                " again: make a new RedisBridge"
-            )
-        self._bus = run.services.bus
-        self._services = run.services
+        self._services = self.settle(carrier.relay for carrier in self._carriers)
         self._left_at = None
         self._process = os.getpid()
         with _lock:
@@ -233,7 +222,7 @@ class RedisBridge(Bridge):
             if self._database is not None:
                 await self._database.open()
             for format in self._formats[len(self._carriers) :]:
-                self._carriers.append(self._take_over(format, run.services.bus))
+                self._carriers.append(self._take_over(format, self._services.bus))
             for competing in self._competes:
                 competing.open()
             for carrier in self._carriers:
@@ -250,8 +239,8 @@ class RedisBridge(Bridge):
                 with CancelScope(shield=True):
                     await self._database.close()
             raise
-        if self._leases not in run.services.leases:
-            run.services.leases.append(self._leases)
+        if self._leases not in self._services.leases:
+            self._services.leases.append(self._leases)
 
     def _take_over(self, format: Format[Any], bus: EventBus[Any]) -> Carrier[Any]:
         options = self._options
@@ -321,12 +310,6 @@ class RedisBridge(Bridge):
 
     @override
     async def execute(self) -> None:
-        run = current_run.get()
-        if run is not None and run.fencing_token is not None:
-            raise LifecycleError(
-                "a bridge cannot be a singleton: it carries topics in every process, and in those"
-                " that wait for the lease would carry nothing. Register it with singleton=False."
-            )
         await together(
             partial(self._sessions.keep, self._serve),
             self._receive,

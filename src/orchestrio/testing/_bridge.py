@@ -33,13 +33,13 @@ from .._broadcast.acknowledgements import Acknowledgements, MessageInfo
 from .._broadcast.bus import EventBus
 from .._broadcast.relay import Relay
 from .._model._loops.wakeup import Wakeup
-from .._model.errors import InvalidChannelError, LifecycleError
+from .._model.errors import InvalidChannelError
 from .._model.fields import Model, Name
 from .._model.log import logger
-from .._model.payloads import PayloadCodec, names_of
+from .._model.payloads import PayloadCodec
+from .._model.topic_names import names_of
 from .._model.traces import trace_in, traceparent
 from .._tasks.bridge import Bridge
-from .._tasks.context import current_run
 
 T = TypeVar("T")
 
@@ -267,27 +267,18 @@ class MemoryBridge(Bridge):
             for topic, name in zip(topics, names_of(topics), strict=True)
         ]
         self._carriers: list[_Carrier[Any]] = []
-        self._bus: EventBus[Any] | None = None
 
     @override
     async def initialize(self) -> None:
         context = current_task_context()
-        run = current_run.get()
-        assert run is not None
-        gone = any(not carrier.relay.is_taken for carrier in self._carriers)
-        if gone or self._bus not in (None, run.services.bus):
-            raise LifecycleError(
-                "a bridge that was removed, or has worked in another scheduler, cannot be used"
-                " again: make a new MemoryBridge"
-            )
-        self._bus = run.services.bus
+        services = self.settle(carrier.relay for carrier in self._carriers)
         options = self._options
         reader = options.group if options.mode == "compete" else str(context.task_id)
         hub = self._server._hub  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
         try:
             for topic, name, codec in self._topics[len(self._carriers) :]:
-                carrier = _Carrier[Any](hub, topic, name, codec, reader, run.services.wall_clock)
-                carrier.take_over(self._bus, options)
+                carrier = _Carrier[Any](hub, topic, name, codec, reader, services.wall_clock)
+                carrier.take_over(services.bus, options)
                 self._carriers.append(carrier)
             for _, name, _ in self._topics:
                 hub.begin(name, options.mode)

@@ -22,7 +22,8 @@ from pydantic_core import from_json
 
 from ..._broadcast.acknowledgements import MessageInfo
 from ..._model.errors import EventSendError
-from ..._model.payloads import PayloadCodec, name_of
+from ..._model.payloads import PayloadCodec
+from ..._model.topic_names import name_of
 from ..._model.topics import Topic
 from ..._model.traces import trace_in, traceparent
 from .cloud_events import constants, structured, time_text
