@@ -26,7 +26,7 @@ class Bridge(BackgroundTask):
     #: the bus that it works on; it works on no other
     _bus: EventBus[Any] | None = None
 
-    def settle(self, relays: Iterable[Relay[Any, Any]]) -> Services:
+    def _settle(self, relays: Iterable[Relay[Any, Any]]) -> Services:
         """See that it works where it has before, at the begin of a run.
 
         :param relays: what it took over in earlier runs

@@ -209,7 +209,7 @@ class RedisBridge(Bridge):
 
     @override
     async def initialize(self) -> None:
-        self._services = self.settle(carrier.relay for carrier in self._carriers)
+        self._services = self._settle(carrier.relay for carrier in self._carriers)
         self._left_at = None
         self._process = os.getpid()
         with _lock:

@@ -271,7 +271,7 @@ class MemoryBridge(Bridge):
     @override
     async def initialize(self) -> None:
         context = current_task_context()
-        services = self.settle(carrier.relay for carrier in self._carriers)
+        services = self._settle(carrier.relay for carrier in self._carriers)
         options = self._options
         reader = options.group if options.mode == "compete" else str(context.task_id)
         hub = self._server._hub  # pyright: ignore[reportPrivateUsage]  # a friend, in this module
