@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 from base64 import b64encode
 from collections import Counter
 from time import process_time
 
 import pytest
-from anyio import Event, fail_after, sleep, sleep_forever
+from anyio import Event, current_time, fail_after, sleep, sleep_forever
 from processes import Inbox, process
 from redis_server import RedisServer, free_port
 from support import IN_TIME, until
@@ -461,6 +462,24 @@ async def test_what_a_dead_process_had_is_taken_over_soon_and_in_small_steps(
     many, most = await took_over(server, 4000)
     assert many < 16 * few  # 8 times as many; 20 to 40 times when each was compared with all
     assert most < 1000  # while the event loop did nothing else
+
+
+async def test_what_one_had_that_died_while_the_server_was_away_is_taken_over(
+    server: RedisServer,
+) -> None:
+    """The others have four times as long to be heard of; who is silent then is dead."""
+    inbox, carrier = Inbox[int](), bridge(server, claim_after=1.5)
+    leave_to_the_dead(server, 3)
+    async with process(carrier, JOBS, inbox.put):
+        now = server.ask("EVAL", "return redis.call('TIME')[1]", 0)
+        assert isinstance(now, bytes)
+        server.ask("ZADD", f"{STREAM}:workers:alive", int(now) * 1000 + 999, "dead")
+        server.signal(signal.SIGSTOP)
+        await sleep(1.3)
+        server.signal(signal.SIGCONT)
+        began = current_time()
+        assert await inbox.wait_for(3) == [0, 1, 2]
+        assert current_time() - began > 2.4  # it might have come back
 
 
 async def test_what_a_process_did_not_get_is_found_when_it_has_a_connection_again(
