@@ -161,10 +161,11 @@ def _change(sent: object, arrived: object, where: str, is_told_apart: bool) -> s
     :param where: which part
     :param is_told_apart: whether `==` tells all that is different
     """
-    is_believed = is_told_apart or _parts(sent) is None
-    if sent is arrived or (is_believed and _are_equal(sent, arrived)):
+    if sent is arrived or (is_told_apart and _are_equal(sent, arrived)):
         return None
     parts = _parts(sent)
+    if parts is None and not is_told_apart and _are_equal(sent, arrived):
+        return None
     others = _parts(arrived)
     if _kind(sent) is not _kind(arrived) or parts is None or others is None:
         instead = "" if type(sent) is type(arrived) else f" instead of {type(sent).__qualname__}"
