@@ -56,7 +56,7 @@ from .._tasks.timetables import WALL_CLOCK
 from .._workers.phases import Outcome, Phase
 from .._workers.run import FORCED, Run
 from .._workers.tree import Branch, Failure, Node
-from .._workers.wanted import Wanted
+from .._workers.wanted import ENDS, Wanted
 from .._workers.worker import Worker
 from .deadlocks import Deadlocks
 from .dependencies import Dependencies, workers_below
@@ -99,7 +99,6 @@ class Stage(Enum):
 # They are asked for with each task, and a member of an enumeration is found slowly on Python 3.11.
 _TAKING_PART: Final = (Stage.STARTING, Stage.RUNNING)
 _ENDING: Final = (Stage.STOPPING, Stage.STOPPED)
-_UNWANTED: Final = (Wanted.STOP, Wanted.REMOVE)
 
 
 @final
@@ -283,7 +282,7 @@ class Supervisor(Generic[E]):
     def _want_end(self) -> None:
         self.restarts.drop_all()
         for worker in self.workers.values():
-            if worker.wanted not in _UNWANTED:
+            if worker.wanted not in ENDS:
                 worker.want(Wanted.STOP)
         self._begin_to_end(runs_of(self.workers.values()))
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from .._model.snapshots import TaskState
 
-__all__ = ["MAY_FOLLOW", "WITHOUT_RUN", "Wanted"]
+__all__ = ["ENDS", "MAY_FOLLOW", "WITHOUT_RUN", "Wanted"]
 
 
 class Wanted(StrEnum):
@@ -23,6 +23,10 @@ class Wanted(StrEnum):
     REMOVE = auto()
     """It is to end, and then to be forgotten."""
 
+
+# A member of an enumeration is found slowly on Python 3.11, and this is asked for with each task.
+ENDS: Final = (Wanted.STOP, Wanted.REMOVE)
+"""What does not bring a task back."""
 
 MAY_FOLLOW: Final[Mapping[Wanted, frozenset[Wanted]]] = {
     Wanted.RUN: frozenset({Wanted.STOP, Wanted.RESTART, Wanted.REMOVE}),

@@ -35,7 +35,7 @@ from .phases import BEFORE_OUTCOME, Outcome, Phase
 from .run import Run
 from .tree import Branch, Node
 from .waiting import what_holds_up
-from .wanted import MAY_FOLLOW, WITHOUT_RUN, Wanted
+from .wanted import ENDS, MAY_FOLLOW, WITHOUT_RUN, Wanted
 
 __all__ = ["Supervision", "Worker"]
 
@@ -147,11 +147,11 @@ class Worker(Node, ABC):
     def want(self, wanted: Wanted) -> None:
         """Say what is to become of the task from now on."""
         assert wanted in MAY_FOLLOW[self.wanted], f"{self.title}: {wanted} after {self.wanted}"
-        comes_no_more = self.wanted is Wanted.RESTART and wanted in (Wanted.STOP, Wanted.REMOVE)
+        comes_no_more = self.wanted is Wanted.RESTART and wanted in ENDS
         if comes_no_more and self.run is not None and self.run.phase is Phase.ENDED:
             self.run = None  # what ended it was to be mended by the run that will not come
         self.wanted = wanted
-        if self._restarts_told is not None and wanted in (Wanted.STOP, Wanted.REMOVE):
+        if self._restarts_told is not None and wanted in ENDS:
             self._restarts_told.settle()
         self.update_subscription()
         self.tell()
@@ -230,7 +230,7 @@ class Worker(Node, ABC):
         run = self.run
         if run is not None:
             return run.outcome is not None and self.wanted is not Wanted.RESTART
-        return self.wanted in (Wanted.STOP, Wanted.REMOVE)
+        return self.wanted in ENDS
 
     @property
     def is_down(self) -> bool:
