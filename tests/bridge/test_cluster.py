@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from anyio import sleep
+from anyio import create_task_group, sleep
 from anyio.to_thread import run_sync
 from processes import JOBS, Inbox, all_come_while, bridge_of_jobs, process
-from redis_server import Cluster, slot_of
+from redis_server import Cluster, RedisServer, free_port, slot_of
 from support import until
 
 from orchestrio import ChannelConfig, Scheduler, Topic
@@ -74,8 +75,49 @@ async def test_a_node_that_is_away_is_waited_for(cluster: Cluster) -> None:
         await until(lambda: carrier.statistics().acknowledged == 1)
         owner.kill()
         await publisher.publish(JOBS, 2)
-        await until(lambda: carrier.statistics().outages == 1)
+        await until(lambda: carrier.statistics().outages >= 1)
         await sleep(3)
         owner.start()
         assert await inbox.wait_for(2) == [1, 2]
     assert carrier.statistics().outages == 1
+
+
+async def test_a_node_that_is_cut_off_is_not_believed(cluster: Cluster, tmp_path: Path) -> None:
+    """It says CLUSTERDOWN of all slots, while the others have them."""
+    with cut_off(tmp_path, 4) as nodes:
+        settings = RedisSettings(cluster=(*nodes, f"127.0.0.1:{cluster.nodes[0].port}"))
+        inbox, carrier = Inbox[int](), bridge_of_jobs(settings, "compete")
+        async with process(carrier, JOBS, inbox.put) as publisher:
+            await publisher.publish(JOBS, 1)
+            assert await inbox.wait_for(1) == [1]
+            await until(lambda: carrier.statistics().acknowledged == 1)
+    assert carrier.statistics().outages == 0
+
+
+async def test_a_cluster_is_down_if_every_node_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with cut_off(tmp_path, 7) as nodes:  # more than it takes redirections
+        carrier = bridge_of_jobs(RedisSettings(cluster=nodes), "compete")
+        async with Scheduler() as scheduler, create_task_group() as group:
+            scheduler.add_channel(JOBS, BLOCK)
+            scheduler.register_background_task(carrier)
+            group.start_soon(scheduler.start)
+            await until(lambda: carrier.statistics().outages >= 1)
+            group.cancel_scope.cancel()
+    assert "CLUSTERDOWN" in caplog.text
+    assert "do not agree" not in caplog.text
+
+
+@contextmanager
+def cut_off(folder: Path, count: int) -> Iterator[tuple[str, ...]]:
+    """Have nodes that no other knows."""
+    with ExitStack() as stack:
+        nodes: list[RedisServer] = []
+        for number in range(count):
+            (folder / f"alone{number}").mkdir()
+            bus = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+            nodes.append(RedisServer(folder / f"alone{number}", *bus))
+            stack.callback(nodes[-1].kill)
+            nodes[-1].start()
+        yield tuple(f"127.0.0.1:{node.port}" for node in nodes)

@@ -248,7 +248,7 @@ async def test_the_silence_of_a_server_is_not_that_of_its_consumers(server: Redi
             await began.wait_for(1)
             proxy.target = free_port()
             server.kill()
-            await until(lambda: here.statistics().outages == there.statistics().outages == 1)
+            await until(lambda: min(here.statistics().outages, there.statistics().outages) >= 1)
             await sleep(1.5)
             server.start()
             await until(lambda: there.statistics().connected)

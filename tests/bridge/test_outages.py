@@ -81,7 +81,7 @@ async def test_what_passes_is_waited_out_and_told_once(
         scheduler.register_background_task(carrier)
         scheduler.on(JOBS)(inbox.put)
         group.start_soon(scheduler.start)
-        await until(lambda: carrier.statistics().outages == 1)
+        await until(lambda: carrier.statistics().outages >= 1)
         await sleep(0.1)  # it is asked again meanwhile
         proxy.answer = None
         await until(lambda: carrier.statistics().connected)
@@ -109,7 +109,7 @@ async def test_a_server_with_too_many_clients_is_waited_out(
             admin.ask("CONFIG", "SET", "maxclients", 1)
             admin.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
             await publisher.publish(JOBS, 1)
-            await until(lambda: carrier.statistics().outages == 1)
+            await until(lambda: carrier.statistics().outages >= 1)
             await sleep(0.3)
             admin.ask("CONFIG", "SET", "maxclients", 100)
         assert await inbox.wait_for(1) == [1]
@@ -126,7 +126,7 @@ async def test_a_script_of_somebody_else_that_runs_too_long_is_waited_out(
             busy.begin("EVAL", "while true do end", 0)
             await sleep(0.1)
             await publisher.publish(JOBS, 1)
-            await until(lambda: carrier.statistics().outages == 1)
+            await until(lambda: carrier.statistics().outages >= 1)
             server.ask("SCRIPT", "KILL")
         assert await inbox.wait_for(1) == [1]
 

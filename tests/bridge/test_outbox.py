@@ -80,7 +80,7 @@ async def test_a_full_outbox_holds_publishers_up(server: RedisServer) -> None:
 
         async with create_task_group() as group:
             group.start_soon(publish)
-            await until(lambda: carrier.statistics().outages == 1)
+            await until(lambda: carrier.statistics().outages >= 1)
             await until(lambda: carrier.statistics().unsent >= 8)
             await settle()
             assert carrier.statistics().unsent <= 8 + 256

@@ -111,7 +111,7 @@ async def test_secrets_are_not_shown_during_an_outage(
     inbox = Inbox[str]()
     async with process(carrier, secret, inbox.put, config=config) as publisher:
         guarded.kill()
-        await until(lambda: carrier.statistics().outages == 1)
+        await until(lambda: carrier.statistics().outages >= 1)
         await publisher.publish(secret, "the body of the message")
         everything = ["~*", "+@all"]
         guarded.start(

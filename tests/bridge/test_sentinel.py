@@ -117,7 +117,7 @@ async def test_a_service_that_no_sentinel_knows_is_waited_for(
     carrier, inbox = bridge_of_jobs(settings, "broadcast"), Inbox[int]()
 
     async def configure() -> None:
-        await until(lambda: carrier.statistics().outages == 1)
+        await until(lambda: carrier.statistics().outages >= 1)
         sentinel.ask("SENTINEL", "MONITOR", "other", "127.0.0.1", sentinel.primary.port, 1)
 
     async with create_task_group() as group:
@@ -139,7 +139,7 @@ async def test_what_a_sentinel_takes_for_the_primary_must_be_one(
     carrier, inbox = bridge_of_jobs(settings, "broadcast"), Inbox[int]()
 
     async def configure() -> None:
-        await until(lambda: carrier.statistics().outages == 1)
+        await until(lambda: carrier.statistics().outages >= 1)
         sentinel.ask("SENTINEL", "REMOVE", "main")
         sentinel.ask("SENTINEL", "MONITOR", "main", "127.0.0.1", primary.port, 1)
 

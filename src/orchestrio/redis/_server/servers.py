@@ -9,7 +9,7 @@ from typing import Any, Final, final
 
 from anyio import Lock, fail_after
 from anyio.abc import TaskGroup
-from coredis.exceptions import AskError, MovedError, RedisError
+from coredis.exceptions import AskError, ClusterDownError, MovedError, RedisError
 from coredis.typing import RedisValueT
 
 from .links import Link, dial
@@ -42,6 +42,7 @@ class Servers:
         self._links: dict[Address | str | None, Link] = {}  # None: whoever can be found
         self._alive: set[Link] = set()
         self._homes: dict[int | None, Address] = {}  # of slots, in a cluster
+        self._cut_off: set[Address | str] = set()  # nodes that said that the cluster is down
         self._opening = Lock()
 
     def close(self) -> None:
@@ -64,7 +65,7 @@ class Servers:
         slot = None if key is None or not self._settings.cluster else slot_of(key)
         home = self._homes.get(slot)
         asking = False
-        for _ in range(_REDIRECTIONS):
+        for _ in range(_REDIRECTIONS + len(self._settings.cluster)):
             link = await self._link(home)
             try:
                 return await link.ask(
@@ -77,6 +78,16 @@ class Servers:
                 asking = not isinstance(error, MovedError)
                 if not asking:
                     self._homes[slot] = home
+            except ClusterDownError:
+                # One that is cut off from the others, or has not heard yet that somebody is back,
+                # says so of all: it is so if every node says it.
+                if link.where in self._cut_off:
+                    raise
+                self._cut_off.add(link.where)
+                if not self._others():
+                    raise
+                home = None
+                self._links.pop(None, None)
         raise Refused(f"{self._settings}: its nodes do not agree on who has {key}")
 
     async def _link(self, where: Address | None) -> Link:
@@ -94,10 +105,15 @@ class Servers:
     async def _find(self) -> Link:
         settings = self._settings
         if settings.cluster:
-            return await self._first(_addresses(settings.cluster, 6379))
+            return await self._first(self._others())
         if settings.sentinels:
             return await self._primary()
         return await self._open(settings.socket or Address(settings.host, settings.port))
+
+    def _others(self) -> list[Address]:
+        """Return the nodes of a cluster that may know how it is, in any order."""
+        nodes = _addresses(self._settings.cluster, 6379)
+        return [node for node in nodes if node not in self._cut_off]
 
     async def _first(self, nodes: Sequence[Address]) -> Link:
         """Return a connection to the first node that answers."""
