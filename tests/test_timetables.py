@@ -363,7 +363,7 @@ async def test_a_jump_of_ten_years_is_counted_up_to_a_bound(seconds: float, wait
     wall.put(days=3653, seconds=seconds)
     before, looked = current_time(), time.perf_counter()
     assert await timetable.next_tick() == 1000
-    assert time.perf_counter() - looked < 1
+    assert time.perf_counter() - looked < 10
     assert current_time() - before == pytest.approx(wait, abs=0.01)
     assert await timetable.next_tick() == 0
 

@@ -200,7 +200,7 @@ async def test_what_failed_comes_again_as_fast_as_there_is_room(server: RedisSer
         away = False
         since = current_time()
         assert sorted(await done.wait_for(600)) == list(range(600))
-        assert current_time() - since < 6  # 19 s, when there was one prefetch every 0.5 s
+        assert current_time() - since < 12  # 19 s, when there was one prefetch every 0.5 s
 
 
 async def test_a_topic_without_room_does_not_hold_up_another(server: RedisServer) -> None:
@@ -259,7 +259,7 @@ async def test_what_is_handed_back_goes_to_another_at_once(server: RedisServer) 
             await staying.start()
         since = current_time()
         await inbox.wait_for(50)
-        assert current_time() - since < 5
+        assert current_time() - since < 15
     assert sorted(inbox.items) == list(range(50))
 
 

@@ -236,7 +236,7 @@ async def test_a_stop_does_not_wait_for_a_server_that_is_away(
         server.kill()
         await until(lambda: not carrier.statistics().connected)
         began = current_time()
-    assert current_time() - began < 5  # a stop may take ten
+    assert current_time() - began < 9  # a stop may take ten
 
 
 async def test_what_a_stop_could_not_send_is_said(

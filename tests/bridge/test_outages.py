@@ -266,7 +266,7 @@ async def test_a_start_keeps_its_limit_in_time_whatever_does_not_answer(
                 scheduler.add_channel(JOBS)
                 scheduler.register_background_task(bridge(settings[what]), start_timeout=0.5)
                 await scheduler.start()
-        assert current_time() - began < 2
+        assert current_time() - began < 4  # the other time-outs are longer
     finally:
         server.signal(signal.SIGCONT)
 
@@ -299,6 +299,6 @@ async def test_a_stop_leaves_a_server_that_hangs(server: RedisServer, mode: str)
             await sleep(0.1)  # it was acknowledged
             server.signal(signal.SIGSTOP)
             began = current_time()
-        assert current_time() - began < 3
+        assert current_time() - began < 8  # an answer has ten
     finally:
         server.signal(signal.SIGCONT)

@@ -58,7 +58,7 @@ async def test_a_reader_and_a_writer_are_two(server: RedisServer) -> None:
         await until(lambda: "xread" in [each["cmd"] for each in server.clients()])
         began = current_time()
         await at_once(writer, 50)
-        assert current_time() - began < 1  # it does not wait for the reader
+        assert current_time() - began < 8  # it does not wait for the reader
         assert len(server.clients()) == 2
         await writer.run(ADD, ["b"], [1])
 
@@ -74,7 +74,7 @@ async def test_a_read_waits_for_as_long_as_it_is_told(
         with fail_after(5):
             assert await connection.read({"s": b"0"}, 10, block) == []
             assert await connection.read_group("g", "me", ["s"], 10, block) == []
-        assert 2 * least <= current_time() - began < 2 * least + 1
+        assert 2 * least <= current_time() - began < 2 * least + 1.9
 
 
 async def test_what_a_read_that_was_cancelled_has_taken_is_not_lost(server: RedisServer) -> None:
