@@ -15,6 +15,7 @@ from support import until
 
 from orchestrio import ChannelConfig, Scheduler, Topic
 from orchestrio.redis import RedisBridge, RedisSettings
+from orchestrio.redis._server.connection import connected
 
 BLOCK = ChannelConfig(capacity=64, overflow="block")
 
@@ -92,6 +93,14 @@ async def test_a_node_that_is_cut_off_is_not_believed(cluster: Cluster, tmp_path
             assert await inbox.wait_for(1) == [1]
             await until(lambda: carrier.statistics().acknowledged == 1)
     assert carrier.statistics().outages == 0
+
+
+async def test_nor_by_any_of_those_who_ask_at_once(cluster: Cluster, tmp_path: Path) -> None:
+    with cut_off(tmp_path, 4) as nodes:
+        settings = RedisSettings(cluster=(*nodes, f"127.0.0.1:{cluster.nodes[0].port}"))
+        async with connected(settings) as connection, create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(connection.ping, ["{test:jobs}"])
 
 
 async def test_a_cluster_is_down_if_every_node_says_so(

@@ -42,7 +42,7 @@ class Servers:
         self._links: dict[Address | str | None, Link] = {}  # None: whoever can be found
         self._alive: set[Link] = set()
         self._homes: dict[int | None, Address] = {}  # of slots, in a cluster
-        self._cut_off: set[Address | str] = set()  # nodes that said that the cluster is down
+        self._cut_off: set[Address | str] = set()  # nodes that said that it is down
         self._opening = Lock()
 
     def close(self) -> None:
@@ -65,6 +65,7 @@ class Servers:
         slot = None if key is None or not self._settings.cluster else slot_of(key)
         home = self._homes.get(slot)
         asking = False
+        asked: set[Address | str] = set()  # those that said that the cluster is down
         for _ in range(_REDIRECTIONS + len(self._settings.cluster)):
             link = await self._link(home)
             try:
@@ -81,13 +82,14 @@ class Servers:
             except ClusterDownError:
                 # One that is cut off from the others, or has not heard yet that somebody is back,
                 # says so of all: it is so if every node says it.
-                if link.where in self._cut_off:
-                    raise
                 self._cut_off.add(link.where)
-                if not self._others():
+                if link.where in asked or not self._others():
                     raise
-                home = None
-                self._links.pop(None, None)
+                asked.add(link.where)
+                home, asking = None, False
+                found = self._links.get(None)
+                if found is not None and found.where == link.where:
+                    del self._links[None]
         raise Refused(f"{self._settings}: its nodes do not agree on who has {key}")
 
     async def _link(self, where: Address | None) -> Link:
@@ -105,7 +107,7 @@ class Servers:
     async def _find(self) -> Link:
         settings = self._settings
         if settings.cluster:
-            return await self._first(self._others())
+            return await self._first(self._others() or _addresses(settings.cluster, 6379))
         if settings.sentinels:
             return await self._primary()
         return await self._open(settings.socket or Address(settings.host, settings.port))
